@@ -1,0 +1,30 @@
+"""Simplexes of fine-tuned weights: calibrated, uncertainty-aware ensembles for a few extra epochs.
+
+Importing this package registers the model type `simplex` with transformers' Auto classes.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig, AutoModelForImageClassification
+
+from .configuration_simplex import SimplexConfig
+from .modeling_simplex import SimplexForImageClassification
+
+if TYPE_CHECKING:
+    from .training import SimplexTrainer, SimplexTrainingArguments
+
+__version__ = "0.1.0"
+__all__ = ["SimplexConfig", "SimplexForImageClassification", "SimplexTrainer", "SimplexTrainingArguments"]
+
+AutoConfig.register(SimplexConfig.model_type, SimplexConfig)
+AutoModelForImageClassification.register(SimplexConfig, SimplexForImageClassification)
+
+# Training pulls in datasets and accelerate, which those who only load an ensemble need not wait for.
+_LAZY = {"SimplexTrainer": "training", "SimplexTrainingArguments": "training"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

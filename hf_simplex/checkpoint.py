@@ -1,0 +1,127 @@
+"""The files of an ensemble: one safetensors file a vertex, one for the BatchNorm statistics, and the standard index."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+MEMBERS_FILE = "members.safetensors"
+_VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
+
+
+def vertex_file(vertex: int) -> str:
+    """The file name of a vertex, `vertex-00000.safetensors` for the first."""
+    return f"vertex-{vertex:05d}.safetensors"
+
+
+def file_of(name: str) -> str:
+    """The file that holds the tensor of that name: `vertices.<i>.*` its vertex's, all else the members'."""
+    kind, index, _ = name.split(".", 2)
+    return vertex_file(int(index)) if kind == "vertices" else MEMBERS_FILE
+
+
+@contextmanager
+def written_aside(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder inside `directory` whose files take their places there when the context ends without an error.
+
+    What was in `directory` is touched only then, one rename a file: a crash or a full disk leaves the old files whole.
+    config.json is renamed last, since it is what makes a folder a checkpoint.
+    """
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as aside:
+        yield Path(aside)
+        files = sorted(Path(aside).iterdir(), key=lambda file: (file.name == "config.json", file.name))
+        for file in files:
+            os.replace(file, target / file.name)
+
+
+def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> None:
+    """Write the tensors of a state dict into their safetensors files, with the index that transformers reads.
+
+    Args:
+        directory: an existing folder.
+        state: tensors by the names `vertices.<i>.*`, `members.<j>.*` and `centroids.<s>.*`.
+    """
+    files: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        files.setdefault(file_of(name), {})[name] = tensor.detach().cpu().contiguous()
+    for file, tensors in files.items():
+        save_file(tensors, directory / file, metadata={"format": "pt"})
+    index = {
+        "metadata": {
+            "total_parameters": sum(tensor.numel() for name, tensor in state.items()),
+            "total_size": sum(tensor.numel() * tensor.element_size() for tensor in state.values()),
+        },
+        "weight_map": {name: file_of(name) for name in sorted(state)},
+    }
+    (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def remove_stale(directory: Path, state: Mapping[str, Tensor]) -> None:
+    """Remove the files of an earlier, larger ensemble that the index in `directory` no longer names."""
+    wanted = {file_of(name) for name in state}
+    for file in directory.iterdir():
+        ours = _VERTEX_FILE.fullmatch(file.name) or file.name == MEMBERS_FILE
+        if ours and file.name not in wanted:
+            file.unlink()
+
+
+def check_files(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
+    """Check index and safetensors files of an ensemble before anything is read from them.
+
+    Args:
+        name_or_path: a folder or a Hub id.
+        **kwargs: those of `from_pretrained`; the ones that say where on the Hub to look are used.
+
+    Raises:
+        FileNotFoundError: there is no index, so this is no ensemble, or a file that it names is missing.
+        ValueError: the index names a file outside the folder, or a file is empty or not whole.
+    """
+    hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+    index_file = cached_file(name_or_path, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+    if index_file is None:
+        raise FileNotFoundError(
+            f"{name_or_path} holds no {SAFE_WEIGHTS_INDEX_NAME}, so it is not an ensemble that save_pretrained wrote. "
+            f"A single model ({SAFE_WEIGHTS_NAME}) is loaded by SimplexForImageClassification.from_backbone."
+        )
+    try:
+        files = sorted(set(json.loads(Path(index_file).read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index_file} is not an index of safetensors files ({error!r}). Restore or re-save it.") from error
+    for file in files:
+        check_file_name(file, index_file)
+    for file in files:
+        path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **hub)
+        if path is None:
+            raise FileNotFoundError(f"{name_or_path} holds no {file}, which its index names. Restore or re-save it.")
+        try:
+            with safe_open(path, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            size = os.path.getsize(path)
+            raise ValueError(
+                f"{path} ({size} bytes) is empty or not a whole safetensors file ({error}). Restore or re-save it."
+            ) from error
+
+
+def check_file_name(file: object, index_file: str | os.PathLike[str]) -> None:
+    """Raise ValueError unless `file` is the plain name of a safetensors file, in the index's own folder."""
+    plain = isinstance(file, str) and PurePosixPath(file).name == file and "\\" not in file
+    if not plain or not str(file).endswith(".safetensors"):
+        raise ValueError(
+            f"{index_file} names {file!r}; expected the name of a .safetensors file in the same folder. "
+            "Do not load this checkpoint: its index points elsewhere."
+        )
+
+

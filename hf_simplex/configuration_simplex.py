@@ -1,0 +1,113 @@
+"""The configuration of a simplicial complex of backbones: what config.json holds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from .complexes import SimplicialComplex
+from .geometry import validate_coordinates
+
+PRETRAINED = "pretrained"
+MODE = "mode"
+CONNECTOR = "connector"
+ROLES = (PRETRAINED, MODE, CONNECTOR)
+SAMPLINGS = ("equal", "volume")
+
+
+class SimplexConfig(PreTrainedConfig):
+    """The structure of an ensemble: which backbone, which simplexes, which members.
+
+    Args:
+        backbone_config: the configuration of the backbone (any image classifier of transformers, timm's included), as
+            a config or as the dictionary that config.json holds.
+        simplexes: the vertices of each simplex, as indices; default: one simplex of one vertex.
+        roles: for each vertex `"pretrained"` (not trained on the task yet), `"mode"` (trained on its own) or
+            `"connector"` (trained by SPRO); default: all `"pretrained"`. Its length is the number of vertices.
+        members: [members, vertices] barycentric coordinates of the ensemble's members; default: none drawn yet.
+        sampling: how points are drawn from several simplexes: `"equal"` chance, or in proportion to `"volume"`.
+        provenance: how the vertices came about (JSON values only); filled in by the trainer.
+        **kwargs: as for every transformers configuration.
+
+    Raises:
+        ValueError: the simplexes name a vertex that is not there, a role or sampling is unknown, or a member is not a
+            point of the complex.
+    """
+
+    model_type = "simplex"
+
+    def __init__(
+        self,
+        backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
+        simplexes: Sequence[Sequence[int]] = ((0,),),
+        roles: Sequence[str] = (PRETRAINED,),
+        members: Sequence[Sequence[float]] = (),
+        sampling: str = "equal",
+        provenance: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.backbone_config = _backbone_config(backbone_config)
+        self.simplexes = [list(simplex) for simplex in simplexes]
+        self.roles = list(roles)
+        self.members = [[float(coordinate) for coordinate in member] for member in members]
+        self.sampling = sampling
+        self.provenance = dict(provenance or {})
+        if self.backbone_config is not None and "id2label" not in kwargs and "num_labels" not in kwargs:
+            kwargs["id2label"] = self.backbone_config.id2label
+            kwargs["label2id"] = self.backbone_config.label2id
+        for name in _IMAGE_PROCESSOR_KEYS:
+            kwargs.pop(name, None)
+        super().__init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError where structure, roles and members contradict each other; see the class."""
+        if unknown := sorted(set(self.roles) - set(ROLES)):
+            raise ValueError(f"Unknown role of a vertex: {unknown[0]!r}. Choose from {', '.join(ROLES)}.")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"Unknown sampling: {self.sampling!r}. Choose from {', '.join(SAMPLINGS)}.")
+        self.check_points(self.members)
+
+    def check_points(self, coordinates: Sequence[Sequence[float]]) -> None:
+        """Raise ValueError unless each of [points, vertices] barycentric coordinates is a point of the complex."""
+        if any(len(point) != self.num_vertices for point in coordinates):
+            raise ValueError(f"Every point needs {self.num_vertices} coordinates, one for each vertex: {coordinates}.")
+        points = torch.tensor(coordinates, dtype=torch.float64).reshape(len(coordinates), self.num_vertices)
+        validate_coordinates(points, self.complex)
+
+    @property
+    def num_vertices(self) -> int:
+        """The number of vertices, of all simplexes together."""
+        return len(self.roles)
+
+    @property
+    def complex(self) -> SimplicialComplex:
+        """The structure as a `SimplicialComplex`."""
+        return SimplicialComplex(self.num_vertices, tuple(tuple(simplex) for simplex in self.simplexes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that config.json holds; timm's image processor finds its settings at the top level, where it looks."""
+        output = super().to_dict()
+        backbone_config = output.get("backbone_config") or {}
+        if "pretrained_cfg" in backbone_config:
+            output["pretrained_cfg"] = backbone_config["pretrained_cfg"]
+            output["architecture"] = backbone_config["architecture"]
+            output["image_processor_type"] = "TimmWrapperImageProcessor"
+        return output
+
+
+_IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type")
+
+
+def _backbone_config(value: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | None:
+    if value is None or isinstance(value, PreTrainedConfig):
+        return value
+    model_type = value.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"The backbone's model_type is {model_type!r}, which the installed transformers does not know; "
+            "expected the model_type of an image classifier such as 'timm_wrapper' or 'vit'. Update transformers."
+        )
+    # from_dict, not the constructor: timm's configuration reads its label count there only.
+    return CONFIG_MAPPING[model_type].from_dict(value)

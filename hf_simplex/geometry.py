@@ -1,0 +1,597 @@
+"""The geometry of simplexes: uniform sampling, barycentric coordinates and volumes, from tensors to tensors.
+
+Random draws and coordinates are float64 on the CPU, so that a seed means the same points on every device. Volumes span
+hundreds of orders of magnitude in weight spaces, so every volume here is the natural logarithm of one, in float64.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from itertools import chain, combinations_with_replacement, zip_longest
+
+import torch
+from torch import Generator, Tensor
+
+from .complexes import SimplicialComplex
+
+# With digits of at most 2**19 in magnitude a sum of 2**15 products stays within 2**53, where float64 is exact.
+_DIGIT_BITS = 20
+_CHUNK_COLUMNS = 2**15
+# Bits below 2**-1000 are left out: near the end of float64's range some processors are set to flush them anyway.
+_SMALLEST_EXPONENT = -1000
+
+
+def sample_simplex(num_vertices: int, num_points: int, generator: Generator | None = None) -> Tensor:
+    """Draw barycentric coordinates uniformly from one simplex.
+
+    Barycentric coordinates map to points by an affine map, whose Jacobian is constant, so the flat Dirichlet
+    distribution is exactly uniform on every simplex of that dimension. It is drawn as the gaps that sorted uniform
+    numbers leave in [0, 1] (Devroye 1986, Non-Uniform Random Variate Generation, chapter V): sorting and subtracting
+    round the same way everywhere, unlike logarithms, so a seed gives the same points on every machine.
+
+    Args:
+        num_vertices: k + 1 for a k-simplex.
+        num_points: how many points.
+        generator: a CPU generator; None is torch's global one.
+
+    Returns:
+        [num_points, num_vertices] float64 on the CPU, non-negative; each row sums to 1 up to rounding.
+
+    Raises:
+        ValueError: `num_vertices` below 1, `num_points` below 0, or a generator of another device.
+    """
+    if num_vertices < 1:
+        raise ValueError(f"A simplex has at least one vertex, got num_vertices={num_vertices}.")
+    cuts = _uniform((num_points, num_vertices - 1), generator).sort(dim=1).values
+    return cuts.diff(dim=1, prepend=cuts.new_zeros(num_points, 1), append=cuts.new_ones(num_points, 1))
+
+
+def sample_complex(
+    complex: SimplicialComplex,
+    num_points: int,
+    *,
+    sampling: str,
+    log_volumes: Tensor | None = None,
+    stratified: bool = False,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Draw barycentric coordinates from a simplicial complex: choose a simplex, then a uniform point in it.
+
+    Args:
+        complex: the structure.
+        num_points: how many points.
+        sampling: `"volume"` chooses a simplex in proportion to its volume, which is uniform on the complex;
+            `"equal"` chooses all simplexes with equal chance.
+        log_volumes: [simplexes] natural logarithms of the volumes, any floating dtype and device; -inf for volume 0.
+            Needed by `"volume"` when there is more than one simplex, unused by `"equal"`.
+        stratified: with `"equal"`, point j lies in simplex j modulo the number of simplexes, rather than in a random
+            one: no simplex is left out by chance.
+        generator: a CPU generator; None is torch's global one.
+
+    Returns:
+        [num_points, num_vertices] float64 on the CPU, non-negative, zero outside the chosen simplex; each row sums
+        to 1 up to rounding.
+
+    Raises:
+        ValueError: an unknown `sampling`; with `"volume"`: simplexes of different dimension, whose volumes are in
+            different units, log volumes that are missing, misshapen, NaN, +inf or all -inf, or `stratified`; a
+            negative number of points; a generator of another device.
+    """
+    num_simplexes = len(complex.simplexes)
+    if sampling == "volume":
+        if stratified:
+            raise ValueError('stratified=True gives each simplex the same number of points: use sampling="equal".')
+        probabilities = _volume_probabilities(complex, log_volumes)
+        cumulative = probabilities.cumsum(0)
+        # Scaled by the last sum, which rounding may leave off 1, no draw can land beyond it or on an empty step.
+        chosen = torch.searchsorted(cumulative, _uniform((num_points,), generator) * cumulative[-1], right=True)
+    elif sampling != "equal":
+        raise ValueError(f'sampling must be "volume" or "equal", got {sampling!r}.')
+    elif stratified:
+        chosen = torch.arange(_checked_count(num_points), device="cpu") % num_simplexes
+    else:
+        chosen = (_uniform((num_points,), generator) * num_simplexes).long()
+    coordinates = torch.zeros(num_points, complex.num_vertices, dtype=torch.float64, device="cpu")
+    for index, simplex in enumerate(complex.simplexes):
+        rows = (chosen == index).nonzero()
+        coordinates[rows, torch.tensor(simplex, device="cpu")] = sample_simplex(len(simplex), len(rows), generator)
+    return coordinates
+
+
+def vertex_coordinates(complex: SimplicialComplex, vertex: int) -> Tensor:
+    """The coordinates of a vertex: [num_vertices] float64, 1 at the vertex. ValueError when it does not exist."""
+    complex.simplexes_with(vertex)
+    return _equal_coordinates(complex, [vertex])
+
+
+def centroid_coordinates(complex: SimplicialComplex, simplex: int | None = None) -> Tensor:
+    """The coordinates of the centroid of one simplex: equal over its vertices.
+
+    A complex of several simplexes has no centroid of its own: equal coordinates over all its vertices are a point
+    outside the complex, through which nothing keeps the loss low. So `simplex` may be left out only when there is
+    one.
+
+    Args:
+        complex: the structure.
+        simplex: the index of the simplex; None for the only one.
+
+    Returns:
+        [num_vertices] float64 on the CPU.
+
+    Raises:
+        ValueError: there is no such simplex, or None for a complex of several.
+    """
+    if simplex is None:
+        if len(complex.simplexes) > 1:
+            raise ValueError(
+                f"A complex of {len(complex.simplexes)} simplexes has no single centroid: the mean of all vertices is "
+                f"not a point of the complex. Choose a simplex, 0 to {len(complex.simplexes) - 1}."
+            )
+        simplex = 0
+    complex.dimension(simplex)
+    return _equal_coordinates(complex, complex.simplexes[simplex])
+
+
+def edge_coordinates(complex: SimplicialComplex, first: int, second: int, num_points: int) -> Tensor:
+    """Evenly spaced points on the edge between two vertices, both ends included.
+
+    Args:
+        complex: the structure.
+        first: the vertex where the line starts.
+        second: the vertex where it ends.
+        num_points: how many points, at least 2.
+
+    Returns:
+        [num_points, num_vertices] float64 on the CPU.
+
+    Raises:
+        ValueError: the vertices are the same or share no simplex, or fewer than 2 points.
+    """
+    _check_face(complex, [first, second])
+    if num_points < 2:
+        raise ValueError(f"A line includes both its ends, so it has at least 2 points, got num_points={num_points}.")
+    steps = torch.arange(num_points, dtype=torch.float64, device="cpu")
+    coordinates = torch.zeros(num_points, complex.num_vertices, dtype=torch.float64, device="cpu")
+    coordinates[:, first] = steps.flip(0) / (num_points - 1)
+    coordinates[:, second] = steps / (num_points - 1)
+    return coordinates
+
+
+def face_coordinates(complex: SimplicialComplex, vertices: Sequence[int], resolution: int) -> Tensor:
+    """A regular lattice of points over a face, boundary included: on a triangle, a triangular lattice.
+
+    Args:
+        complex: the structure.
+        vertices: the m + 1 vertices of the face, all in one simplex.
+        resolution: into how many equal parts the lattice divides each edge, at least 1.
+
+    Returns:
+        [binomial(resolution + m, m), num_vertices] float64 on the CPU: all coordinates that are multiples of
+        1 / resolution, beginning at the first vertex and ending at the last.
+
+    Raises:
+        ValueError: no vertices, a repeated one, vertices that share no simplex, or a resolution below 1.
+    """
+    _check_face(complex, vertices)
+    if resolution < 1:
+        raise ValueError(f"The resolution must be at least 1, got {resolution}.")
+    # A lattice point is a way to hand out `resolution` equal shares among the vertices.
+    shares = torch.tensor(list(combinations_with_replacement(vertices, resolution)), device="cpu")
+    counts = torch.zeros(len(shares), complex.num_vertices, dtype=torch.float64, device="cpu")
+    counts.scatter_add_(1, shares, torch.ones_like(shares, dtype=torch.float64))
+    return counts / resolution
+
+
+def validate_coordinates(coordinates: Tensor, complex: SimplicialComplex, tolerance: float = 1e-6) -> None:
+    """Check that every row holds the barycentric coordinates of a point of the complex.
+
+    Args:
+        coordinates: [num_points, num_vertices], any floating dtype.
+        complex: the structure.
+        tolerance: how far a coordinate may lie below 0, or above 0 outside the simplex, and a sum from 1.
+
+    Raises:
+        ValueError: the wrong shape; or a row, named with its value, that is not finite, is negative, does not sum
+            to 1 or has vertices that no simplex holds together.
+    """
+    if coordinates.ndim != 2 or coordinates.shape[1] != complex.num_vertices:
+        raise ValueError(
+            f"Expected coordinates of shape [points, {complex.num_vertices}], one column for each vertex, got "
+            f"{list(coordinates.shape)}."
+        )
+    for row, values in enumerate(coordinates.detach().cpu().double().tolist()):
+        total = math.fsum(values) if all(map(math.isfinite, values)) else math.nan
+        if math.isnan(total):
+            raise ValueError(f"The coordinates of point {row} are not all finite: {values}.")
+        if min(values) < -tolerance:
+            raise ValueError(f"The coordinates of point {row} must not be negative, got {min(values)} in {values}.")
+        if abs(total - 1.0) > tolerance:
+            raise ValueError(f"The coordinates of point {row} must sum to 1, got {total} for {values}.")
+        support = [vertex for vertex, value in enumerate(values) if value > tolerance]
+        if not complex.holds(support):
+            raise ValueError(
+                f"Point {row}, {values}, lies outside the complex: no simplex holds all of the vertices {support}. "
+                f"The simplexes are {[list(simplex) for simplex in complex.simplexes]}."
+            )
+
+
+def simplex_log_volume(vertices: Tensor | Iterable[Tensor]) -> Tensor:
+    """The log volume of one simplex, computed exactly for the vertices as they are stored and rounded at the end.
+
+    Floating-point numbers are integers times a power of two, and so are their inner products. These are computed
+    without error: vertices are cut into short digits whose float64 matrix products are exact (Ozaki et al. 2012,
+    Error-free transformations of matrix multiplication by using fast routines of matrix multiplication), summed as
+    Python integers. The Gram determinant of the edges follows in integers too (Bareiss 1968, Sylvester's identity and
+    multistep integer-preserving Gaussian elimination). So very different edges, far clusters and slivers cost no
+    accuracy, devices and the division into blocks make no difference, and -inf means that the volume is exactly 0.
+
+    Args:
+        vertices: [k + 1, dimension], or blocks [k + 1, block size] whose concatenation along dim 1 are the vertices,
+            of any floating dtypes and devices. They are read once, in pieces of at most 2**15 columns, so blocks may
+            be made on the way. Bits below 2**-1000 are left out.
+
+    Returns:
+        A float64 scalar on the CPU, without gradient: the natural logarithm of the k-dimensional volume, with a
+        relative error of a few 1e-16. 0 for a single vertex, -inf for volume 0.
+
+    Raises:
+        TypeError: a block that is not a floating-point tensor.
+        ValueError: no blocks, blocks of different numbers of vertices, or a value that is not finite or beyond
+            2**1000.
+    """
+    blocks = _blocks(vertices)
+    first = next(blocks)
+    whole = SimplicialComplex(len(first), (tuple(range(len(first))),))
+    return simplex_log_volumes(whole, chain([first], blocks))[0]
+
+
+def simplex_log_volumes(complex: SimplicialComplex, vertices: Tensor | Iterable[Tensor]) -> Tensor:
+    """The log volumes of all simplexes of a complex, in one pass over the weights; exact like `simplex_log_volume`.
+
+    Args:
+        complex: the structure.
+        vertices: [num_vertices, dimension], or blocks of it, as in `simplex_log_volume`.
+
+    Returns:
+        [simplexes] float64 on the CPU. Mind that volumes of simplexes of different dimension cannot be compared.
+
+    Raises:
+        TypeError, ValueError: as `simplex_log_volume`; ValueError also when a block has not `num_vertices` rows.
+    """
+    grams = [[[0] * len(simplex) for _ in simplex] for simplex in complex.simplexes]
+    for block in _blocks(vertices):
+        if len(block) != complex.num_vertices:
+            raise ValueError(
+                f"Expected blocks with one row for each of {complex.num_vertices} vertices, got {list(block.shape)}."
+            )
+        for chunk in _chunks(block):
+            for gram, simplex in zip(grams, complex.simplexes, strict=True):
+                _add_exact_gram(gram, chunk[list(simplex)])
+    log_volumes = [_log_volume_from_gram(gram) for gram in grams]
+    return torch.tensor(log_volumes, dtype=torch.float64, device="cpu")
+
+
+def complex_log_volume(log_volumes: Tensor) -> Tensor:
+    """The log of the summed volume of simplexes of equal dimension: [simplexes] log volumes to a float64 scalar.
+
+    Raises ValueError when there is no simplex.
+    """
+    if log_volumes.ndim != 1 or not len(log_volumes):
+        raise ValueError(f"Expected the log volumes of at least one simplex, got shape {list(log_volumes.shape)}.")
+    return log_volumes.double().logsumexp(0)
+
+
+def regular_simplex_log_volume(dimension: int, log_edge: float | Tensor) -> Tensor:
+    """The log volume of the regular simplex: log(edge**k / k! * sqrt((k + 1) / 2**k)).
+
+    Independent random vertices in P dimensions are equidistant up to a relative 1/sqrt(P), so this is the log volume
+    of a random simplex of weights, the reference of the regularization weight lambda_j = lambda* / log V in Benton et
+    al. 2021.
+
+    Args:
+        dimension: k, at least 0.
+        log_edge: the natural logarithm of the length of each edge.
+
+    Returns:
+        A float64 tensor of the shape of `log_edge`; 0 for k = 0.
+
+    Raises:
+        ValueError: a negative dimension.
+    """
+    if dimension < 0:
+        raise ValueError(f"The dimension of a simplex must be at least 0, got {dimension}.")
+    log_edge = torch.as_tensor(log_edge, dtype=torch.float64)
+    if dimension == 0:
+        return torch.zeros_like(log_edge)
+    shape = 0.5 * (math.log(dimension + 1) - dimension * math.log(2.0)) - math.lgamma(dimension + 1)
+    return dimension * log_edge + shape
+
+
+def gram_matrix(left: Tensor | Iterable[Tensor], right: Tensor | Iterable[Tensor]) -> Tensor:
+    """The inner products of two sets of vectors, accumulated in float64 over blocks of columns.
+
+    Args:
+        left: [m, dimension], or blocks [m, block size] of it, of any floating dtypes.
+        right: [n, dimension], or its blocks, divided in the same way.
+
+    Returns:
+        [m, n] float64 on the device of the first block. Ordinary floating-point sums: relative to the product of the
+        two norms the error is a small multiple of 1e-16.
+
+    Raises:
+        TypeError: a block that is not a floating-point tensor.
+        ValueError: no blocks, or blocks that do not match.
+    """
+    total: Tensor | None = None
+    for one, other in zip_longest(_blocks(left), _blocks(right)):
+        if one is None or other is None or one.shape[1] != other.shape[1]:
+            shapes = [None if block is None else list(block.shape) for block in (one, other)]
+            raise ValueError(f"Both sides must be divided into the same blocks, got shapes {shapes[0]} and {shapes[1]}.")
+        for one_chunk, other_chunk in zip(_chunks(one), _chunks(other), strict=True):
+            product = one_chunk @ other_chunk.to(one_chunk.device).T
+            total = torch.zeros_like(product) if total is None else total
+            if total.shape != product.shape:
+                raise ValueError(
+                    f"Every block must hold the same vectors: expected inner products {list(total.shape)} as in the "
+                    f"first block, got {list(product.shape)}."
+                )
+            total += product.to(total.device)
+    assert total is not None
+    return total
+
+
+def height_over_face(
+    edge_gram: Tensor, edge_offset: Tensor, offset_squared: Tensor, *, tolerance: float = 1e-12
+) -> tuple[Tensor, Tensor]:
+    """The squared height of a moving vertex over the fixed face of its k-simplex, from inner products alone.
+
+    The volume of a k-simplex is that of the face, times the height over it, over k. The offset leads from some point
+    of the face's plane to the vertex; take a point nearby, since the squared height carries a rounding error of about
+    1e-16 times `offset_squared`.
+
+    Args:
+        edge_gram: [k - 1, k - 1] float64 inner products of edges that span the face; [0, 0] when it is one vertex.
+        edge_offset: [k - 1] float64 inner products of those edges with the offset.
+        offset_squared: scalar float64, the squared length of the offset.
+        tolerance: a direction of the face counts as missing when its eigenvalue, in the Gram matrix of the edges at
+            unit length, is at most this times the largest. So faces with repeated or dependent vertices, flat to
+            within an angle of about 1e-6, are treated as faces of the lower dimension that they have.
+
+    Returns:
+        The squared height, a scalar that is clamped at 0, and the projection [k - 1]: the coefficients of the edges
+        for which `offset - projection @ edges` is perpendicular to the face. Both float64, on the device given.
+
+    Raises:
+        ValueError: shapes that do not match.
+    """
+    count = edge_offset.numel()
+    if edge_gram.shape != (count, count) or edge_offset.ndim != 1 or offset_squared.numel() != 1:
+        raise ValueError(
+            "Expected edge_gram [n, n], edge_offset [n] and one offset_squared, got shapes "
+            f"{list(edge_gram.shape)}, {list(edge_offset.shape)} and {list(offset_squared.shape)}."
+        )
+    edge_gram, edge_offset = edge_gram.double(), edge_offset.double()
+    offset_squared = offset_squared.double().reshape(())
+    if not count:
+        return offset_squared.clamp(min=0.0), edge_offset
+    lengths = edge_gram.diagonal().sqrt()
+    # Unit edges, so that lengths of different magnitude are not mistaken for missing directions.
+    scale = torch.where(lengths > 0, 1.0 / lengths, 0.0)
+    eigenvalues, eigenvectors = torch.linalg.eigh(scale[:, None] * edge_gram * scale)
+    spans = eigenvalues > tolerance * eigenvalues[-1]
+    inverse = torch.where(spans, 1.0 / eigenvalues, 0.0)
+    projection = scale * (eigenvectors @ (inverse * (eigenvectors.T @ (scale * edge_offset))))
+    # As a quadratic form at its minimum, the height depends on errors of the projection in second order only.
+    height_squared = offset_squared - projection @ (2.0 * edge_offset - edge_gram @ projection)
+    return height_squared.clamp(min=0.0), projection
+
+
+def log_volume_with_floor(
+    face_log_volume: float | Tensor, height_squared: Tensor, floor: float, dimension: int
+) -> Tensor:
+    """The log volume of a k-simplex from its face and the height over it, finite also where the volume is 0.
+
+    It is `face_log_volume + log(height_squared + floor**2) / 2 - log(k)`. A face of volume 0 counts as a regular
+    simplex whose edge is the floor: a constant, which no gradient with respect to the vertex depends on.
+
+    Args:
+        face_log_volume: the log volume of the face opposite the moving vertex.
+        height_squared: scalar float64 from `height_over_face`.
+        floor: a height, in the unit of the weights, below which heights are not told apart; 0 for the plain log
+            volume, which is -inf where the volume is 0.
+        dimension: k, at least 1.
+
+    Returns:
+        A float64 scalar on the device of `height_squared`.
+
+    Raises:
+        ValueError: a negative floor or a dimension below 1.
+    """
+    _check_floor(floor)
+    if dimension < 1:
+        raise ValueError(f"Only simplexes of dimension 1 or more have a face below a vertex, got {dimension}.")
+    face_log_volume = torch.as_tensor(face_log_volume, dtype=torch.float64, device=height_squared.device)
+    if floor > 0.0:
+        smallest = regular_simplex_log_volume(dimension - 1, math.log(floor)).to(height_squared.device)
+        face_log_volume = torch.where(face_log_volume == -math.inf, smallest, face_log_volume)
+    return face_log_volume + 0.5 * (height_squared.double() + floor**2).log() - math.log(dimension)
+
+
+def log_height_gradient(height_squared: Tensor, projection: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """The gradient of `log_volume_with_floor` with respect to the moving vertex, as coefficients of known vectors.
+
+    With h the height, p the projection and e_i the edges of `height_over_face`, the perpendicular from the face to the
+    vertex is r = offset - sum_i p_i e_i, h**2 = |r|**2, and the gradient of log(h**2 + floor**2) / 2 is
+    r / (h**2 + floor**2), since the projection is stationary. At height 0 the gradient is 0, with or without a floor:
+    a vertex in the plane of its face has no side to be pushed to. Its length is at most 1 / (2 floor).
+
+    Args:
+        height_squared: scalar float64 from `height_over_face`.
+        projection: [k - 1] float64 from `height_over_face`.
+        floor: as in `log_volume_with_floor`.
+
+    Returns:
+        The coefficient of the offset, a scalar, and those of the edges, [k - 1]:
+        gradient = offset_coefficient * offset + edge_coefficients @ edges.
+
+    Raises:
+        ValueError: a negative floor.
+    """
+    _check_floor(floor)
+    denominator = height_squared.double() + floor**2
+    coefficient = torch.where(denominator > 0, 1.0 / denominator, 0.0)
+    return coefficient, -coefficient * projection
+
+
+def _uniform(shape: tuple[int, ...], generator: Generator | None) -> Tensor:
+    _checked_count(shape[0])
+    if generator is not None and generator.device.type != "cpu":
+        raise ValueError(
+            f"Points are drawn on the CPU so that a seed means the same on every device, but the generator is on "
+            f"{generator.device}. Use torch.Generator()."
+        )
+    return torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
+
+
+def _checked_count(num_points: int) -> int:
+    if num_points < 0:
+        raise ValueError(f"The number of points must not be negative, got num_points={num_points}.")
+    return num_points
+
+
+def _volume_probabilities(complex: SimplicialComplex, log_volumes: Tensor | None) -> Tensor:
+    dimensions = [complex.dimension(simplex) for simplex in range(len(complex.simplexes))]
+    if len(set(dimensions)) > 1:
+        raise ValueError(
+            f"The simplexes have dimensions {dimensions}. Volumes of different dimension are in different units, as "
+            "lengths and areas are, so they cannot be weighed against each other. "
+            'Use sampling="equal" or simplexes of equal dimension.'
+        )
+    if log_volumes is None:
+        if len(dimensions) > 1:
+            raise ValueError('sampling="volume" needs log_volumes, the log volume of each simplex.')
+        return torch.ones(1, dtype=torch.float64, device="cpu")
+    log_volumes = log_volumes.detach().cpu().double()
+    if log_volumes.shape != (len(dimensions),):
+        raise ValueError(f"Expected log_volumes of shape [{len(dimensions)}], got {list(log_volumes.shape)}.")
+    if log_volumes.isnan().any() or log_volumes.isposinf().any():
+        raise ValueError(f"Log volumes must be numbers below infinity, got {log_volumes.tolist()}.")
+    if log_volumes.isneginf().all():
+        raise ValueError(
+            "Every simplex has volume 0 (log volume -inf), so none can be chosen in proportion to its volume. "
+            'Use sampling="equal".'
+        )
+    return log_volumes.softmax(0)
+
+
+def _equal_coordinates(complex: SimplicialComplex, vertices: Sequence[int]) -> Tensor:
+    coordinates = torch.zeros(complex.num_vertices, dtype=torch.float64, device="cpu")
+    coordinates[list(vertices)] = 1.0 / len(vertices)
+    return coordinates
+
+
+def _check_face(complex: SimplicialComplex, vertices: Sequence[int]) -> None:
+    if not vertices or len(set(vertices)) < len(vertices):
+        raise ValueError(f"A face has at least one vertex, each once, got {list(vertices)}.")
+    if not complex.holds(vertices):
+        raise ValueError(
+            f"Vertices {list(vertices)} share no simplex, so they span no face of the complex. The simplexes are "
+            f"{[list(simplex) for simplex in complex.simplexes]}."
+        )
+
+
+def _check_floor(floor: float) -> None:
+    if not 0.0 <= floor < math.inf:
+        raise ValueError(f"The floor of the height must be 0 or more and finite, got {floor}.")
+
+
+def _blocks(vectors: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    block = None
+    for block in [vectors] if isinstance(vectors, Tensor) else vectors:
+        if not isinstance(block, Tensor) or not block.is_floating_point():
+            kind = block.dtype if isinstance(block, Tensor) else type(block).__name__
+            raise TypeError(f"Expected floating-point tensors [vectors, block size], got {kind}.")
+        if block.ndim != 2:
+            raise ValueError(f"Expected tensors [vectors, block size], got shape {list(block.shape)}.")
+        yield block.detach()
+    if block is None:
+        raise ValueError("Expected at least one block of vectors, got none. (Has a generator been used up already?)")
+
+
+def _chunks(block: Tensor) -> Iterator[Tensor]:
+    for chunk in block.split(_CHUNK_COLUMNS, dim=1):
+        # The MPS backend has no float64.
+        yield (chunk.cpu() if chunk.device.type == "mps" else chunk).double()
+
+
+def _add_exact_gram(gram: list[list[int]], rows: Tensor) -> None:
+    """Add the exact inner products of float64 rows to `gram`, in units of 2**(2 * _SMALLEST_EXPONENT)."""
+    largest = float(rows.abs().amax()) if rows.numel() else 0.0
+    if not largest <= 2.0**1000:
+        raise ValueError(f"The values of a vertex must be finite and at most 2**1000, got {largest}.")
+    exponents: list[int] = []
+    digits: list[Tensor] = []
+    exponent = math.frexp(largest)[1] + 1
+    while exponent > _SMALLEST_EXPONENT and bool(rows.any()):
+        exponent = max(exponent - _DIGIT_BITS, _SMALLEST_EXPONENT)
+        unit = math.ldexp(1.0, exponent)
+        digit = (rows / unit).round()
+        rows = rows - digit * unit
+        exponents.append(exponent)
+        digits.append(digit)
+    if not digits:
+        return
+    stacked = torch.cat(digits)
+    products = (stacked @ stacked.T).long().tolist()
+    size = len(gram)
+    for left, left_exponent in enumerate(exponents):
+        for right, right_exponent in enumerate(exponents):
+            shift = left_exponent + right_exponent - 2 * _SMALLEST_EXPONENT
+            for i in range(size):
+                for j in range(size):
+                    gram[i][j] += products[left * size + i][right * size + j] << shift
+
+
+def _log_volume_from_gram(gram: list[list[int]]) -> float:
+    """Log volume from exact inner products of the vertices: V**2 = det(Gram matrix of k edges) / (k!)**2."""
+    dimension = len(gram) - 1
+    edges = [
+        [gram[i][j] - gram[i][0] - gram[0][j] + gram[0][0] for j in range(1, dimension + 1)]
+        for i in range(1, dimension + 1)
+    ]
+    # Without the powers of two that all entries share, the determinant's integers are several times shorter.
+    common = math.gcd(*(entry for row in edges for entry in row))
+    if dimension and not common:
+        return -math.inf
+    determinant = _determinant([[entry // common for entry in row] for row in edges])
+    if not determinant:
+        return -math.inf
+    unit_squared = Fraction(common) * Fraction(2) ** (2 * _SMALLEST_EXPONENT)
+    return 0.5 * _log(determinant * unit_squared**dimension / math.factorial(dimension) ** 2)
+
+
+def _determinant(matrix: list[list[int]]) -> int:
+    """The determinant of a positive semidefinite integer matrix, by fraction-free elimination (Bareiss 1968)."""
+    size, previous = len(matrix), 1
+    for pivot in range(size):
+        value = matrix[pivot][pivot]
+        # No row exchange can help: a positive semidefinite matrix with a singular leading part is singular.
+        if not value:
+            return 0
+        for i in range(pivot + 1, size):
+            for j in range(pivot + 1, size):
+                matrix[i][j] = (matrix[i][j] * value - matrix[i][pivot] * matrix[pivot][j]) // previous
+        previous = value
+    return previous
+
+
+def _log(value: Fraction) -> float:
+    """The natural logarithm of a positive fraction of any magnitude, with a relative error of a few 1e-16."""
+    exponent = value.numerator.bit_length() - value.denominator.bit_length()
+    mantissa = value / Fraction(2) ** exponent
+    # Within [2/3, 4/3] no part of the logarithm cancels the other, and log1p keeps values near 1 accurate.
+    if mantissa > Fraction(4, 3):
+        exponent, mantissa = exponent + 1, mantissa / 2
+    elif mantissa < Fraction(2, 3):
+        exponent, mantissa = exponent - 1, mantissa * 2
+    return exponent * math.log(2.0) + math.log1p(float(mantissa - 1))

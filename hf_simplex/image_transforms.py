@@ -1,0 +1,282 @@
+"""Images to tensors: timm's training augmentation, and an evaluation transform that is the image processor itself.
+
+A published model is read through its image processor, so members, BatchNorm statistics and metrics are computed on
+what that processor gives: resize it with `resize_image_processor`, save it with the model, and build both transforms
+from it.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import PIL.Image
+import timm.data
+import torch
+from datasets import Dataset, Image
+from torch import Tensor
+from torch.utils.data import StackDataset
+from transformers import BaseImageProcessor, TimmWrapperImageProcessor
+from transformers.image_utils import load_image
+
+ImageTransform = Callable[[PIL.Image.Image], Tensor]
+
+_MATERIALIZE_BATCH = 256
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """What `pipeline("image-classification")` does to an image: make it upright and RGB, then the image processor.
+
+    Called with an image of any mode and size it returns its pixel values, [3, height, width] float32.
+    """
+
+    image_processor: BaseImageProcessor
+
+    def __call__(self, image: PIL.Image.Image) -> Tensor:
+        pixel_values: Tensor = self.image_processor(load_image(image), return_tensors="pt")["pixel_values"][0]
+        return pixel_values
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """timm's random augmentation of an image made upright and RGB; arguments and results as in evaluation."""
+
+    augmentation: Callable[[PIL.Image.Image], Tensor]
+
+    def __call__(self, image: PIL.Image.Image) -> Tensor:
+        return self.augmentation(load_image(image))
+
+
+def resize_image_processor(image_processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
+    """A copy of an image processor that gives square images of another size.
+
+    The whole of a square image is kept: nothing is cropped from its borders (timm's `crop_pct` becomes 1).
+
+    timm's image processor is saved inside the model's `config.json`, not beside it: to publish a resized one, update
+    the `pretrained_cfg` of the backbone's configuration with its `data_config`.
+
+    Args:
+        image_processor: of any image classifier, timm's or transformers'.
+        image_size: height and width of the results in pixels.
+
+    Returns:
+        A new image processor of the same class.
+
+    Raises:
+        ValueError: the size is not positive, or this image processor does not give such images.
+    """
+    if image_size < 1:
+        raise ValueError(f"image_size is {image_size}: give a positive number of pixels.")
+    if isinstance(image_processor, TimmWrapperImageProcessor):
+        channels = image_processor.data_config["input_size"][0]
+        settings = {**image_processor.data_config, "input_size": (channels, image_size, image_size), "crop_pct": 1.0}
+        resized = TimmWrapperImageProcessor(pretrained_cfg=settings, architecture=image_processor.architecture)
+    else:
+        settings = image_processor.to_dict()
+        settings["size"] = dict.fromkeys(settings.get("size") or {}, image_size)
+        if settings.get("crop_size"):
+            settings["crop_size"] = {"height": image_size, "width": image_size}
+        if settings.get("crop_pct"):
+            settings["crop_pct"] = 1.0
+        resized = type(image_processor).from_dict(settings)
+    if (given := _image_size(resized)) != (image_size, image_size):
+        raise ValueError(
+            f"{type(image_processor).__name__} cannot be resized: asked for {image_size} x {image_size} pixels it "
+            f"gives {given[0]} x {given[1]}. Configure one by hand."
+        )
+    return resized
+
+
+def build_transforms(
+    image_processor: BaseImageProcessor,
+    *,
+    augment: Literal["timm", "none"] = "timm",
+    horizontal_flip: float = 0.5,
+    scale_min: float = 0.08,
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    auto_augment: str | None = None,
+    color_jitter: float = 0.0,
+    random_erasing: float = 0.0,
+) -> tuple[ImageTransform, ImageTransform]:
+    """The training and the evaluation transform for a backbone with this image processor.
+
+    Both make any image (grey, palette, with transparency, rotated by its EXIF tag) upright and RGB first, the way
+    `pipeline("image-classification")` does, and can be pickled for the workers of a data loader.
+
+    Args:
+        image_processor: the one that is saved with the model; its size, mean and standard deviation hold for both.
+        augment: `timm` for the augmentation that the other arguments describe, `none` to train on what evaluation
+            sees.
+        horizontal_flip: probability of mirroring left and right.
+        scale_min: least part of the image's area that a random crop keeps, in (0, 1].
+        ratio: least and greatest ratio of width to height of a random crop, before it is made square.
+        auto_augment: a policy string of `timm.data.create_transform`, such as "rand-m9-mstd0.5", "augmix-m3" or "3a".
+        color_jitter: greatest relative change of brightness, contrast and saturation.
+        random_erasing: probability of blanking a rectangle.
+
+    Returns:
+        The training transform and the evaluation transform, both from an image to [3, height, width] float32.
+
+    Raises:
+        ValueError: an argument is out of range, the policy is unknown, or the image processor does something to
+            images that timm's training transform does not do.
+    """
+    evaluation = EvaluationTransform(image_processor)
+    if augment == "none":
+        return evaluation, evaluation
+    if augment != "timm":
+        raise ValueError(f"augment is {augment!r}: choose 'timm' or 'none'.")
+    for name, value in (("horizontal_flip", horizontal_flip), ("random_erasing", random_erasing)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}: give a probability between 0 and 1.")
+    if not 0 < scale_min <= 1:
+        raise ValueError(f"scale_min is {scale_min}: give a part of the image's area, above 0 and at most 1.")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise ValueError(f"ratio is {ratio}: give the least and the greatest ratio of width to height.")
+    if color_jitter < 0:
+        raise ValueError(f"color_jitter is {color_jitter}: give 0 or more.")
+    if auto_augment and color_jitter:
+        raise ValueError("timm applies no color_jitter beside an auto_augment policy: choose one of them.")
+    inputs = {"input_size": (3, *_image_size(image_processor)), **_normalization(image_processor)}
+    _check_colors(image_processor, timm.data.create_transform(**inputs, is_training=True, no_aug=True))
+    try:
+        augmentation = timm.data.create_transform(
+            **inputs,
+            is_training=True,
+            hflip=horizontal_flip,
+            scale=(scale_min, 1.0),
+            ratio=ratio,
+            auto_augment=auto_augment,
+            color_jitter=color_jitter or None,
+            re_prob=random_erasing,
+        )
+    except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
+        raise ValueError(
+            f"auto_augment is {auto_augment!r}, which timm does not understand ({error}): give a policy such as "
+            "'rand-m9-mstd0.5', 'augmix-m3', 'original' or '3a'."
+        ) from error
+    return TrainingTransform(augmentation), evaluation
+
+
+def with_pixel_values(
+    dataset: Dataset, transform: ImageTransform, *, materialize: bool = False, materialize_limit: int = 2**31
+) -> "Dataset | StackDataset[dict[str, Any]]":
+    """Turn the images of a data set into tensors, as they are asked for or all at once.
+
+    Args:
+        dataset: with an `image` and a `label` column, as `load_image_data` gives it.
+        transform: from an image to its pixel values.
+        materialize: transform every image now and keep the results in memory, for a transform without randomness and
+            images that are read again and again (members, BatchNorm statistics, evaluation). Each process of a
+            distributed run keeps its own.
+        materialize_limit: where all pixel values would need more bytes than this, they are not kept after all, and a
+            warning is logged.
+
+    Returns:
+        A data set whose examples are `{"pixel_values": [3, height, width] float32, "labels": int}`: a
+        `datasets.Dataset`, or a `torch.utils.data.StackDataset` where it is kept in memory.
+
+    Raises:
+        ValueError: the columns are not there; or, when an example is read, an image file is broken (it is named).
+    """
+    if missing := {"image", "label"} - set(dataset.column_names):
+        raise ValueError(f"the data set has no column {sorted(missing)}, only {dataset.column_names}.")
+    # The columns get the names of the model's arguments, so that Trainer does not remove them as unused; images are
+    # decoded in the transform, where a broken file can be named.
+    images = dataset.select_columns(["image", "label"]).cast_column("image", Image(decode=False))
+    lazy = images.rename_columns({"image": "pixel_values", "label": "labels"}).with_transform(_Decode(transform))
+    if not materialize or len(dataset) == 0:
+        return lazy
+    first: Tensor = lazy[0]["pixel_values"]
+    needed = len(lazy) * first.numel() * first.element_size()
+    if needed > materialize_limit:
+        logger.warning(
+            "%d images of %s need %d bytes in memory, more than the limit of %d: they are transformed whenever read.",
+            len(lazy), "x".join(map(str, first.shape)), needed, materialize_limit,
+        )  # fmt: skip
+        return lazy
+    pixel_values, labels = first.new_empty(len(lazy), *first.shape), []
+    for start in range(0, len(lazy), _MATERIALIZE_BATCH):
+        batch = lazy[start : start + _MATERIALIZE_BATCH]
+        torch.stack(batch["pixel_values"], out=pixel_values[start : start + _MATERIALIZE_BATCH])
+        labels += batch["labels"]
+    return StackDataset(pixel_values=pixel_values, labels=labels)  # type: ignore[arg-type]
+
+
+def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Stack examples to a batch, for a data loader or as Trainer's `data_collator`.
+
+    Args:
+        examples: each `{"pixel_values": [3, height, width], "labels": int}`.
+
+    Returns:
+        `{"pixel_values": [batch, 3, height, width], "labels": [batch] int64}`.
+    """
+    return {
+        "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
+        "labels": torch.tensor([example["labels"] for example in examples], dtype=torch.int64),
+    }
+
+
+@dataclass(frozen=True)
+class _Decode:
+    """Decode and transform the images of a batch of columns; batches without images pass."""
+
+    transform: ImageTransform
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if "pixel_values" not in batch:
+            return batch
+        return {**batch, "pixel_values": [self.transform(_decode(stored)) for stored in batch["pixel_values"]]}
+
+
+def _decode(stored: dict[str, Any]) -> PIL.Image.Image:
+    try:
+        return Image().decode_example(stored)
+    except Exception as error:  # Pillow's readers raise a dozen kinds
+        file = stored["path"] or f"(no file name, {len(stored['bytes'])} bytes)"
+        raise ValueError(f"cannot read the image {file}: {error}. Replace or remove it.") from error
+
+
+def _image_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
+    """Height and width of what an image processor gives, found by trying it."""
+    evaluation = EvaluationTransform(image_processor)
+    wide, tall = (tuple(evaluation(PIL.Image.new("RGB", size)).shape) for size in ((96, 64), (64, 96)))
+    if wide != tall or len(wide) != 3 or wide[0] != 3:
+        raise ValueError(
+            f"{type(image_processor).__name__} gives {list(wide)} for a wide image and {list(tall)} for a tall one, "
+            "expected [3, height, width] whatever the image: set its size and crop_size."
+        )
+    return wide[1], wide[2]
+
+
+def _normalization(image_processor: BaseImageProcessor) -> dict[str, Any]:
+    """Mean, standard deviation (of pixels in 0 to 1) and interpolation, as timm calls them."""
+    if isinstance(image_processor, TimmWrapperImageProcessor):
+        return {name: image_processor.data_config[name] for name in ("mean", "std", "interpolation")}
+    normalize = getattr(image_processor, "do_normalize", False)
+    resample = getattr(image_processor, "resample", None)
+    if resample is None:
+        resample = PIL.Image.Resampling.BILINEAR
+    # torchvision's enumeration carries the name, Pillow's and the number in a JSON file have to be looked up.
+    interpolation = resample.value if isinstance(getattr(resample, "value", None), str) else None
+    return {
+        "mean": tuple(image_processor.image_mean) if normalize else (0.0, 0.0, 0.0),
+        "std": tuple(image_processor.image_std) if normalize else (1.0, 1.0, 1.0),
+        "interpolation": interpolation or PIL.Image.Resampling(resample).name.lower(),
+    }
+
+
+def _check_colors(image_processor: BaseImageProcessor, plain: Callable[[PIL.Image.Image], Tensor]) -> None:
+    """Both transforms have to agree on an image of one color, which no resizing or cropping changes."""
+    height, width = _image_size(image_processor)
+    image = PIL.Image.new("RGB", (width, height), (40, 130, 220))
+    trained, evaluated = plain(image), EvaluationTransform(image_processor)(image)
+    if not torch.allclose(trained, evaluated, atol=1e-4):
+        raise ValueError(
+            f"{type(image_processor).__name__} changes colors in another way than (value / 255 - mean) / std: a plain "
+            f"color becomes {evaluated[:, 0, 0].tolist()}, expected {trained[:, 0, 0].tolist()}. Use augment='none'."
+        )

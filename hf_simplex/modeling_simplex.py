@@ -1,0 +1,600 @@
+"""A simplicial complex of backbones as one image classifier that transformers loads and saves."""
+
+import copy
+import math
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+
+from .batch_norm import copy_statistics, recompute_statistics, statistics
+from .checkpoint import check_files, remove_stale, write_tensors, written_aside
+from .complexes import SimplicialComplex
+from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
+from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
+from .members import draw_members
+from .tensor_tree import TensorTree, like
+from .weight_space import blocks, trainable_names, write_point
+
+
+@dataclass
+class SimplexImageClassifierOutput(ModelOutput):
+    """What the ensemble predicts.
+
+    Attributes:
+        loss: scalar float32, the mean negative log-likelihood of the labels in nats, where labels were given.
+        logits: [batch, labels] float32, the natural logarithm of the mean of the members' probabilities, so that a
+            softmax gives that mean back.
+        member_probabilities: [batch, members, labels] float32, each member's softmax, on request.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    member_probabilities: Tensor | None = None
+
+
+class SimplexForImageClassification(PreTrainedModel):
+    """An ensemble whose members are points of a simplicial complex in the weight space of one backbone.
+
+    Build one with `from_backbone`, grow it with `SimplexTrainer`, unite several with `unite`, load one with
+    `from_pretrained`. The vertices hold the weights; one working backbone, built at first use, holds the point at hand.
+
+    Args:
+        config: the structure.
+
+    Raises:
+        ValueError: the configuration has no backbone, or another label count than its backbone.
+    """
+
+    config_class = SimplexConfig
+    config: SimplexConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    accepts_loss_kwargs = False
+    _no_split_modules = ("TensorTree",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: SimplexConfig) -> None:
+        super().__init__(config)
+        if config.backbone_config is None:
+            raise ValueError(
+                "The configuration has no backbone_config. Build a model with "
+                "SimplexForImageClassification.from_backbone(id_or_path, num_labels=...)."
+            )
+        if config.num_labels != config.backbone_config.num_labels:
+            raise ValueError(
+                f"The ensemble was trained for {config.backbone_config.num_labels} labels and cannot have "
+                f"{config.num_labels}. Build a new one with from_backbone(..., num_labels={config.num_labels})."
+            )
+        self.vertices = nn.ModuleList()
+        self.members = nn.ModuleList()
+        self.centroids = nn.ModuleList()
+        self.growing: int | None = None
+        # Not modules of this one: the working backbone's weights are a scratch pad, no part of the state dict.
+        self.__dict__["_backbone"] = None
+        self._image_processor: BaseImageProcessor | None = None
+        self._image_processor_source: tuple[str, dict[str, Any]] | None = None
+
+        on_meta = torch.empty(0).device.type == "meta"
+        with torch.device("meta" if on_meta else "cpu"):
+            prototype = _build_backbone(config)
+        parameters, buffers = _parameters_and_buffers(prototype)
+        for _ in range(config.num_vertices):
+            # Loading overwrites everything; without it all vertices begin as one randomly initialized backbone.
+            tree = TensorTree(like(parameters), like(buffers))
+            if not on_meta:
+                _copy(prototype, tree)
+            self.vertices.append(tree)
+        if config.members:
+            names = statistics(prototype)
+            self.members.extend(TensorTree({}, like(names)) for _ in config.members if names)
+            self.centroids.extend(TensorTree({}, like(names)) for _ in config.simplexes if names)
+            if not on_meta:
+                for tree in (*self.members, *self.centroids):
+                    _copy(prototype, tree)
+        self.post_init()
+
+    # ---- from a backbone, to an ensemble -----------------------------------------------------------------------
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | os.PathLike[str] | PreTrainedModel,
+        *,
+        num_labels: int | None = None,
+        fine_tuned: bool | None = None,
+        image_processor: BaseImageProcessor | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Start a complex of one vertex from an image classifier.
+
+        Args:
+            backbone: Hub id or folder of anything that `AutoModelForImageClassification` loads (timm's repositories
+                included), or such a model; a model is copied, not changed.
+            num_labels: labels of the new task; default: the backbone's own. With it (or `id2label`) a head of another
+                size is initialized afresh.
+            fine_tuned: whether the weights are trained on the task already, so that vertex 0 is a mode; default: they
+                are if every weight came from the checkpoint.
+            image_processor: default: the backbone's own.
+            **kwargs: of `from_pretrained`: `revision`, `token`, `cache_dir`, `dtype`, `id2label`,
+                `ignore_mismatched_sizes`, `trust_remote_code`, ...
+
+        Returns:
+            A model with one vertex, one simplex and one member, in evaluation mode.
+
+        Raises:
+            OSError: there is no such backbone.
+            ValueError: the backbone's weights are not in safetensors, or a label count contradicts a given model's.
+        """
+        if isinstance(backbone, PreTrainedModel):
+            if kwargs:
+                raise ValueError(f"{sorted(kwargs)} are for loading a backbone by name; a model was given.")
+            if num_labels is not None and num_labels != backbone.config.num_labels:
+                raise ValueError(
+                    f"The given backbone has {backbone.config.num_labels} labels, not {num_labels}. Load it with "
+                    "num_labels first, or give its Hub id or folder here."
+                )
+            module, complete, source = copy.deepcopy(backbone), True, None
+        else:
+            if kwargs.pop("use_safetensors", True) is False:
+                raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
+            labels = {} if num_labels is None else {"num_labels": num_labels}
+            kwargs.setdefault("ignore_mismatched_sizes", bool(labels) or "id2label" in kwargs)
+            module, loading = AutoModelForImageClassification.from_pretrained(
+                backbone, output_loading_info=True, use_safetensors=True, **labels, **kwargs
+            )
+            complete = not loading["missing_keys"] and not loading["mismatched_keys"]
+            source = (os.fspath(backbone), _image_processor_arguments(kwargs))
+        if isinstance(module, SimplexForImageClassification):
+            raise ValueError(f"{backbone} is an ensemble already. Load it with from_pretrained to grow it further.")
+        role = MODE if (complete if fine_tuned is None else fine_tuned) else PRETRAINED
+        config = SimplexConfig(backbone_config=module.config, roles=[role])
+        config.provenance = {"backbone": module.config.name_or_path or type(module).__name__}
+        with torch.device("meta"):
+            model = cls(config)
+        parameters, buffers = _parameters_and_buffers(module)
+        model.vertices = nn.ModuleList([TensorTree(_copies(parameters), _copies(buffers))])
+        model.__dict__["_backbone"] = module
+        model._image_processor, model._image_processor_source = image_processor, source
+        config.dtype = model.dtype
+        model.set_members([[1.0]])
+        return model.eval()
+
+    @classmethod
+    def unite(cls, models: Sequence["SimplexForImageClassification"]) -> Self:
+        """Unite components into one disjoint complex: an ESPRO ensemble (Benton et al. 2021, section 5.1).
+
+        Args:
+            models: at least one, all with the same backbone architecture and labels; they are copied, not changed.
+
+        Returns:
+            The ensemble of all vertices, simplexes and members, component after component, in evaluation mode.
+
+        Raises:
+            ValueError: no model was given, or two differ in architecture or labels.
+        """
+        if not models:
+            raise ValueError("There is nothing to unite: give at least one model.")
+        _check_same_kind(models)
+        first = models[0]
+        structure = first.config.complex.union(*(model.config.complex for model in models[1:]))
+        members, before = [], 0
+        for model in models:
+            after = structure.num_vertices - before - model.config.num_vertices
+            members += [[0.0] * before + member + [0.0] * after for member in model.config.members]
+            before += model.config.num_vertices
+        config = SimplexConfig(
+            backbone_config=copy.deepcopy(first.config.backbone_config),
+            simplexes=structure.simplexes,
+            roles=[role for model in models for role in model.config.roles],
+            members=members if all(model.config.members for model in models) else (),
+            sampling=first.config.sampling,
+            provenance={"components": [copy.deepcopy(model.config.provenance) for model in models]},
+            id2label=first.config.id2label,
+            label2id=first.config.label2id,
+        )
+        config.dtype = first.dtype
+        with torch.device("meta"):
+            united = cls(config)
+        united.vertices = nn.ModuleList(copy.deepcopy(vertex) for model in models for vertex in model.vertices)
+        if config.members:
+            united.members = nn.ModuleList(copy.deepcopy(tree) for model in models for tree in model.members)
+            united.centroids = nn.ModuleList(copy.deepcopy(tree) for model in models for tree in model.centroids)
+        united._image_processor, united._image_processor_source = (
+            first._image_processor,
+            first._image_processor_source,
+        )
+        return united.eval()
+
+    def add_vertex(self, simplexes: Sequence[int] | None = None) -> int:
+        """Add a connector at the mean of the vertices of the simplexes that it joins.
+
+        The members are dropped, because the complex that they were drawn from is no longer the whole.
+
+        Args:
+            simplexes: indices of the simplexes; default: all.
+
+        Returns:
+            The index of the new vertex.
+        """
+        structure = self.config.complex.with_vertex(simplexes)
+        neighbours = {v for s in structure.simplexes_with(self.config.num_vertices) for v in structure.simplexes[s]}
+        neighbours.discard(self.config.num_vertices)
+        mean = [(v in neighbours) / len(neighbours) for v in range(self.config.num_vertices)]
+        vertex = copy.deepcopy(self.vertices[min(neighbours)])
+        write_point(vertex, self.weights, mean)
+        self.vertices.append(vertex)
+        self.config.simplexes = [list(simplex) for simplex in structure.simplexes]
+        self.config.roles.append(CONNECTOR)
+        self.config.members = []
+        self.members, self.centroids = nn.ModuleList(), nn.ModuleList()
+        return structure.num_vertices - 1
+
+    def store_vertex(self, vertex: int) -> None:
+        """Make the working backbone's weights and buffers those of the given vertex."""
+        _copy(self.backbone, self.vertices[vertex])
+
+    def take_over(self, other: "SimplexForImageClassification") -> None:
+        """Become the ensemble that `other` is: its vertices, structure and members, on this model's device.
+
+        Raises:
+            ValueError: the two differ in architecture or labels.
+        """
+        _check_same_kind([self, other])
+        other.to(self.device)
+        self.vertices, self.members, self.centroids = other.vertices, other.members, other.centroids
+        for name in ("simplexes", "roles", "members", "sampling", "provenance"):
+            setattr(self.config, name, getattr(other.config, name))
+
+    # ---- weights and points ------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> list[dict[str, Tensor]]:
+        """All vertices: the tensors (parameters and buffers) of each by the backbone's names, not copied."""
+        return [vertex.tensors() for vertex in self.vertices]
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The working backbone: whichever point was written last."""
+        if self.__dict__["_backbone"] is None:
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                self.__dict__["_backbone"] = _build_backbone(self.config)
+            self.__dict__["_backbone"].to(self.device)
+        return self.__dict__["_backbone"]
+
+    def backbone_at(
+        self, coordinates: Sequence[float], batches: Iterable[Any] | None = None
+    ) -> PreTrainedModel:
+        """The working backbone, in evaluation mode, holding the point at `coordinates` until the next is written.
+
+        Args:
+            coordinates: [vertices] barycentric coordinates.
+            batches: inputs of training images for the BatchNorm statistics, as `recompute_statistics` takes them. Not
+                needed for a backbone without BatchNorm, nor for coordinates that single out one vertex.
+
+        Raises:
+            ValueError: the coordinates are no point of the complex, or batches are needed and missing.
+        """
+        self.config.check_points([coordinates])
+        backbone = self._write(coordinates)
+        if max(coordinates) < 1 and statistics(backbone):
+            if batches is None:
+                raise ValueError(
+                    f"The point at {list(coordinates)} lies between vertices, where the BatchNorm statistics are not "
+                    "known: give batches of training images to compute them from."
+                )
+            recompute_statistics(backbone, batches)
+        return backbone
+
+    def _write(self, coordinates: Sequence[float], point_statistics: nn.Module | None = None) -> PreTrainedModel:
+        if self.growing is not None:
+            raise RuntimeError(
+                f"Vertex {self.growing} is being trained in the working backbone: ask for points after its stage."
+            )
+        backbone = self.backbone
+        weights = self.weights
+        write_point(backbone, weights, coordinates)
+        nearest = weights[max(range(len(weights)), key=lambda index: coordinates[index])]
+        with torch.no_grad():
+            for name, buffer in _persistent_buffers(backbone).items():
+                buffer.copy_(nearest[name])
+        if point_statistics is not None:
+            _copy(point_statistics, backbone)
+        return backbone.eval()
+
+    def log_volumes(self) -> Tensor:
+        """[simplexes] float64: the natural logarithm of each simplex's volume, in the units of the weights."""
+        return simplex_log_volumes(self.config.complex, blocks(self.weights, trainable_names(self.vertices[0])))
+
+    # ---- members -----------------------------------------------------------------------------------------------
+
+    def draw_members(
+        self, num_members: int, *, seed: int = 0, batches: Iterable[Any] | None = None, sampling: str | None = None
+    ) -> None:
+        """Draw the members of the ensemble uniformly from the complex; see `members.draw_members`.
+
+        Args:
+            num_members: how many.
+            seed: of the draw.
+            batches: re-iterable inputs of training images for the BatchNorm statistics, where the backbone has any.
+            sampling: `"equal"` or `"volume"`; default: the configuration's.
+        """
+        sampling = sampling or self.config.sampling
+        log_volumes = self.log_volumes() if sampling == "volume" else None
+        coordinates = draw_members(
+            self.config.complex, num_members, seed=seed, sampling=sampling, log_volumes=log_volumes
+        )
+        self.set_members(coordinates, batches=batches)
+        self.config.sampling = sampling
+
+    def set_members(self, coordinates: Sequence[Sequence[float]], batches: Iterable[Any] | None = None) -> None:
+        """Make the given points the members, and compute the BatchNorm statistics of members and centroids.
+
+        Args:
+            coordinates: [members, vertices] barycentric coordinates.
+            batches: re-iterable inputs of training images, read once for each point between vertices; not needed for
+                a backbone without BatchNorm.
+
+        Raises:
+            ValueError: a point lies outside the complex, or batches are needed and missing.
+        """
+        members, centroids = nn.ModuleList(), nn.ModuleList()
+        for trees, points in ((members, coordinates), (centroids, self._centroids())):
+            for point in points:
+                found = copy_statistics(statistics(self.backbone_at(point, batches)))
+                if found:
+                    trees.append(TensorTree({}, found))
+        self.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
+        self.members, self.centroids = members, centroids
+
+    def _centroids(self) -> list[list[float]]:
+        structure = self.config.complex
+        return [centroid_coordinates(structure, simplex).tolist() for simplex in range(len(structure.simplexes))]
+
+    @torch.no_grad()
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_member_probabilities: bool = False,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SimplexImageClassifierOutput | tuple[Tensor, ...]:
+        """Predict with the ensemble: the mean of its members' softmax (Benton et al. 2021, section 5.1).
+
+        No gradient flows: to explain predictions, export the centroid or a vertex and use that.
+
+        Args:
+            pixel_values: [batch, channels, height, width], as the image processor gives them.
+            labels: [batch] int64.
+            output_member_probabilities: return each member's probabilities too.
+            return_dict: a `SimplexImageClassifierOutput` (default) or a plain tuple.
+            **kwargs: passed on to the backbone.
+
+        Raises:
+            RuntimeError: the model is in training mode, or its members are not drawn yet.
+        """
+        if self.training:
+            raise RuntimeError(
+                "An ensemble predicts in evaluation mode only: call model.eval(). Vertices are trained by "
+                "SimplexTrainer.grow(), not by backpropagation through this model."
+            )
+        if not self.config.members:
+            raise RuntimeError(
+                "The ensemble has no members: SimplexTrainer.grow() draws them at its end, or call "
+                "model.draw_members(number, batches=...)."
+            )
+        log_probabilities = torch.stack(
+            [
+                self._member(index)(pixel_values=pixel_values, **kwargs).logits.float().log_softmax(dim=-1)
+                for index in range(len(self.config.members))
+            ],
+            dim=1,
+        )
+        logits = log_probabilities.logsumexp(dim=1) - math.log(len(self.config.members))
+        loss = None if labels is None else nn.functional.nll_loss(logits, labels.to(logits.device))
+        output = SimplexImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            member_probabilities=log_probabilities.exp() if output_member_probabilities else None,
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def _member(self, index: int) -> PreTrainedModel:
+        return self._write(self.config.members[index], self.members[index] if len(self.members) else None)
+
+    # ---- files -------------------------------------------------------------------------------------------------
+
+    @property
+    def image_processor(self) -> BaseImageProcessor | None:
+        """The backbone's image processor, or None where its folder or repository has none."""
+        if self._image_processor is None and self._image_processor_source is not None:
+            name_or_path, arguments = self._image_processor_source
+            try:
+                self._image_processor = AutoImageProcessor.from_pretrained(name_or_path, **arguments)
+            except (OSError, ValueError):
+                self._image_processor_source = None
+        return self._image_processor
+
+    @image_processor.setter
+    def image_processor(self, image_processor: BaseImageProcessor | None) -> None:
+        self._image_processor, self._image_processor_source = image_processor, None
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Load an ensemble from a folder or the Hub; arguments as for every transformers model.
+
+        Raises:
+            FileNotFoundError: the folder or repository is no ensemble, or a file that its index names is missing.
+            ValueError: a file is corrupt, the index points outside the folder, or tensors are missing or of other shape.
+        """
+        if kwargs.pop("use_safetensors", True) is False:
+            raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
+        with_loading_info = kwargs.pop("output_loading_info", False)
+        processor_arguments = _image_processor_arguments(kwargs)
+        check_files(pretrained_model_name_or_path, **kwargs)
+        model, loading = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, use_safetensors=True, **kwargs
+        )
+        for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+            if loading[kind]:
+                example = sorted(str(key) for key in loading[kind])[0]
+                raise ValueError(
+                    f"{pretrained_model_name_or_path}: {len(loading[kind])} {kind.replace('_', ' ')}, {example} among "
+                    "them. The weight files do not fit config.json; restore or re-save the checkpoint."
+                )
+        model._image_processor_source = (os.fspath(pretrained_model_name_or_path), processor_arguments)
+        return (model, loading) if with_loading_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save one safetensors file a vertex, the standard index, config.json and the image processor.
+
+        All is written aside first and then renamed into place; vertices that did not change get the same bytes.
+
+        Args:
+            save_directory: created if it is not there.
+            is_main_process: False writes nothing.
+            push_to_hub: also upload, to `kwargs["repo_id"]` or a repository named after the folder.
+            **kwargs: of `PreTrainedModel.push_to_hub`, where that is asked for.
+
+        Raises:
+            ValueError: `save_directory` is a file.
+        """
+        if os.path.isfile(save_directory):
+            raise ValueError(f"{save_directory} is a file: give a folder to save to.")
+        if not is_main_process:
+            return
+        state = self.state_dict()
+        self.config.architectures = [type(self).__name__]
+        self.config.dtype = self.dtype
+        with written_aside(save_directory) as aside:
+            write_tensors(aside, state)
+            self._save_image_processor(aside)
+            self.config.save_pretrained(aside)
+        remove_stale(Path(save_directory), state)
+        if push_to_hub:
+            kwargs.pop("state_dict", None)
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+    def export_vertex(self, vertex: int, save_directory: str | os.PathLike[str]) -> None:
+        """Save one vertex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
+
+        Args:
+            vertex: its index.
+            save_directory: created if it is not there.
+
+        Raises:
+            IndexError: there is no such vertex.
+        """
+        if not 0 <= vertex < self.config.num_vertices:
+            raise IndexError(f"There is no vertex {vertex}: the vertices are 0 to {self.config.num_vertices - 1}.")
+        self._write(vertex_coordinates(self.config.complex, vertex).tolist())
+        self._export(save_directory)
+
+    def export_centroid(self, save_directory: str | os.PathLike[str], simplex: int = 0) -> None:
+        """Save the centroid of one simplex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
+
+        Args:
+            save_directory: created if it is not there.
+            simplex: index of the simplex.
+
+        Raises:
+            IndexError: there is no such simplex.
+            RuntimeError: the backbone has BatchNorm and its members are not drawn, so the statistics are not known.
+        """
+        self.write_centroid(simplex)
+        self._export(save_directory)
+
+    def write_centroid(self, simplex: int = 0) -> PreTrainedModel:
+        """The working backbone, in evaluation mode, holding the centroid of a simplex; errors of `export_centroid`."""
+        if not 0 <= simplex < len(self.config.simplexes):
+            raise IndexError(f"There is no simplex {simplex}: they are 0 to {len(self.config.simplexes) - 1}.")
+        if statistics(self.backbone) and not len(self.centroids):
+            raise RuntimeError("The centroid's BatchNorm statistics are computed with the members: draw those first.")
+        tree = self.centroids[simplex] if len(self.centroids) else None
+        return self._write(self._centroids()[simplex], tree)
+
+    def _export(self, save_directory: str | os.PathLike[str]) -> None:
+        backbone = self.backbone
+        backbone.config.id2label, backbone.config.label2id = self.config.id2label, self.config.label2id
+        with written_aside(save_directory) as aside:
+            backbone.save_pretrained(aside)
+            self._save_image_processor(aside)
+
+    def _save_image_processor(self, directory: Path) -> None:
+        # timm's image processor is part of config.json, and refuses to be saved apart.
+        if self.image_processor is not None and not hasattr(self.image_processor, "data_config"):
+            self.image_processor.save_pretrained(directory)
+
+    # ---- torch and transformers --------------------------------------------------------------------------------
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        super()._apply(*args, **kwargs)
+        if self.__dict__.get("_backbone") is not None:
+            self.__dict__["_backbone"]._apply(*args, **kwargs)
+        return self
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing to initialize: vertices are copied from a backbone or read from files."""
+
+
+def _check_same_kind(models: Sequence[SimplexForImageClassification]) -> None:
+    first, *others = models
+    shapes = {name: tensor.shape for name, tensor in first.weights[0].items()}
+    for number, model in enumerate(others, start=2):
+        if {name: tensor.shape for name, tensor in model.weights[0].items()} != shapes:
+            raise ValueError(f"Component {number} has another backbone architecture than component 1.")
+        if model.config.id2label != first.config.id2label:
+            raise ValueError(
+                f"Component {number} has other labels than component 1: "
+                f"{model.config.id2label} and {first.config.id2label}."
+            )
+
+
+def _build_backbone(config: SimplexConfig) -> PreTrainedModel:
+    backbone_config = copy.deepcopy(config.backbone_config)
+    return AutoModelForImageClassification.from_config(backbone_config, dtype=config.dtype)
+
+
+def _persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    names = module.state_dict().keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name in names}
+
+
+def _parameters_and_buffers(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return {name: p.data for name, p in module.named_parameters()}, _persistent_buffers(module)
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    tensors = dict(source.named_parameters()) | dict(source.named_buffers())
+    for name, tensor in (dict(target.named_parameters()) | dict(target.named_buffers())).items():
+        if name in tensors:
+            tensor.copy_(tensors[name])
+
+
+def _image_processor_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "trust_remote_code")
+    return {name: kwargs[name] for name in names if kwargs.get(name) is not None}

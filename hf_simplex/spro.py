@@ -1,0 +1,230 @@
+"""SPRO: one vertex grows while all others stay, so that points of its simplexes have low loss and large volume."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from .complexes import SimplicialComplex
+from .geometry import (
+    complex_log_volume,
+    height_over_face,
+    log_volume_with_floor,
+    regular_simplex_log_volume,
+    sample_complex,
+    simplex_log_volume,
+)
+from .weight_space import Weights, blocks, copy_weights, trainable_names, weights_moved_to, write_point
+
+
+@dataclass(frozen=True)
+class VolumeTerm:
+    """The log volume of the growing vertex's simplexes and what it adds to the objective.
+
+    Attributes:
+        log_volume: natural logarithm of the summed volume; finite also where the volume is 0.
+        regularizer: `-volume_weight * log_volume`, in nats like the loss.
+    """
+
+    log_volume: float
+    regularizer: float
+
+
+class _Face:
+    """The fixed part of one simplex: its frozen vertices, what their inner products say, and its volume."""
+
+    def __init__(self, vertices: Sequence[Weights], names: Sequence[str]) -> None:
+        self.vertices = vertices
+        self.log_volume = float(simplex_log_volume(blocks(vertices, names)))
+        edges = len(vertices) - 1
+        self.edge_gram = torch.zeros(edges, edges, dtype=torch.float64)
+        for name in names:
+            block = self.edges(name)
+            self.edge_gram += (block @ block.T).cpu()
+
+    def edges(self, name: str) -> Tensor:
+        first, *others = (vertex[name].flatten().double() for vertex in self.vertices)
+        if not others:
+            return first.new_empty(0, first.numel())
+        return torch.stack(others) - first
+
+
+class GrowingVertex:
+    """The SPRO objective for one vertex of a complex, on any module with any loss (Benton et al. 2021, eq. 1).
+
+    The module that trains *is* the growing vertex. With theta for its weights, c for its coordinate and F for the mix of
+    the frozen vertices, a point is phi = F + c theta, so dL/dtheta = c dL/dphi. A step reads::
+
+        for coordinates in growing.draw(points, generator):
+            with growing.at(coordinates) as coordinate:      # the module holds phi
+                (coordinate * loss(module(inputs)) / points).backward()
+        growing.add_volume_gradient()                        # the module holds theta again
+        optimizer.step()
+
+    Points are drawn from the simplexes that hold the vertex: all other points have a zero gradient.
+
+    Args:
+        module: the weights of the growing vertex, its trainable parameters; any engine may wrap it.
+        vertices: the weights of all vertices by parameter name. Those of the growing vertex are storage: the module's
+            weights are kept there while the module holds a point.
+        structure: the complex; `vertices` are its vertices.
+        vertex: index of the growing vertex.
+        volume_weight: lambda_j, in nats of loss for a nat of log volume; 0 leaves the volume term out.
+        sampling: how a simplex is chosen when the vertex is in several: `"equal"` or `"volume"`.
+
+    Raises:
+        ValueError: the vertex is its simplex's only one, so that nothing spans the simplex.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        vertices: Sequence[Weights],
+        structure: SimplicialComplex,
+        vertex: int,
+        *,
+        volume_weight: float = 0.0,
+        sampling: str = "equal",
+    ) -> None:
+        self.module = module
+        self.vertices = vertices
+        self.vertex = vertex
+        self.volume_weight = volume_weight
+        self.sampling = sampling
+        self.names = trainable_names(module)
+        self.star, self.star_vertices = structure.sub_complex(structure.simplexes_with(vertex))
+        faces = [[index for index in structure.simplexes[s] if index != vertex] for s in structure.simplexes_with(vertex)]
+        if not all(faces):
+            raise ValueError(f"Vertex {vertex} is the only vertex of a simplex: it is a mode, trained without SPRO.")
+        self._faces = [_Face([vertices[index] for index in face], self.names) for face in faces]
+        norm = math.sqrt(sum(float(vertices[faces[0][0]][name].double().square().sum()) for name in self.names))
+        self.height_floor = torch.finfo(torch.float32).eps * norm
+        """A height that float32 weights of this norm cannot resolve: keeps log volume and gradient finite at 0."""
+        self._log_volumes: Tensor | None = None
+
+    @torch.no_grad()
+    def start_at_mean(self, jitter: float = 0.0, generator: Generator | None = None) -> None:
+        """Set the module to the mean of the frozen vertices of its simplexes (Benton et al. 2021, section 4.2).
+
+        Args:
+            jitter: standard deviation of Gaussian noise, relative to the root mean square of each parameter tensor.
+            generator: of the noise.
+        """
+        others = [index for index in self.star_vertices if index != self.vertex]
+        write_point(self.module, self.vertices, [(index in others) / len(others) for index in range(len(self.vertices))])
+        if jitter:
+            for parameter in self.module.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                scale = jitter * parameter.square().mean().sqrt()
+                parameter.add_(noise.to(parameter) * scale)
+        copy_weights(self.module, self.vertices[self.vertex])
+
+    def draw(self, num_points: int, generator: Generator) -> list[list[float]]:
+        """Draw points uniformly from the simplexes that hold the vertex: [points, all vertices] coordinates."""
+        if self.sampling == "volume" and self._log_volumes is None:
+            self._log_volumes, _ = self._heights()
+        local = sample_complex(
+            self.star, num_points, sampling=self.sampling, log_volumes=self._log_volumes, generator=generator
+        )
+        coordinates = torch.zeros(num_points, len(self.vertices), dtype=torch.float64)
+        coordinates[:, self.star_vertices] = local
+        return coordinates.tolist()
+
+    @contextmanager
+    def at(self, coordinates: Sequence[float]) -> Iterator[float]:
+        """While the context lasts the module holds the point at `coordinates`; yields the vertex's own coordinate."""
+        with weights_moved_to(self.module, self.vertices, coordinates, self.vertex):
+            yield coordinates[self.vertex]
+
+    @torch.no_grad()
+    def add_volume_gradient(self, scale: float = 1.0) -> VolumeTerm:
+        """Add the gradient of `-volume_weight * log V` to the `.grad` of the module, which holds the vertex.
+
+        With h_s the height of the vertex over the frozen face of simplex s, and r_s the perpendicular from that face to
+        the vertex, log V = log sum_s V_s has the gradient sum_s (V_s / V) r_s / h_s^2; the perpendicular is a mix of
+        the vertices, so no copy of the weight space is needed.
+
+        Args:
+            scale: factor of what is added, for gradients that a loss scaler has multiplied.
+
+        Returns:
+            The term's value at the vertex, not multiplied by `scale`.
+        """
+        self._log_volumes, geometry = self._heights()
+        log_volume = float(complex_log_volume(self._log_volumes))
+        if self.volume_weight:
+            shares = torch.softmax(self._log_volumes, dim=0)
+            parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            for parameter in parameters.values():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in parameters.values()]
+            for face, share, (height_squared, foot) in zip(self._faces, shares, geometry, strict=True):
+                factor = scale * self.volume_weight * float(share) / (float(height_squared) + self.height_floor**2)
+                torch._foreach_add_(gradients, [p.data for p in parameters.values()], alpha=-factor)
+                for weight, vertex in zip(foot, face.vertices, strict=True):
+                    torch._foreach_add_(gradients, [vertex[name] for name in parameters], alpha=factor * float(weight))
+        return VolumeTerm(log_volume, -self.volume_weight * log_volume)
+
+    def volume_term(self) -> VolumeTerm:
+        """The term's value at the vertex, which the module holds; no gradient is touched."""
+        self._log_volumes, _ = self._heights()
+        log_volume = float(complex_log_volume(self._log_volumes))
+        return VolumeTerm(log_volume, -self.volume_weight * log_volume)
+
+    @torch.no_grad()
+    def _heights(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Log volumes of the star [simplexes], and for each: squared height, and the foot's coordinates in the face."""
+        parameters = dict(self.module.named_parameters())
+        log_volumes, geometry = [], []
+        for face in self._faces:
+            edge_offset = torch.zeros(len(face.vertices) - 1, dtype=torch.float64)
+            offset_squared = torch.zeros((), dtype=torch.float64)
+            for name in self.names:
+                edges = face.edges(name)
+                # From the face's mean, where the vertex starts: small, so that little cancels in the height.
+                mean = sum(vertex[name].flatten().double() for vertex in face.vertices) / len(face.vertices)
+                offset = parameters[name].detach().flatten().double() - mean
+                edge_offset += (edges @ offset).cpu()
+                offset_squared += (offset @ offset).cpu()
+            height_squared, projection = height_over_face(face.edge_gram, edge_offset, offset_squared)
+            log_volumes.append(
+                log_volume_with_floor(face.log_volume, height_squared, self.height_floor, len(face.vertices))
+            )
+            foot = torch.full((len(face.vertices),), 1 / len(face.vertices), dtype=torch.float64)
+            foot[1:] += projection
+            foot[0] -= projection.sum()
+            geometry.append((height_squared, foot))
+        return torch.stack(log_volumes), geometry
+
+
+def scaled_volume_weight(volume_weight: float, structure: SimplicialComplex, vertex: int, random_edge: float) -> float:
+    """lambda_j = lambda* / log V of a random complex of the same structure (Benton et al. 2021, section 4.2).
+
+    Independent random vertices in P dimensions are equidistant up to a relative 1/sqrt(P), so each simplex of the random
+    complex is taken as regular.
+
+    Args:
+        volume_weight: lambda*.
+        structure: the complex that grows.
+        vertex: the growing vertex; the complex is made of the simplexes that hold it.
+        random_edge: the distance of two random vertices, in the units of the weights.
+
+    Returns:
+        lambda_j, in nats of loss for a nat of log volume.
+
+    Raises:
+        ValueError: the random complex has log V <= 0, for which the rule gives no positive weight.
+    """
+    dimensions = [len(structure.simplexes[index]) - 1 for index in structure.simplexes_with(vertex)]
+    log_volumes = [regular_simplex_log_volume(dimension, math.log(random_edge)) for dimension in dimensions]
+    log_volume = float(complex_log_volume(torch.stack(log_volumes)))
+    if log_volume <= 0:
+        raise ValueError(
+            f"A random complex has log volume {log_volume:.3g}, so lambda*/log V is not positive (edge {random_edge:.3g}, "
+            f"dimensions {dimensions}). Give a plain weight: volume_weight_scaling='none'."
+        )
+    return volume_weight / log_volume

@@ -1,0 +1,453 @@
+"""SPRO on transformers.Trainer: each vertex is one ordinary training run of the plain backbone."""
+
+import contextlib
+import copy
+import itertools
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import SaveStrategy, TrainOutput, get_last_checkpoint
+
+from .batch_norm import batch_norm_layers, recompute_statistics
+from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SAMPLINGS
+from .geometry import vertex_coordinates
+from .modeling_simplex import SimplexForImageClassification
+from .spro import GrowingVertex, VolumeTerm, scaled_volume_weight
+
+POINT_BATCHES = ("split", "full")
+VOLUME_WEIGHT_SCALINGS = ("random_complex", "none")
+
+
+@dataclass
+class SimplexTrainingArguments(TrainingArguments):
+    """All of `transformers.TrainingArguments`, which hold for every vertex, and what SPRO adds.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+    """
+
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
+    num_vertices: int = field(default=4, metadata={"help": "Vertices that each simplex grows to, its mode included."})
+    connector_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of each connector; default: num_train_epochs, the modes' epochs."}
+    )
+    connector_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of each connector; default: learning_rate, the modes' rate."}
+    )
+    points_per_step: int = field(default=1, metadata={"help": "Points drawn from the simplex for each batch (H)."})
+    point_batches: str = field(
+        default="split",
+        metadata={
+            "help": "'split' divides each batch over the points, at the cost of one ordinary step; "
+            "'full' shows each point the whole batch, as the paper does, at H times the cost.",
+            "choices": POINT_BATCHES,
+        },
+    )
+    volume_weight: float = field(default=1e-8, metadata={"help": "Weight of the log volume in the objective."})
+    volume_weight_scaling: str = field(
+        default="random_complex",
+        metadata={
+            "help": "'random_complex' divides volume_weight by the log volume of a random complex, as the paper does; "
+            "'none' takes it plainly.",
+            "choices": VOLUME_WEIGHT_SCALINGS,
+        },
+    )
+    start_jitter: float = field(
+        default=0.0,
+        metadata={"help": "Noise on a new vertex, relative to the root mean square of each weight tensor."},
+    )
+    sampling: str = field(
+        default="equal",
+        metadata={
+            "help": "How points choose among several simplexes: with 'equal' chance or in proportion to 'volume'.",
+            "choices": SAMPLINGS,
+        },
+    )
+    num_members: int = field(default=8, metadata={"help": "Members of the ensemble, drawn when the growth ends."})
+    member_seed: int = field(default=0, metadata={"help": "Seed of the draw of the members."})
+    batch_norm_images: int = field(
+        default=1024, metadata={"help": "Training images that each member's BatchNorm statistics are computed from."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_vertices", "points_per_step", "num_members"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
+        if self.batch_norm_images < 2:
+            raise ValueError(f"batch_norm_images is {self.batch_norm_images}: expected at least 2.")
+        for name in ("connector_epochs", "connector_learning_rate", "volume_weight", "start_jitter"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}: expected a finite number of at least 0.")
+        for name, choices in (
+            ("point_batches", POINT_BATCHES),
+            ("volume_weight_scaling", VOLUME_WEIGHT_SCALINGS),
+            ("sampling", SAMPLINGS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(choices)}.")
+
+
+class StageProgressCallback(ProgressCallback):
+    """One progress bar a stage, which carries the last logged figures instead of printing each step's."""
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(Path(args.output_dir).name)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        if self.training_bar is not None and logs:
+            shown = ("loss", "eval_loss", "eval_accuracy", "log_volume", "regularizer_share")
+            self.training_bar.set_postfix({name: f"{logs[name]:.4g}" for name in shown if name in logs})
+
+
+class SimplexTrainer(Trainer):
+    """Grows a `SimplexForImageClassification`, one stage of `transformers.Trainer` a vertex.
+
+    In a stage the model that trains, is wrapped by the engine and checkpointed is the plain backbone of one vertex;
+    outside the stages it is the ensemble, so that `evaluate`, `predict`, `save_model` and `push_to_hub` mean that.
+    Checkpoints of a stage go to `output_dir/vertex-<index>/`. An evaluation within a stage is that of the vertex.
+
+    Args:
+        model: the complex to grow.
+        args: default: `SimplexTrainingArguments("tmp_trainer")`.
+        batch_norm_dataset: training images for BatchNorm statistics, best without augmentation, of which
+            `args.batch_norm_images` are taken at random; default: `train_dataset`.
+        **kwargs: those of `transformers.Trainer`. `optimizers` is refused, since each vertex needs a fresh optimizer:
+            use `optimizer_cls_and_kwargs` or `args.optim`.
+
+    Raises:
+        TypeError: `model` or `args` is of another class.
+        ValueError: `optimizers` was given.
+    """
+
+    args: SimplexTrainingArguments
+
+    def __init__(
+        self,
+        model: SimplexForImageClassification,
+        args: SimplexTrainingArguments | None = None,
+        *,
+        batch_norm_dataset: Dataset | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(model, SimplexForImageClassification):
+            raise TypeError(
+                f"SimplexTrainer grows a SimplexForImageClassification, not a {type(model).__name__}. "
+                "Make one with SimplexForImageClassification.from_backbone(model)."
+            )
+        args = SimplexTrainingArguments("tmp_trainer") if args is None else args
+        if not isinstance(args, SimplexTrainingArguments):
+            raise TypeError(f"SimplexTrainer needs SimplexTrainingArguments, not {type(args).__name__}.")
+        if kwargs.get("optimizers", (None, None)) != (None, None):
+            raise ValueError(
+                "optimizers was given, but each vertex needs a fresh optimizer and scheduler: give "
+                "optimizer_cls_and_kwargs=(class, kwargs) or args.optim and args.lr_scheduler_type."
+            )
+        super().__init__(model=model, args=args, **kwargs)
+        self.simplex = model
+        self.batch_norm_dataset = batch_norm_dataset
+        self.is_in_stage = False
+        self._growing: GrowingVertex | None = None
+        self._factors = (1.0, 1.0)
+        self._volume_term: VolumeTerm | None = None
+        self._draws_at_step = (-1, 0)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(StageProgressCallback)
+        self.remove_callback(PrinterCallback)
+
+    # ---- stages ------------------------------------------------------------------------------------------------
+
+    def grow(self, resume_from_checkpoint: bool = False) -> list[dict[str, Any]]:
+        """Train the modes that are not trained yet, grow each simplex to `args.num_vertices`, and draw the members.
+
+        Each connector joins one simplex: several simplexes grow into the components of an ESPRO ensemble.
+
+        Args:
+            resume_from_checkpoint: continue a run with the same arguments from what it left in `args.output_dir`.
+
+        Returns:
+            One report a stage: vertex, role, epochs, steps, wall_time (seconds), loss (nats) and, for connectors,
+            log_volume and volume_weight. They are kept in `model.config.provenance["stages"]` too.
+        """
+        simplexes = len(self.simplex.config.simplexes)
+        if self.args.sampling == "equal" and self.args.num_members < simplexes:
+            raise ValueError(f"num_members is {self.args.num_members}: expected at least one for each of {simplexes} simplexes.")
+        if resume_from_checkpoint:
+            self._restore_vertices()
+        for vertex, role in enumerate(list(self.simplex.config.roles)):
+            if role == PRETRAINED:
+                self._train_mode(vertex, resume_from_checkpoint)
+        for simplex in range(len(self.simplex.config.simplexes)):
+            while len(self.simplex.config.simplexes[simplex]) < self.args.num_vertices:
+                self.grow_connector([simplex], resume_from_checkpoint)
+        self.draw_members()
+        return self.simplex.config.provenance.get("stages", [])
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """The same as `grow`, with what `transformers.Trainer.train` returns: steps and mean loss of all stages."""
+        stages = self.grow(bool(resume_from_checkpoint))
+        steps = sum(stage["steps"] for stage in stages)
+        loss = sum(stage["loss"] * stage["steps"] for stage in stages) / max(steps, 1)
+        return TrainOutput(steps, loss, {"train_runtime": sum(stage["wall_time"] for stage in stages)})
+
+    def _train_mode(self, vertex: int, resume: bool) -> None:
+        self.simplex.backbone_at(vertex_coordinates(self.simplex.config.complex, vertex).tolist())
+        self._train_vertex(vertex, MODE, self.args.num_train_epochs, self.args.learning_rate, resume, {})
+
+    def grow_connector(self, simplexes: list[int] | None = None, resume: bool = False) -> int:
+        """Add a connector to the given simplexes (default: all) and train it by SPRO; returns its vertex index."""
+        args, config = self.args, self.simplex.config
+        if PRETRAINED in config.roles:
+            raise RuntimeError(f"Vertex {config.roles.index(PRETRAINED)} is not trained yet: call grow().")
+        vertex = self.simplex.add_vertex(simplexes)
+        weight = args.volume_weight
+        if weight and args.volume_weight_scaling == "random_complex":
+            weight = scaled_volume_weight(weight, config.complex, vertex, random_edge(self.simplex))
+        self._growing = GrowingVertex(
+            self.simplex.backbone,
+            self.simplex.weights,
+            config.complex,
+            vertex,
+            volume_weight=weight,
+            sampling=args.sampling,
+        )
+        try:
+            self._growing.start_at_mean(args.start_jitter, self._generator(vertex, -1))
+            epochs = args.num_train_epochs if args.connector_epochs is None else args.connector_epochs
+            rate = args.learning_rate if args.connector_learning_rate is None else args.connector_learning_rate
+            self._train_vertex(vertex, CONNECTOR, epochs, rate, resume, {"volume_weight": weight})
+        finally:
+            self._growing = None
+        return vertex
+
+    def _train_vertex(
+        self, vertex: int, role: str, epochs: float, learning_rate: float, resume: bool, report: dict[str, Any]
+    ) -> None:
+        run_args, simplex, backbone = self.args, self.simplex, self.simplex.backbone
+        self.args = copy.copy(run_args)
+        self.args.output_dir = os.path.join(run_args.output_dir, f"vertex-{vertex:05d}")
+        self.args.num_train_epochs, self.args.learning_rate = epochs, learning_rate
+        # Every stage has its own data order and its own dropout, whatever was trained before it.
+        self.args.seed = run_args.seed + vertex
+        self.args.data_seed = (run_args.seed if run_args.data_seed is None else run_args.data_seed) + vertex
+        set_seed(self.args.seed)
+        self.optimizer = self.lr_scheduler = None
+        self.model = self.model_wrapped = backbone
+        simplex.growing, self._volume_term = vertex, None
+        self.is_in_stage = True
+        started = time.perf_counter()
+        try:
+            checkpoint = get_last_checkpoint(self.args.output_dir) if resume and os.path.isdir(self.args.output_dir) else None
+            result = super().train(resume_from_checkpoint=checkpoint)
+            if self._growing is not None:
+                report["log_volume"] = self._growing.volume_term().log_volume
+                # The running statistics were gathered at points all over the simplex: none fits the vertex itself.
+                self._recompute_batch_norm()
+            simplex.store_vertex(vertex)
+        finally:
+            self.is_in_stage = False
+            simplex.growing = None
+            self._release(backbone)
+            self.model = self.model_wrapped = simplex
+            self.args = run_args
+        simplex.config.roles[vertex] = role
+        report = {
+            "vertex": vertex,
+            "role": role,
+            "epochs": self.state.epoch,
+            "steps": result.global_step,
+            "wall_time": time.perf_counter() - started,
+            "loss": result.training_loss,
+            **report,
+        }
+        simplex.config.provenance.setdefault("stages", []).append(report)
+        if run_args.save_strategy != SaveStrategy.NO and run_args.should_save:
+            simplex.save_pretrained(run_args.output_dir)
+
+    def _release(self, backbone: nn.Module) -> None:
+        """Undo what accelerate did to the backbone, so that the next stage prepares it afresh and inference is plain."""
+        self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False, keep_torch_compile=False)
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            backbone.__dict__.pop(name, None)
+        self.optimizer = self.lr_scheduler = None
+        self.accelerator.free_memory()
+        backbone.zero_grad(set_to_none=True)
+
+    def _restore_vertices(self) -> None:
+        """Take over the vertices that an interrupted run with the same arguments had finished."""
+        if os.path.isfile(os.path.join(self.args.output_dir, "config.json")):
+            self.simplex.take_over(SimplexForImageClassification.from_pretrained(self.args.output_dir))
+
+    # ---- one step ----------------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor | Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One batch at freshly drawn points: forward and backward at each, then the volume term on the vertex."""
+        growing = self._growing
+        if growing is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        parts = self._parts(inputs)
+        points = growing.draw(len(parts), self._step_generator())
+        loss = torch.zeros((), device=self.args.device)
+        for number, ((part, share), point) in enumerate(zip(parts, points, strict=True)):
+            items = num_items_in_batch
+            if items is not None and self.args.point_batches == "split":
+                items = items * share
+            with growing.at(point) as coordinate, self._gradients_kept_local(model, number < len(parts) - 1):
+                self._factors = (share, share * coordinate)
+                loss += super().training_step(model, part, items)
+        self._factors = (1.0, 1.0)
+        if self.accelerator.sync_gradients and growing.volume_weight:
+            scaler = self.accelerator.scaler
+            self._volume_term = growing.add_volume_gradient(1.0 if scaler is None else scaler.get_scale())
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """As in `Trainer`; while a connector trains, the gradient also carries the vertex's coordinate."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        value_factor, gradient_factor = self._factors
+        if self._factors != (1.0, 1.0):
+            loss = value_factor * loss.detach() + gradient_factor * (loss - loss.detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def _parts(self, inputs: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
+        """What each point of a step sees, and its share of the mean loss: a part of the batch, or all of it."""
+        points = self.args.points_per_step
+        if self.args.point_batches == "full":
+            return [(dict(inputs), 1 / points) for _ in range(points)]
+        size = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor))
+        pieces = torch.arange(size).tensor_split(min(points, size))
+        return [
+            (
+                {
+                    name: value[piece[0] : piece[-1] + 1] if _is_batched(value, size) else value
+                    for name, value in inputs.items()
+                },
+                len(piece) / size,
+            )
+            for piece in pieces
+        ]
+
+    def _gradients_kept_local(self, model: nn.Module, local: bool) -> AbstractContextManager[Any]:
+        return self.accelerator.no_sync(model) if local else contextlib.nullcontext()
+
+    def _generator(self, *key: int) -> torch.Generator:
+        """A random stream of its own for each key; each process has its own too."""
+        entropy = [self.args.seed, self.args.process_index, *(part + 1 for part in key)]
+        seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(seed) % 2**63)
+
+    def _step_generator(self) -> torch.Generator:
+        # Derived from the step instead of carried along, so that a resumed run draws the same points.
+        step, draws = self._draws_at_step
+        self._draws_at_step = (step, draws + 1) if step == self.state.global_step else (self.state.global_step, 0)
+        return self._generator(*self._draws_at_step)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `Trainer`; a connector's steps also log log_volume, regularizer (nats) and its share."""
+        if self._growing is not None and "loss" in logs:
+            term = self._volume_term or self._growing.volume_term()
+            magnitude = abs(logs["loss"]) + abs(term.regularizer)
+            logs["log_volume"], logs["regularizer"] = term.log_volume, term.regularizer
+            logs["regularizer_share"] = abs(term.regularizer) / magnitude if magnitude else 0.0
+        super().log(logs, start_time)
+
+    # ---- evaluation, members, files ----------------------------------------------------------------------------
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in `Trainer`: the ensemble's metrics, or within a stage those of the vertex that trains."""
+        if self.is_in_stage and self._growing is not None:
+            self._recompute_batch_norm()
+        return super().evaluate(*args, **kwargs)
+
+    def draw_members(self) -> None:
+        """Draw `args.num_members` members from the grown complex, with BatchNorm statistics where there are any."""
+        batches = self._batch_norm_batches() if batch_norm_layers(self.simplex.backbone) else None
+        self.simplex.draw_members(
+            self.args.num_members, seed=self.args.member_seed, batches=batches, sampling=self.args.sampling
+        )
+
+    def _recompute_batch_norm(self) -> None:
+        if batch_norm_layers(self.simplex.backbone):
+            recompute_statistics(self.simplex.backbone, self._batch_norm_batches())
+
+    def _batch_norm_batches(self) -> list[dict[str, Any]]:
+        """The same random training images each time, in memory, as inputs without labels."""
+        dataset = self.train_dataset if self.batch_norm_dataset is None else self.batch_norm_dataset
+        if dataset is None:
+            raise ValueError("BatchNorm statistics need training images: give train_dataset or batch_norm_dataset.")
+        wanted = self.args.batch_norm_images
+        collate = self.data_collator
+        if not isinstance(dataset, IterableDataset):
+            order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(self.args.member_seed))
+            chosen = sorted(order[:wanted].tolist())
+            dataset = dataset.select(chosen) if isinstance(dataset, datasets.Dataset) else Subset(dataset, chosen)
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description="batch norm")
+        else:
+            collate = self._get_collator_with_removed_columns(collate, description="batch norm")
+        size = max(2, min(self.args.eval_batch_size, wanted))
+        loader = DataLoader(dataset, size, collate_fn=collate, num_workers=self.args.dataloader_num_workers)
+        batches = itertools.islice(loader, math.ceil(wanted / size))
+        with _random_streams_apart(self.args.member_seed):
+            inputs = [{name: v for name, v in batch.items() if name not in self.label_names} for batch in batches]
+        return [batch for batch in inputs if _batch_size(batch) > 1]
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """A stage's checkpoint is one vertex and no ensemble: it is not for the Hub."""
+
+
+@contextlib.contextmanager
+def _random_streams_apart(seed: int) -> Iterator[None]:
+    """Seeded random streams for data augmentation, after which training's own go on as if nothing had been drawn."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        set_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def _is_batched(value: Any, size: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == size
+
+
+def _batch_size(batch: Mapping[str, Any]) -> int:
+    return next(value.shape[0] for value in batch.values() if isinstance(value, Tensor))
+
+
+def random_edge(simplex: SimplexForImageClassification) -> float:
+    """The distance of two random initializations of the backbone, in the units of the weights."""
+    with torch.random.fork_rng():
+        first, second = (
+            AutoModelForImageClassification.from_config(copy.deepcopy(simplex.config.backbone_config))
+            for _ in range(2)
+        )
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return math.sqrt(sum(float((a.detach().double() - b.detach().double()).square().sum()) for a, b in pairs))
