@@ -10,11 +10,12 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from .configuration_simplex import SimplexConfig
 from .modeling_simplex import SimplexForImageClassification
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .training import SimplexTrainer, SimplexTrainingArguments
 
-__version__ = "0.1.0"
+
 __all__ = ["SimplexConfig", "SimplexForImageClassification", "SimplexTrainer", "SimplexTrainingArguments"]
 
 AutoConfig.register(SimplexConfig.model_type, SimplexConfig)

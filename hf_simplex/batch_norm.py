@@ -18,7 +18,7 @@ def batch_norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def statistics(module: nn.Module) -> dict[str, Tensor]:
-    """The running statistics of `module`'s BatchNorm layers by the buffers' names, not copied; empty without BatchNorm."""
+    """The running statistics of `module`'s BatchNorm layers by buffer name, not copied; empty without BatchNorm."""
     return {
         f"{name}.{buffer_name}" if name else buffer_name: buffer
         for name, layer in batch_norm_layers(module).items()
@@ -31,8 +31,8 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
     """Replace the BatchNorm statistics of `module` by the averages over `batches` at its present weights.
 
     Mean and (unbiased) variance of each batch are averaged over the batches, each weighted by its number of images,
-    as in Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2. Only the BatchNorm layers run in
-    training mode: dropout stays off. Without BatchNorm layers no batch is read.
+    as in Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2. Only the BatchNorm layers run
+    in training mode: dropout stays off. Without BatchNorm layers no batch is read.
 
     Args:
         module: its running statistics are overwritten, its weights and its training flags are left alone.

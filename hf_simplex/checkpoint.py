@@ -1,4 +1,4 @@
-"""The files of an ensemble: one safetensors file a vertex, one for the BatchNorm statistics, and the standard index."""
+"""The files of an ensemble: a safetensors file for each vertex, one for BatchNorm statistics, the standard index."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def file_of(name: str) -> str:
 
 @contextmanager
 def written_aside(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder inside `directory` whose files take their places there when the context ends without an error.
+    """A temporary folder inside `directory` whose files take their places there when the context ends well.
 
     What was in `directory` is touched only then, one rename a file: a crash or a full disk leaves the old files whole.
     config.json is renamed last, since it is what makes a folder a checkpoint.
@@ -98,7 +98,9 @@ def check_files(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
     try:
         files = sorted(set(json.loads(Path(index_file).read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{index_file} is not an index of safetensors files ({error!r}). Restore or re-save it.") from error
+        raise ValueError(
+            f"{index_file} is not an index of safetensors files ({error!r}). Restore or re-save it."
+        ) from error
     for file in files:
         check_file_name(file, index_file)
     for file in files:
@@ -123,5 +125,3 @@ def check_file_name(file: object, index_file: str | os.PathLike[str]) -> None:
             f"{index_file} names {file!r}; expected the name of a .safetensors file in the same folder. "
             "Do not load this checkpoint: its index points elsewhere."
         )
-
-

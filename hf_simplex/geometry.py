@@ -293,14 +293,16 @@ def regular_simplex_log_volume(dimension: int, log_edge: float | Tensor) -> Tens
         log_edge: the natural logarithm of the length of each edge.
 
     Returns:
-        A float64 tensor of the shape of `log_edge`; 0 for k = 0.
+        A float64 tensor of the shape and on the device of `log_edge`, a scalar on the CPU for a float; 0 for k = 0.
 
     Raises:
         ValueError: a negative dimension.
     """
     if dimension < 0:
         raise ValueError(f"The dimension of a simplex must be at least 0, got {dimension}.")
-    log_edge = torch.as_tensor(log_edge, dtype=torch.float64)
+    if not isinstance(log_edge, Tensor):
+        log_edge = torch.tensor(log_edge, dtype=torch.float64, device="cpu")
+    log_edge = log_edge.double()
     if dimension == 0:
         return torch.zeros_like(log_edge)
     shape = 0.5 * (math.log(dimension + 1) - dimension * math.log(2.0)) - math.lgamma(dimension + 1)
@@ -326,7 +328,9 @@ def gram_matrix(left: Tensor | Iterable[Tensor], right: Tensor | Iterable[Tensor
     for one, other in zip_longest(_blocks(left), _blocks(right)):
         if one is None or other is None or one.shape[1] != other.shape[1]:
             shapes = [None if block is None else list(block.shape) for block in (one, other)]
-            raise ValueError(f"Both sides must be divided into the same blocks, got shapes {shapes[0]} and {shapes[1]}.")
+            raise ValueError(
+                f"Both sides must be divided into the same blocks, got shapes {shapes[0]} and {shapes[1]}."
+            )
         for one_chunk, other_chunk in zip(_chunks(one), _chunks(other), strict=True):
             product = one_chunk @ other_chunk.to(one_chunk.device).T
             total = torch.zeros_like(product) if total is None else total
@@ -381,9 +385,7 @@ def height_over_face(
     spans = eigenvalues > tolerance * eigenvalues[-1]
     inverse = torch.where(spans, 1.0 / eigenvalues, 0.0)
     projection = scale * (eigenvectors @ (inverse * (eigenvectors.T @ (scale * edge_offset))))
-    # As a quadratic form at its minimum, the height depends on errors of the projection in second order only.
-    height_squared = offset_squared - projection @ (2.0 * edge_offset - edge_gram @ projection)
-    return height_squared.clamp(min=0.0), projection
+    return (offset_squared - projection @ edge_offset).clamp(min=0.0), projection
 
 
 def log_volume_with_floor(

@@ -251,7 +251,10 @@ def _grey_images(
 
 def _local_folder(folder: Path, train_split: str, cache_dir: str | os.PathLike[str] | None) -> DatasetDict:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        loaded = load_from_disk(str(folder))
+        try:
+            loaded = load_from_disk(str(folder))
+        except IndexError as error:  # what `datasets` raises where a split has no file
+            raise ValueError(f"the data set saved in {folder}, or a split of it, is empty.") from error
         return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
     cache = None if cache_dir is None else os.fspath(cache_dir)
     if any(next(folder.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")):

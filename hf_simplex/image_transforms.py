@@ -13,7 +13,9 @@ from typing import Any, Literal
 import PIL.Image
 import timm.data
 import torch
+import torchvision.transforms
 from datasets import Dataset, Image
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import StackDataset
 from transformers import BaseImageProcessor, TimmWrapperImageProcessor
@@ -42,18 +44,24 @@ class EvaluationTransform:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """timm's random augmentation of an image made upright and RGB; arguments and results as in evaluation."""
+    """Random augmentation of an image made upright and RGB, then the image processor, then random erasing.
 
-    augmentation: Callable[[PIL.Image.Image], Tensor]
+    Arguments and results as in evaluation.
+    """
+
+    augmentation: Callable[[PIL.Image.Image], PIL.Image.Image]
+    evaluation: EvaluationTransform
+    erasing: Callable[[Tensor], Tensor]
 
     def __call__(self, image: PIL.Image.Image) -> Tensor:
-        return self.augmentation(load_image(image))
+        return self.erasing(self.evaluation(self.augmentation(load_image(image))))
 
 
 def resize_image_processor(image_processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
     """A copy of an image processor that gives square images of another size.
 
-    The whole of a square image is kept: nothing is cropped from its borders (timm's `crop_pct` becomes 1).
+    The whole of a square image is kept: nothing is cropped from its borders (timm's `crop_pct` becomes 1), but by an
+    image processor such as LeViT's that always crops.
 
     timm's image processor is saved inside the model's `config.json`, not beside it: to publish a resized one, update
     the `pretrained_cfg` of the backbone's configuration with its `data_config`.
@@ -73,7 +81,8 @@ def resize_image_processor(image_processor: BaseImageProcessor, image_size: int)
     if isinstance(image_processor, TimmWrapperImageProcessor):
         channels = image_processor.data_config["input_size"][0]
         settings = {**image_processor.data_config, "input_size": (channels, image_size, image_size), "crop_pct": 1.0}
-        resized = TimmWrapperImageProcessor(pretrained_cfg=settings, architecture=image_processor.architecture)
+        architecture = getattr(image_processor, "architecture", None)
+        resized = TimmWrapperImageProcessor(pretrained_cfg=settings, architecture=architecture)
     else:
         settings = image_processor.to_dict()
         settings["size"] = dict.fromkeys(settings.get("size") or {}, image_size)
@@ -107,7 +116,7 @@ def build_transforms(
     `pipeline("image-classification")` does, and can be pickled for the workers of a data loader.
 
     Args:
-        image_processor: the one that is saved with the model; its size, mean and standard deviation hold for both.
+        image_processor: the one that is saved with the model; size, colors and normalization are its own in both.
         augment: `timm` for the augmentation that the other arguments describe, `none` to train on what evaluation
             sees.
         horizontal_flip: probability of mirroring left and right.
@@ -121,8 +130,8 @@ def build_transforms(
         The training transform and the evaluation transform, both from an image to [3, height, width] float32.
 
     Raises:
-        ValueError: an argument is out of range, the policy is unknown, or the image processor does something to
-            images that timm's training transform does not do.
+        ValueError: an argument is out of range, the policy is unknown, or the image processor does not give square
+            images of one size.
     """
     evaluation = EvaluationTransform(image_processor)
     if augment == "none":
@@ -140,25 +149,36 @@ def build_transforms(
         raise ValueError(f"color_jitter is {color_jitter}: give 0 or more.")
     if auto_augment and color_jitter:
         raise ValueError("timm applies no color_jitter beside an auto_augment policy: choose one of them.")
-    inputs = {"input_size": (3, *_image_size(image_processor)), **_normalization(image_processor)}
-    _check_colors(image_processor, timm.data.create_transform(**inputs, is_training=True, no_aug=True))
+    height, width = _image_size(image_processor)
+    if height != width:
+        raise ValueError(
+            f"the image processor gives images of {height} x {width} pixels, not squares: use augment='none'."
+        )
+    interpolation = _interpolation(image_processor)
     try:
-        augmentation = timm.data.create_transform(
-            **inputs,
+        crop_and_flip, change_colors, _ = timm.data.create_transform(
+            input_size=(3, height, width),
             is_training=True,
+            separate=True,
             hflip=horizontal_flip,
             scale=(scale_min, 1.0),
             ratio=ratio,
             auto_augment=auto_augment,
-            color_jitter=color_jitter or None,
-            re_prob=random_erasing,
+            color_jitter=color_jitter,
+            interpolation=interpolation,
         )
     except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
         raise ValueError(
             f"auto_augment is {auto_augment!r}, which timm does not understand ({error}): give a policy such as "
             "'rand-m9-mstd0.5', 'augmix-m3', 'original' or '3a'."
         ) from error
-    return TrainingTransform(augmentation), evaluation
+    training = TrainingTransform(
+        augmentation=torchvision.transforms.Compose([crop_and_flip, change_colors]),
+        # The crop has the final size already: the image processor is left to convert and normalize, and must not crop.
+        evaluation=EvaluationTransform(resize_image_processor(image_processor, height)),
+        erasing=RandomErasing(random_erasing, device="cpu"),
+    )
+    return training, evaluation
 
 
 def with_pixel_values(
@@ -182,12 +202,14 @@ def with_pixel_values(
     Raises:
         ValueError: the columns are not there; or, when an example is read, an image file is broken (it is named).
     """
-    if missing := {"image", "label"} - set(dataset.column_names):
-        raise ValueError(f"the data set has no column {sorted(missing)}, only {dataset.column_names}.")
+    feature = dataset.features.get("image")
+    if not isinstance(feature, Image) or "label" not in dataset.column_names:
+        raise ValueError(f"the data set needs a column 'image' of images and one 'label', it has {dataset.features}.")
     # The columns get the names of the model's arguments, so that Trainer does not remove them as unused; images are
     # decoded in the transform, where a broken file can be named.
     images = dataset.select_columns(["image", "label"]).cast_column("image", Image(decode=False))
-    lazy = images.rename_columns({"image": "pixel_values", "label": "labels"}).with_transform(_Decode(transform))
+    renamed = images.rename_columns({"image": "pixel_values", "label": "labels"})
+    lazy = renamed.with_transform(_Decode(Image(mode=feature.mode), transform))
     if not materialize or len(dataset) == 0:
         return lazy
     first: Tensor = lazy[0]["pixel_values"]
@@ -223,22 +245,22 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class _Decode:
-    """Decode and transform the images of a batch of columns; batches without images pass."""
+    """Decode and transform the images of a batch of columns; a batch without images stays as it is."""
 
+    feature: Image
     transform: ImageTransform
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "pixel_values" not in batch:
             return batch
-        return {**batch, "pixel_values": [self.transform(_decode(stored)) for stored in batch["pixel_values"]]}
+        return {**batch, "pixel_values": [self.transform(self._decode(stored)) for stored in batch["pixel_values"]]}
 
-
-def _decode(stored: dict[str, Any]) -> PIL.Image.Image:
-    try:
-        return Image().decode_example(stored)
-    except Exception as error:  # Pillow's readers raise a dozen kinds
-        file = stored["path"] or f"(no file name, {len(stored['bytes'])} bytes)"
-        raise ValueError(f"cannot read the image {file}: {error}. Replace or remove it.") from error
+    def _decode(self, stored: dict[str, Any]) -> PIL.Image.Image:
+        try:
+            return self.feature.decode_example(stored)
+        except Exception as error:  # Pillow's readers raise a dozen kinds
+            file = stored["path"] or f"(no file name, {len(stored['bytes'])} bytes)"
+            raise ValueError(f"cannot read the image {file}: {error}. Replace or remove it.") from error
 
 
 def _image_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
@@ -253,30 +275,7 @@ def _image_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
     return wide[1], wide[2]
 
 
-def _normalization(image_processor: BaseImageProcessor) -> dict[str, Any]:
-    """Mean, standard deviation (of pixels in 0 to 1) and interpolation, as timm calls them."""
+def _interpolation(image_processor: BaseImageProcessor) -> str:
     if isinstance(image_processor, TimmWrapperImageProcessor):
-        return {name: image_processor.data_config[name] for name in ("mean", "std", "interpolation")}
-    normalize = getattr(image_processor, "do_normalize", False)
-    resample = getattr(image_processor, "resample", None)
-    if resample is None:
-        resample = PIL.Image.Resampling.BILINEAR
-    # torchvision's enumeration carries the name, Pillow's and the number in a JSON file have to be looked up.
-    interpolation = resample.value if isinstance(getattr(resample, "value", None), str) else None
-    return {
-        "mean": tuple(image_processor.image_mean) if normalize else (0.0, 0.0, 0.0),
-        "std": tuple(image_processor.image_std) if normalize else (1.0, 1.0, 1.0),
-        "interpolation": interpolation or PIL.Image.Resampling(resample).name.lower(),
-    }
-
-
-def _check_colors(image_processor: BaseImageProcessor, plain: Callable[[PIL.Image.Image], Tensor]) -> None:
-    """Both transforms have to agree on an image of one color, which no resizing or cropping changes."""
-    height, width = _image_size(image_processor)
-    image = PIL.Image.new("RGB", (width, height), (40, 130, 220))
-    trained, evaluated = plain(image), EvaluationTransform(image_processor)(image)
-    if not torch.allclose(trained, evaluated, atol=1e-4):
-        raise ValueError(
-            f"{type(image_processor).__name__} changes colors in another way than (value / 255 - mean) / std: a plain "
-            f"color becomes {evaluated[:, 0, 0].tolist()}, expected {trained[:, 0, 0].tolist()}. Use augment='none'."
-        )
+        return str(image_processor.data_config["interpolation"])
+    return PIL.Image.Resampling(image_processor.to_dict().get("resample", PIL.Image.Resampling.BILINEAR)).name.lower()

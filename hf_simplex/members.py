@@ -1,6 +1,6 @@
 """Which points make the ensemble."""
 
-from torch import Tensor, Generator
+from torch import Generator, Tensor
 
 from .complexes import SimplicialComplex
 from .geometry import sample_complex

@@ -50,6 +50,8 @@ def accuracy(predictions: ArrayLike, references: ArrayLike) -> float:
     Raises:
         ValueError: for input that is empty, of the wrong shape or length, or not probabilities and label ids; the
             message names the first bad row and its value.
+
+    Source: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015 (one minus top-1 error).
     """
     predictions, references = _check_labels_or_probabilities(predictions, references)
     labels = predictions.argmax(axis=1) if predictions.ndim == 2 else predictions
@@ -140,14 +142,16 @@ def expected_calibration_error(probabilities: ArrayLike, references: ArrayLike, 
 def adaptive_calibration_error(probabilities: ArrayLike, references: ArrayLike, num_bins: int = 15) -> float:
     """Expected calibration error of the top label, over bins that hold equally many images.
 
-    The formula of `expected_calibration_error`; only the bins differ. With the confidences sorted, bin b ends at the
-    one of rank ceil(b n / num_bins) and includes it. Equal confidences therefore always share a bin, and the order of
-    the images does not matter; without such ties the bin sizes differ by one at most.
+    adaptive ece = sum_b |B_b|/n |accuracy(B_b) - confidence(B_b)|
+
+    Only the bins differ from `expected_calibration_error`: with the confidences sorted, bin b ends at the one of rank
+    ceil(b n / num_bins) and includes it. Equal confidences therefore always share a bin, and the order of the images
+    does not matter; without such ties the bin sizes differ by one at most.
 
     Args:
         probabilities: [images, labels], each row summing to 1 within 0.001.
         references: label ids [images] (integers).
-        num_bins: how many bins, 1 or more; with fewer images than bins each image is its own bin.
+        num_bins: how many bins, 1 or more; with fewer images than bins each image is its own, ties aside.
 
     Returns:
         A number from 0 (calibrated) to 1.

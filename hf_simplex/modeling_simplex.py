@@ -3,8 +3,7 @@
 import copy
 import math
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +15,6 @@ from transformers.modeling_outputs import ModelOutput
 
 from .batch_norm import copy_statistics, recompute_statistics, statistics
 from .checkpoint import check_files, remove_stale, write_tensors, written_aside
-from .complexes import SimplicialComplex
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members
@@ -44,7 +42,8 @@ class SimplexForImageClassification(PreTrainedModel):
     """An ensemble whose members are points of a simplicial complex in the weight space of one backbone.
 
     Build one with `from_backbone`, grow it with `SimplexTrainer`, unite several with `unite`, load one with
-    `from_pretrained`. The vertices hold the weights; one working backbone, built at first use, holds the point at hand.
+    `from_pretrained`. The vertices hold the weights; one working backbone, built at first use, holds the point at
+    hand.
 
     Args:
         config: the structure.
@@ -148,8 +147,11 @@ class SimplexForImageClassification(PreTrainedModel):
         else:
             if kwargs.pop("use_safetensors", True) is False:
                 raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
+            if num_labels is None and "id2label" in kwargs:
+                # timm's configuration takes the size of the head from num_labels alone.
+                num_labels = len(kwargs["id2label"])
             labels = {} if num_labels is None else {"num_labels": num_labels}
-            kwargs.setdefault("ignore_mismatched_sizes", bool(labels) or "id2label" in kwargs)
+            kwargs.setdefault("ignore_mismatched_sizes", bool(labels))
             module, loading = AutoModelForImageClassification.from_pretrained(
                 backbone, output_loading_info=True, use_safetensors=True, **labels, **kwargs
             )
@@ -165,7 +167,9 @@ class SimplexForImageClassification(PreTrainedModel):
         parameters, buffers = _parameters_and_buffers(module)
         model.vertices = nn.ModuleList([TensorTree(_copies(parameters), _copies(buffers))])
         model.__dict__["_backbone"] = module
-        model._image_processor, model._image_processor_source = image_processor, source
+        model._image_processor_source = source
+        if image_processor is not None:
+            model.image_processor = image_processor
         config.dtype = model.dtype
         model.set_members([[1.0]])
         return model.eval()
@@ -188,10 +192,12 @@ class SimplexForImageClassification(PreTrainedModel):
         _check_same_kind(models)
         first = models[0]
         structure = first.config.complex.union(*(model.config.complex for model in models[1:]))
-        members, before = [], 0
+        members, stages, before = [], [], 0
         for model in models:
             after = structure.num_vertices - before - model.config.num_vertices
             members += [[0.0] * before + member + [0.0] * after for member in model.config.members]
+            for stage in model.config.provenance.get("stages", []):
+                stages.append({**stage, "vertex": before + stage["vertex"]})
             before += model.config.num_vertices
         config = SimplexConfig(
             backbone_config=copy.deepcopy(first.config.backbone_config),
@@ -199,7 +205,7 @@ class SimplexForImageClassification(PreTrainedModel):
             roles=[role for model in models for role in model.config.roles],
             members=members if all(model.config.members for model in models) else (),
             sampling=first.config.sampling,
-            provenance={"components": [copy.deepcopy(model.config.provenance) for model in models]},
+            provenance={**copy.deepcopy(first.config.provenance), "stages": stages},
             id2label=first.config.id2label,
             label2id=first.config.label2id,
         )
@@ -272,9 +278,7 @@ class SimplexForImageClassification(PreTrainedModel):
             self.__dict__["_backbone"].to(self.device)
         return self.__dict__["_backbone"]
 
-    def backbone_at(
-        self, coordinates: Sequence[float], batches: Iterable[Any] | None = None
-    ) -> PreTrainedModel:
+    def backbone_at(self, coordinates: Sequence[float], batches: Iterable[Any] | None = None) -> PreTrainedModel:
         """The working backbone, in evaluation mode, holding the point at `coordinates` until the next is written.
 
         Args:
@@ -357,6 +361,28 @@ class SimplexForImageClassification(PreTrainedModel):
         self.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
         self.members, self.centroids = members, centroids
 
+    def with_members(
+        self, coordinates: Sequence[Sequence[float]], point_statistics: Sequence[Mapping[str, Tensor]]
+    ) -> Self:
+        """Another ensemble over the same vertices, which are shared and not copied, with known BatchNorm statistics.
+
+        Args:
+            coordinates: [members, vertices] barycentric coordinates.
+            point_statistics: for each member its statistics by buffer name; empty for a backbone without BatchNorm.
+        """
+        self.config.check_points(coordinates)
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.config = copy.deepcopy(self.config)
+        other.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
+        other.members = nn.ModuleList(TensorTree({}, found) for found in point_statistics if found)
+        return other
+
+    def vertex_statistics(self, vertex: int) -> dict[str, Tensor]:
+        """The BatchNorm statistics of a vertex by buffer name, not copied; empty without BatchNorm."""
+        tensors = self.weights[vertex]
+        return {name: tensors[name] for name in statistics(self.backbone)}
+
     def _centroids(self) -> list[list[float]]:
         structure = self.config.complex
         return [centroid_coordinates(structure, simplex).tolist() for simplex in range(len(structure.simplexes))]
@@ -366,7 +392,7 @@ class SimplexForImageClassification(PreTrainedModel):
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
-        output_member_probabilities: bool = False,
+        output_member_probabilities: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SimplexImageClassifierOutput | tuple[Tensor, ...]:
@@ -377,7 +403,8 @@ class SimplexForImageClassification(PreTrainedModel):
         Args:
             pixel_values: [batch, channels, height, width], as the image processor gives them.
             labels: [batch] int64.
-            output_member_probabilities: return each member's probabilities too.
+            output_member_probabilities: return each member's probabilities too; default: the attribute of that name
+                of the configuration, else no.
             return_dict: a `SimplexImageClassifierOutput` (default) or a plain tuple.
             **kwargs: passed on to the backbone.
 
@@ -394,6 +421,8 @@ class SimplexForImageClassification(PreTrainedModel):
                 "The ensemble has no members: SimplexTrainer.grow() draws them at its end, or call "
                 "model.draw_members(number, batches=...)."
             )
+        if output_member_probabilities is None:
+            output_member_probabilities = getattr(self.config, "output_member_probabilities", False)
         log_probabilities = torch.stack(
             [
                 self._member(index)(pixel_values=pixel_values, **kwargs).logits.float().log_softmax(dim=-1)
@@ -429,6 +458,11 @@ class SimplexForImageClassification(PreTrainedModel):
     @image_processor.setter
     def image_processor(self, image_processor: BaseImageProcessor | None) -> None:
         self._image_processor, self._image_processor_source = image_processor, None
+        if (settings := getattr(image_processor, "data_config", None)) is not None:
+            # timm keeps the image processor's settings in the backbone's configuration.
+            configs = [self.config.backbone_config, self.backbone.config]
+            for config in configs:
+                config.pretrained_cfg = {**config.pretrained_cfg, **settings}
 
     @classmethod
     def from_pretrained(
@@ -438,7 +472,7 @@ class SimplexForImageClassification(PreTrainedModel):
 
         Raises:
             FileNotFoundError: the folder or repository is no ensemble, or a file that its index names is missing.
-            ValueError: a file is corrupt, the index points outside the folder, or tensors are missing or of other shape.
+            ValueError: a file is corrupt, the index points outside the folder, or tensors are missing or misshapen.
         """
         if kwargs.pop("use_safetensors", True) is False:
             raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")

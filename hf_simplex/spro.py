@@ -55,8 +55,8 @@ class _Face:
 class GrowingVertex:
     """The SPRO objective for one vertex of a complex, on any module with any loss (Benton et al. 2021, eq. 1).
 
-    The module that trains *is* the growing vertex. With theta for its weights, c for its coordinate and F for the mix of
-    the frozen vertices, a point is phi = F + c theta, so dL/dtheta = c dL/dphi. A step reads::
+    The module that trains *is* the growing vertex. With theta for its weights, c for its coordinate and F for the mix
+    of the frozen vertices, a point is phi = F + c theta, so dL/dtheta = c dL/dphi. A step reads::
 
         for coordinates in growing.draw(points, generator):
             with growing.at(coordinates) as coordinate:      # the module holds phi
@@ -96,7 +96,9 @@ class GrowingVertex:
         self.sampling = sampling
         self.names = trainable_names(module)
         self.star, self.star_vertices = structure.sub_complex(structure.simplexes_with(vertex))
-        faces = [[index for index in structure.simplexes[s] if index != vertex] for s in structure.simplexes_with(vertex)]
+        faces = [
+            [index for index in structure.simplexes[s] if index != vertex] for s in structure.simplexes_with(vertex)
+        ]
         if not all(faces):
             raise ValueError(f"Vertex {vertex} is the only vertex of a simplex: it is a mode, trained without SPRO.")
         self._faces = [_Face([vertices[index] for index in face], self.names) for face in faces]
@@ -114,7 +116,9 @@ class GrowingVertex:
             generator: of the noise.
         """
         others = [index for index in self.star_vertices if index != self.vertex]
-        write_point(self.module, self.vertices, [(index in others) / len(others) for index in range(len(self.vertices))])
+        write_point(
+            self.module, self.vertices, [(index in others) / len(others) for index in range(len(self.vertices))]
+        )
         if jitter:
             for parameter in self.module.parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
@@ -143,9 +147,9 @@ class GrowingVertex:
     def add_volume_gradient(self, scale: float = 1.0) -> VolumeTerm:
         """Add the gradient of `-volume_weight * log V` to the `.grad` of the module, which holds the vertex.
 
-        With h_s the height of the vertex over the frozen face of simplex s, and r_s the perpendicular from that face to
-        the vertex, log V = log sum_s V_s has the gradient sum_s (V_s / V) r_s / h_s^2; the perpendicular is a mix of
-        the vertices, so no copy of the weight space is needed.
+        With h_s the height of the vertex over the frozen face of simplex s, and r_s the perpendicular from that face
+        to the vertex, log V = log sum_s V_s has the gradient sum_s (V_s / V) r_s / h_s^2; the perpendicular is a mix
+        of the vertices, so no copy of the weight space is needed.
 
         Args:
             scale: factor of what is added, for gradients that a loss scaler has multiplied.
@@ -177,7 +181,7 @@ class GrowingVertex:
 
     @torch.no_grad()
     def _heights(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Log volumes of the star [simplexes], and for each: squared height, and the foot's coordinates in the face."""
+        """Log volumes of the star [simplexes]; for each the squared height, and the foot's coordinates in the face."""
         parameters = dict(self.module.named_parameters())
         log_volumes, geometry = [], []
         for face in self._faces:
@@ -204,8 +208,8 @@ class GrowingVertex:
 def scaled_volume_weight(volume_weight: float, structure: SimplicialComplex, vertex: int, random_edge: float) -> float:
     """lambda_j = lambda* / log V of a random complex of the same structure (Benton et al. 2021, section 4.2).
 
-    Independent random vertices in P dimensions are equidistant up to a relative 1/sqrt(P), so each simplex of the random
-    complex is taken as regular.
+    Independent random vertices in P dimensions are equidistant up to a relative 1/sqrt(P), so each simplex of the
+    random complex is taken as regular.
 
     Args:
         volume_weight: lambda*.
@@ -224,7 +228,7 @@ def scaled_volume_weight(volume_weight: float, structure: SimplicialComplex, ver
     log_volume = float(complex_log_volume(torch.stack(log_volumes)))
     if log_volume <= 0:
         raise ValueError(
-            f"A random complex has log volume {log_volume:.3g}, so lambda*/log V is not positive (edge {random_edge:.3g}, "
-            f"dimensions {dimensions}). Give a plain weight: volume_weight_scaling='none'."
+            f"A random complex has log volume {log_volume:.3g}, so lambda*/log V is not positive (its edges are "
+            f"{random_edge:.3g}, its dimensions {dimensions}). Give a plain weight: volume_weight_scaling='none'."
         )
     return volume_weight / log_volume

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class TensorTree(nn.Module):
     """A module without a forward that holds tensors under dotted names.
 
-    Vertices are kept this way: `TensorTree({"head.weight": w}, {})` has the state dict key `head.weight`, exactly as the
-    backbone has it, but no code and no submodules of the backbone.
+    Vertices are kept this way: `TensorTree({"head.weight": w}, {})` has the state dict key `head.weight`, exactly as
+    the backbone has it, but no code and no submodules of the backbone.
 
     Args:
         parameters: tensors of any shape and floating dtype by name; held as frozen parameters.

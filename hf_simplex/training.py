@@ -188,7 +188,9 @@ class SimplexTrainer(Trainer):
         """
         simplexes = len(self.simplex.config.simplexes)
         if self.args.sampling == "equal" and self.args.num_members < simplexes:
-            raise ValueError(f"num_members is {self.args.num_members}: expected at least one for each of {simplexes} simplexes.")
+            raise ValueError(
+                f"num_members is {self.args.num_members}: expected at least one for each of {simplexes} simplexes."
+            )
         if resume_from_checkpoint:
             self._restore_vertices()
         for vertex, role in enumerate(list(self.simplex.config.roles)):
@@ -254,7 +256,9 @@ class SimplexTrainer(Trainer):
         self.is_in_stage = True
         started = time.perf_counter()
         try:
-            checkpoint = get_last_checkpoint(self.args.output_dir) if resume and os.path.isdir(self.args.output_dir) else None
+            checkpoint = (
+                get_last_checkpoint(self.args.output_dir) if resume and os.path.isdir(self.args.output_dir) else None
+            )
             result = super().train(resume_from_checkpoint=checkpoint)
             if self._growing is not None:
                 report["log_volume"] = self._growing.volume_term().log_volume
@@ -282,7 +286,7 @@ class SimplexTrainer(Trainer):
             simplex.save_pretrained(run_args.output_dir)
 
     def _release(self, backbone: nn.Module) -> None:
-        """Undo what accelerate did to the backbone, so that the next stage prepares it afresh and inference is plain."""
+        """Undo what accelerate did to the backbone: the next stage prepares it afresh, and inference is plain."""
         self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False, keep_torch_compile=False)
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
             backbone.__dict__.pop(name, None)

@@ -1,5 +1,6 @@
 """The fixture `hub`: a loopback Hub, and `huggingface_hub` and transformers of this process as its clients."""
 
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import close_session, constants, hf_api
 from huggingface_hub.utils import _http
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHub, foreign_variables
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 CLIENT_TIMEOUT = 10.0  # seconds
@@ -18,7 +19,8 @@ CLIENT_TIMEOUT = 10.0  # seconds
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
     """A fresh Hub without repos. The user `hub.user` is logged in, and `HF_HOME` is a fresh directory.
 
-    Afterwards the test fails if a client asked for something that the Hub does not know.
+    A test that is to be nobody calls `monkeypatch.delenv("HF_TOKEN")`; one that is to be someone else,
+    `monkeypatch.setenv("HF_TOKEN", hub.other_token)`. A test fails if a client asked for what the Hub does not know.
     """
     with LoopbackHub(client_home=tmp_path / "hf_home") as loopback_hub:
         lead_clients_to(loopback_hub, monkeypatch)
@@ -31,51 +33,49 @@ def lead_clients_to(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this process a client of a Hub, until `monkeypatch` is undone.
 
     `huggingface_hub` reads its environment variables when it is imported, long before there is a Hub. So, beside the
-    variables (which child processes read), this changes what it made of them. No request can go anywhere else.
+    variables (which child processes read), this changes what it made of them. No request can leave the machine.
     """
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in foreign_variables():
+        monkeypatch.delenv(name)
     for name, value in hub.environment().items():
         monkeypatch.setenv(name, value)
+    lead_huggingface_hub_to(hub, monkeypatch)
+    lead_transformers_to(hub, monkeypatch)
 
-    home = str(hub.client_home)
-    changed: dict[str, Any] = {
-        name: value.replace(constants.ENDPOINT, hub.endpoint).replace(constants.HF_HOME, home)
-        for name, value in vars(constants).items()
-        if isinstance(value, str) and value.startswith((constants.ENDPOINT, constants.HF_HOME))
-    }
-    # The public Hub stays what it is for the code that rewrites its URLs to those of the endpoint.
-    changed = {name: value for name, value in changed.items() if "DEFAULT" not in name and "URL_HOME" not in name}
-    changed |= {
-        "HF_URL_HOSTS": frozenset({"127.0.0.1"}),
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_DISABLE_XET": True,
-        "HF_HUB_DISABLE_TELEMETRY": True,
-    }
-    for name, value in changed.items():
-        monkeypatch.setattr(constants, name, value)
+
+def lead_huggingface_hub_to(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change what `huggingface_hub` made of the environment into what it would make of it now."""
+    # Run once more, its own code tells what the variables mean.
+    for name, value in runpy.run_path(str(constants.__file__)).items():
+        old = getattr(constants, name, value)
+        if name.startswith("__") or value == old:
+            continue
+        # Some modules have their own copies of some names.
+        for module in [module for key, module in sys.modules.items() if key.startswith("huggingface_hub")]:
+            if name in vars(module) and vars(module)[name] is old:
+                monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(_http, "_HUB_ORIGINS", frozenset({_http._url_origin(hub.endpoint)}))
     # The functions at the top level of huggingface_hub are methods of this object.
     monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
-    lead_transformers_to(hub, monkeypatch)
 
     close_session()
     monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", loopback_client)
-    # Retries are tried for what they do, not for how long they wait.
-    assert _http.http_backoff.__kwdefaults__ is not None
+    # Retries are tested for what they do, not for how long they wait.
+    waits = _http.http_backoff.__kwdefaults__
+    assert waits is not None
     for name in ("base_wait_time", "max_wait_time"):
-        monkeypatch.setitem(_http.http_backoff.__kwdefaults__, name, 0.01)
+        assert name in waits
+        monkeypatch.setitem(waits, name, 0.01)
 
 
 def lead_transformers_to(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make transformers a client of a Hub: its shared `HfApi`, and its cache of code for `trust_remote_code`."""
+    """Change what transformers made of the environment: its `HfApi`, and its cache of code for `trust_remote_code`."""
     from transformers import dynamic_module_utils
     from transformers.utils import hub as transformers_hub
 
     monkeypatch.setattr(transformers_hub, "_hf_api", None)
-    modules = str(hub.client_home / "modules")
     for module in (transformers_hub, dynamic_module_utils):
-        monkeypatch.setattr(module, "HF_MODULES_CACHE", modules)
+        monkeypatch.setattr(module, "HF_MODULES_CACHE", str(hub.client_home / "modules"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
         monkeypatch.delitem(sys.modules, name)

@@ -29,7 +29,7 @@ def complexes(draw: st.DrawFn) -> SimplicialComplex:
 
 
 def some_complexes(test: Any) -> Any:
-    return settings(max_examples=60, deadline=None, derandomize=True)(given(complexes())(test))
+    return settings(max_examples=60, deadline=None, derandomize=True, database=None)(given(complexes())(test))
 
 
 def test_lists_become_tuples_and_the_order_of_vertices_is_kept() -> None:

@@ -2,6 +2,6 @@
 
 from .messages import Download, LoggedRequest, Upload
 from .repository import Blob, Commit, Repository
-from .server import LoopbackHub
+from .server import LoopbackHub, foreign_variables
 
-__all__ = ["Blob", "Commit", "Download", "LoggedRequest", "LoopbackHub", "Repository", "Upload"]
+__all__ = ["Blob", "Commit", "Download", "LoggedRequest", "LoopbackHub", "Repository", "Upload", "foreign_variables"]

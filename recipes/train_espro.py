@@ -1,0 +1,305 @@
+"""Fine-tune a pretrained backbone, grow simplexes round it by SPRO, and evaluate the ESPRO ensemble.
+
+    accelerate launch recipes/train_espro.py recipes/configs/quickstart.yaml
+    accelerate launch recipes/train_espro.py recipes/configs/quickstart.yaml --num_components 3
+    accelerate launch recipes/train_espro.py recipes/configs/fine_tune.yaml \\
+        --backbone timm/resnet50.a1_in1k --data_set zalando-datasets/fashion_mnist --output_dir output/resnet50
+
+Every line of the configuration is an argument, and every argument can be given as a flag, which wins. Written are
+`OUTPUT/ensemble/`, the checkpoint that transformers loads; `OUTPUT/results.json`, the ensemble beside a single model
+and a deep ensemble; and `OUTPUT/run.json`, what was run on which versions and how long each stage took. A mistake in
+the arguments ends the run with one line and exit code 2 before anything is trained.
+"""
+
+import copy
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from embedded_backbone import write_efficientnet_lite0
+from huggingface_hub import HfApi
+from recipe_arguments import parse_arguments
+from transformers import set_seed
+from transformers.utils import logging
+
+from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
+from hf_simplex.checkpoint import written_aside
+from hf_simplex.evaluation import Result, compare
+from hf_simplex.image_data import FASHION_MNIST_DIRECTORY, ImageData, load_image_data
+from hf_simplex.image_transforms import build_transforms, collate, resize_image_processor, with_pixel_values
+
+EMBEDDED_BACKBONE = "efficientnet_lite0"
+# Components must not share a seed with each other's vertices, which count up from the component's own.
+SEEDS_A_COMPONENT = 1000
+
+logger = logging.get_logger("train_espro")
+
+
+@dataclass
+class BackboneArguments:
+    """Where the modes come from."""
+
+    backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Hub id or folder of an image classifier, timm's included; '{EMBEDDED_BACKBONE}' needs no Hub."
+        },
+    )
+    modes: list[str] | None = field(
+        default=None,
+        metadata={"help": "Checkpoints that are fine-tuned already, one a component, in place of backbone."},
+    )
+    given_mode_epochs: float = field(
+        default=0.0, metadata={"help": "Epochs that each of the given modes was trained for, to count in the results."}
+    )
+    num_components: int = field(default=2, metadata={"help": "Modes to fine-tune, each the start of a simplex."})
+    revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the backbone on the Hub."})
+    token: str | None = field(default=None, metadata={"help": "Hub token, for a private backbone or data set."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that the backbone brings."})
+    channels_last: bool = field(
+        default=False, metadata={"help": "Memory format of the weights: faster for many convolutional backbones."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """What to train and test on."""
+
+    data_set: str = field(
+        default="digits",
+        metadata={
+            "help": "Hub id, imagefolder directory, load_from_disk directory, 'digits' (scikit-learn) or "
+            "'fashion_mnist' (idx files)."
+        },
+    )
+    data_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set with several."})
+    fashion_mnist_dir: str = field(
+        default=str(FASHION_MNIST_DIRECTORY), metadata={"help": "Folder of the idx files of 'fashion_mnist'."}
+    )
+    train_split: str | None = field(default=None, metadata={"help": "Default: train."})
+    test_split: str | None = field(default=None, metadata={"help": "Default: test, else validation."})
+    image_column: str | None = field(default=None, metadata={"help": "Default: the only column of images."})
+    label_column: str | None = field(default=None, metadata={"help": "Default: the only column of class labels."})
+    max_train_examples: int | None = field(default=None, metadata={"help": "Use only so many training images."})
+    max_test_examples: int | None = field(default=None, metadata={"help": "Use only so many test images."})
+    data_split_seed: int = field(default=0, metadata={"help": "Seed of subsets and splits; the same for all modes."})
+    image_size: int | None = field(default=None, metadata={"help": "Height and width; default: the backbone's own."})
+    augment: str = field(default="timm", metadata={"help": "Augmentation for training.", "choices": ("timm", "none")})
+    horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring."})
+    scale_min: float = field(default=0.35, metadata={"help": "Least part of the image that a random crop keeps."})
+    auto_augment: str | None = field(default=None, metadata={"help": "timm's policy, such as rand-m9-mstd0.5."})
+    color_jitter: float = field(default=0.0, metadata={"help": "Strength of brightness and color changes."})
+    random_erasing: float = field(default=0.0, metadata={"help": "Probability of blanking a rectangle."})
+
+
+@dataclass
+class EsproArguments(SimplexTrainingArguments):
+    """All of transformers' TrainingArguments, SPRO's, and what the recipe adds."""
+
+    overwrite: bool = field(default=False, metadata={"help": "Replace the ensemble that output_dir holds already."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Columns are chosen by the recipe."})
+    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches in memory."})
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
+    """Run the recipe; returns what results.json holds."""
+    started = time.perf_counter()
+    try:
+        backbone_args, data_args, args = parse_arguments((BackboneArguments, DataArguments, EsproArguments), argv)
+        check(backbone_args, args)
+        data = load_data(data_args, backbone_args)
+        with args.main_process_first(local=False):
+            components = start_components(backbone_args, data_args, data, args)
+        train, plain_train, test = transformed(data, data_args, components[0])
+        if args.push_to_hub:
+            repository = HfApi().create_repo(
+                args.hub_model_id or Path(args.output_dir).name,
+                private=args.hub_private_repo,
+                token=args.hub_token,
+                exist_ok=True,
+            )
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+    output = Path(args.output_dir)
+    for index, component in enumerate(components):
+        logger.info("component %d of %d", index + 1, len(components))
+        SimplexTrainer(
+            model=component,
+            args=component_arguments(args, index, len(components)),
+            train_dataset=train,
+            batch_norm_dataset=plain_train,
+            data_collator=collate,
+        ).grow()
+    ensemble = SimplexForImageClassification.unite(components)
+    results = compare(
+        ensemble,
+        test,
+        component_arguments(args, 0, len(components)),
+        given_mode_epochs=backbone_args.given_mode_epochs,
+        data_collator=collate,
+    )
+    if args.should_save:
+        ensemble.save_pretrained(output / "ensemble")
+        run = {
+            "arguments": {
+                "backbone": vars(backbone_args),
+                "data": vars(data_args),
+                "training": args.to_sanitized_dict(),
+            },
+            "labels": list(data.label_names),
+            "images": {"train": len(data.train), "test": len(data.test)},
+            "stages": ensemble.config.provenance["stages"],
+            "log_volumes": ensemble.log_volumes().tolist(),
+            "wall_time": time.perf_counter() - started,
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+        with written_aside(output) as aside:
+            (aside / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+            (aside / "run.json").write_text(json.dumps(run, indent=2, default=str) + "\n", "utf-8")
+        print(table(results))
+        if args.push_to_hub:
+            ensemble.push_to_hub(repository.repo_id, token=args.hub_token, revision=args.hub_revision)
+    return results
+
+
+def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
+    """Raise ValueError for arguments that contradict each other or would destroy an earlier result."""
+    if (backbone_args.backbone is None) == (backbone_args.modes is None):
+        raise ValueError("Give either backbone, to fine-tune, or modes, checkpoints that are fine-tuned already.")
+    components = len(backbone_args.modes or ()) or backbone_args.num_components
+    if components < 1:
+        raise ValueError(f"num_components is {components}: expected at least 1.")
+    if args.num_members < components:
+        raise ValueError(
+            f"num_members is {args.num_members}: expected at least one for each of {components} components."
+        )
+    for name in ("ensemble/config.json", "results.json"):
+        if (Path(args.output_dir) / name).exists() and not args.overwrite:
+            raise ValueError(
+                f"{args.output_dir} holds an ensemble already ({name}). Choose another output_dir or give --overwrite."
+            )
+
+
+def load_data(data_args: DataArguments, backbone_args: BackboneArguments) -> ImageData:
+    """The data set that the arguments name."""
+    return load_image_data(
+        data_args.data_set,
+        config_name=data_args.data_config,
+        train_split=data_args.train_split,
+        test_split=data_args.test_split,
+        image_column=data_args.image_column,
+        label_column=data_args.label_column,
+        max_train_examples=data_args.max_train_examples,
+        max_test_examples=data_args.max_test_examples,
+        seed=data_args.data_split_seed,
+        token=backbone_args.token,
+        fashion_mnist_dir=data_args.fashion_mnist_dir,
+    )
+
+
+def start_components(
+    backbone_args: BackboneArguments, data_args: DataArguments, data: ImageData, args: EsproArguments
+) -> list[SimplexForImageClassification]:
+    """One complex of one vertex for each component: the pretrained backbone with a new head, or a given mode."""
+    names = dict(enumerate(data.label_names))
+    labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    source = {
+        "revision": backbone_args.revision,
+        "token": backbone_args.token,
+        "trust_remote_code": backbone_args.trust_remote_code,
+    }
+    components = []
+    if backbone_args.modes is not None:
+        for mode in backbone_args.modes:
+            component = SimplexForImageClassification.from_backbone(mode, fine_tuned=True, **source)
+            if component.config.num_labels != len(names):
+                raise ValueError(
+                    f"The mode {mode} has {component.config.num_labels} labels and {data.name} has {len(names)}. "
+                    "Give modes that were fine-tuned on this data set."
+                )
+            components.append(component)
+    else:
+        backbone = backbone_args.backbone
+        if backbone == EMBEDDED_BACKBONE:
+            backbone = str(write_efficientnet_lite0(Path(args.output_dir) / "backbone"))
+        for index in range(backbone_args.num_components):
+            # The head is drawn from the component's own seed; the pretrained weights are the same.
+            set_seed(args.seed + SEEDS_A_COMPONENT * index)
+            component = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
+            component.config.provenance["backbone"] = backbone_args.backbone
+            components.append(component)
+    for component in components:
+        component.config.provenance["data_set"] = data.name
+        if component.image_processor is None:
+            raise ValueError("The backbone has no image processor (preprocessor_config.json): add one to its folder.")
+        if data_args.image_size is not None:
+            component.image_processor = resize_image_processor(component.image_processor, data_args.image_size)
+        if backbone_args.channels_last:
+            component.to(memory_format=torch.channels_last)
+    return components
+
+
+def transformed(
+    data: ImageData, data_args: DataArguments, component: SimplexForImageClassification
+) -> tuple[Any, ...]:
+    """Training images augmented, training images as they are seen at inference, and test images."""
+    assert component.image_processor is not None
+    train_transform, plain_transform = build_transforms(
+        component.image_processor,
+        augment=data_args.augment,  # type: ignore[arg-type]
+        horizontal_flip=data_args.horizontal_flip,
+        scale_min=data_args.scale_min,
+        auto_augment=data_args.auto_augment,
+        color_jitter=data_args.color_jitter,
+        random_erasing=data_args.random_erasing,
+    )
+    return (
+        with_pixel_values(data.train, train_transform),
+        with_pixel_values(data.train, plain_transform),
+        with_pixel_values(data.test, plain_transform),
+    )
+
+
+def component_arguments(args: EsproArguments, index: int, components: int) -> EsproArguments:
+    """The arguments of one component: its own folder, its own seed and its share of the members."""
+    own = copy.copy(args)
+    own.output_dir = os.path.join(args.output_dir, "components", f"{index:02d}")
+    own.seed = args.seed + SEEDS_A_COMPONENT * index
+    own.data_seed = None if args.data_seed is None else args.data_seed + SEEDS_A_COMPONENT * index
+    own.member_seed = args.member_seed + index
+    own.num_members = args.num_members // components + (index < args.num_members % components)
+    own.push_to_hub = False
+    return own
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the results depend on."""
+    packages = ("hf-simplex", "torch", "torchvision", "transformers", "accelerate", "timm", "datasets", "safetensors")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def hardware() -> dict[str, Any]:
+    """What the run had to work with."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "gpus": gpus}
+
+
+def table(results: dict[str, Result]) -> str:
+    """The results as text, a line each."""
+    return str(pd.DataFrame.from_dict(results, orient="index").to_string(float_format=lambda value: f"{value:.4f}"))
+
+
+if __name__ == "__main__":
+    main()
