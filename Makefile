@@ -1,0 +1,31 @@
+# Every target makes its own environment in .venv from a bare clone; ARGS adds to the command line.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint format clean
+
+quickstart: .venv/installed
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml \
+		recipes/train_espro.py recipes/configs/quickstart.yaml $(ARGS)
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "hf-simplex needs Python 3.11 or newer: make PYTHON=..."'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	uv=$$(command -v uv) || { $(BIN)/python -m pip install --quiet uv && uv=$(BIN)/uv; }; \
+		$$uv pip install --quiet --python $(BIN)/python -e ".[recipes,test,lint]"
+	touch $@
+
+clean:
+	rm -rf .venv output
