@@ -103,7 +103,7 @@ _IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type
 def _backbone_config(value: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | None:
     if value is None or isinstance(value, PreTrainedConfig):
         return value
-    model_type = value.get("model_type")
+    model_type = str(value.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"The backbone's model_type is {model_type!r}, which the installed transformers does not know; "

@@ -92,8 +92,9 @@ def member_probabilities(
     """Each member's probabilities, [images, members, labels] float64, and the labels, [images] int64."""
     model.config.output_member_probabilities = True
     try:
-        output = Trainer(model=model, args=args, data_collator=data_collator).predict(dataset)  # type: ignore[arg-type]
+        output = Trainer(model=model, args=args, data_collator=data_collator).predict(dataset)
     finally:
         del model.config.output_member_probabilities
-    probabilities = np.asarray(output.predictions[1], np.float64)
+    predictions: Any = output.predictions
+    probabilities = np.asarray(predictions[1], np.float64)
     return probabilities / probabilities.sum(axis=-1, keepdims=True), np.asarray(output.label_ids, np.int64)

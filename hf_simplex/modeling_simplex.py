@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +56,9 @@ class SimplexForImageClassification(PreTrainedModel):
     config: SimplexConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012
     accepts_loss_kwargs = False
-    _no_split_modules = ("TensorTree",)
+    _no_split_modules = ["TensorTree"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -257,7 +257,7 @@ class SimplexForImageClassification(PreTrainedModel):
             ValueError: the two differ in architecture or labels.
         """
         _check_same_kind([self, other])
-        other.to(self.device)
+        other.to(self.device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
         self.vertices, self.members, self.centroids = other.vertices, other.members, other.centroids
         for name in ("simplexes", "roles", "members", "sampling", "provenance"):
             setattr(self.config, name, getattr(other.config, name))
@@ -267,16 +267,18 @@ class SimplexForImageClassification(PreTrainedModel):
     @property
     def weights(self) -> list[dict[str, Tensor]]:
         """All vertices: the tensors (parameters and buffers) of each by the backbone's names, not copied."""
-        return [vertex.tensors() for vertex in self.vertices]
+        return [cast(TensorTree, vertex).tensors() for vertex in self.vertices]
 
     @property
     def backbone(self) -> PreTrainedModel:
         """The working backbone: whichever point was written last."""
-        if self.__dict__["_backbone"] is None:
+        backbone: Any = self.__dict__["_backbone"]
+        if backbone is None:
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-                self.__dict__["_backbone"] = _build_backbone(self.config)
-            self.__dict__["_backbone"].to(self.device)
-        return self.__dict__["_backbone"]
+                backbone = _build_backbone(self.config)
+            backbone.to(self.device)
+            self.__dict__["_backbone"] = backbone
+        return backbone
 
     def backbone_at(self, coordinates: Sequence[float], batches: Iterable[Any] | None = None) -> PreTrainedModel:
         """The working backbone, in evaluation mode, holding the point at `coordinates` until the next is written.
@@ -460,12 +462,12 @@ class SimplexForImageClassification(PreTrainedModel):
         self._image_processor, self._image_processor_source = image_processor, None
         if (settings := getattr(image_processor, "data_config", None)) is not None:
             # timm keeps the image processor's settings in the backbone's configuration.
-            configs = [self.config.backbone_config, self.backbone.config]
+            configs: list[Any] = [self.config.backbone_config, self.backbone.config]
             for config in configs:
                 config.pretrained_cfg = {**config.pretrained_cfg, **settings}
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
     ) -> Any:
         """Load an ensemble from a folder or the Hub; arguments as for every transformers model.
@@ -479,9 +481,10 @@ class SimplexForImageClassification(PreTrainedModel):
         with_loading_info = kwargs.pop("output_loading_info", False)
         processor_arguments = _image_processor_arguments(kwargs)
         check_files(pretrained_model_name_or_path, **kwargs)
-        model, loading = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, use_safetensors=True, **kwargs
         )
+        model, loading = loaded
         for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
             if loading[kind]:
                 example = sorted(str(key) for key in loading[kind])[0]
@@ -492,7 +495,7 @@ class SimplexForImageClassification(PreTrainedModel):
         model._image_processor_source = (os.fspath(pretrained_model_name_or_path), processor_arguments)
         return (model, loading) if with_loading_info else model
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | os.PathLike[str],
         is_main_process: bool = True,

@@ -162,10 +162,10 @@ class GrowingVertex:
         if self.volume_weight:
             shares = torch.softmax(self._log_volumes, dim=0)
             parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            gradients = []
             for parameter in parameters.values():
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            gradients = [parameter.grad for parameter in parameters.values()]
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                gradients.append(parameter.grad)
             for face, share, (height_squared, foot) in zip(self._faces, shares, geometry, strict=True):
                 factor = scale * self.volume_weight * float(share) / (float(height_squared) + self.height_floor**2)
                 torch._foreach_add_(gradients, [p.data for p in parameters.values()], alpha=-factor)

@@ -40,6 +40,7 @@ class SimplexTrainingArguments(TrainingArguments):
         ValueError: an argument is out of its range; the message names it.
     """
 
+    output_dir: str = field(default="trainer_output", metadata={"help": "Where checkpoints and vertices go."})
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
     num_vertices: int = field(default=4, metadata={"help": "Vertices that each simplex grows to, its mode included."})
     connector_epochs: float | None = field(
@@ -312,7 +313,7 @@ class SimplexTrainer(Trainer):
         points = growing.draw(len(parts), self._step_generator())
         loss = torch.zeros((), device=self.args.device)
         for number, ((part, share), point) in enumerate(zip(parts, points, strict=True)):
-            items = num_items_in_batch
+            items: Any = num_items_in_batch
             if items is not None and self.args.point_batches == "split":
                 items = items * share
             with growing.at(point) as coordinate, self._gradients_kept_local(model, number < len(parts) - 1):
@@ -401,7 +402,7 @@ class SimplexTrainer(Trainer):
 
     def _batch_norm_batches(self) -> list[dict[str, Any]]:
         """The same random training images each time, in memory, as inputs without labels."""
-        dataset = self.train_dataset if self.batch_norm_dataset is None else self.batch_norm_dataset
+        dataset: Any = self.train_dataset if self.batch_norm_dataset is None else self.batch_norm_dataset
         if dataset is None:
             raise ValueError("BatchNorm statistics need training images: give train_dataset or batch_norm_dataset.")
         wanted = self.args.batch_norm_images

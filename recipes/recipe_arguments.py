@@ -15,7 +15,7 @@ class _Parser(HfArgumentParser):
         raise ValueError(message)
 
 
-def parse_arguments(dataclasses: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse_arguments(dataclasses: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Fill argument dataclasses from `[CONFIG.yaml] [--flag value ...]`.
 
     Args:

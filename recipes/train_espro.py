@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
             (aside / "run.json").write_text(json.dumps(run, indent=2, default=str) + "\n", "utf-8")
         print(table(results))
         if args.push_to_hub:
-            ensemble.push_to_hub(repository.repo_id, token=args.hub_token, revision=args.hub_revision)
+            ensemble.push_to_hub(repository.repo_id, token=args.hub_token, revision=args.hub_revision)  # type: ignore[arg-type]
     return results
 
 
@@ -214,8 +214,8 @@ def start_components(
 ) -> list[SimplexForImageClassification]:
     """One complex of one vertex for each component: the pretrained backbone with a new head, or a given mode."""
     names = dict(enumerate(data.label_names))
-    labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-    source = {
+    labels: dict[str, Any] = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    source: dict[str, Any] = {
         "revision": backbone_args.revision,
         "token": backbone_args.token,
         "trust_remote_code": backbone_args.trust_remote_code,
@@ -231,7 +231,7 @@ def start_components(
                 )
             components.append(component)
     else:
-        backbone = backbone_args.backbone
+        backbone: Any = backbone_args.backbone
         if backbone == EMBEDDED_BACKBONE:
             backbone = str(write_efficientnet_lite0(Path(args.output_dir) / "backbone"))
         for index in range(backbone_args.num_components):
@@ -247,7 +247,7 @@ def start_components(
         if data_args.image_size is not None:
             component.image_processor = resize_image_processor(component.image_processor, data_args.image_size)
         if backbone_args.channels_last:
-            component.to(memory_format=torch.channels_last)
+            component.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     return components
 
 

@@ -695,11 +695,12 @@ def test_clients_are_led_back_when_a_test_ends(tmp_path: Path) -> None:
 
 def test_a_closed_hub_leaves_no_thread_and_no_socket(tmp_path: Path) -> None:
     threads = set(threading.enumerate())
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with LoopbackHub(tmp_path) as hub, pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{hub.endpoint}/api/whoami-v2", timeout=10)
+        direct.open(f"{hub.endpoint}/api/whoami-v2", timeout=10)
     assert set(threading.enumerate()) == threads
     with pytest.raises(urllib.error.URLError, match="refused"):
-        urllib.request.urlopen(f"{hub.endpoint}/api/whoami-v2", timeout=10)
+        direct.open(f"{hub.endpoint}/api/whoami-v2", timeout=10)
 
 
 def test_a_client_of_a_hub_that_is_gone_uses_its_cache(hub: LoopbackHub, api: HfApi) -> None:

@@ -158,7 +158,7 @@ def create_repo(hub: "LoopbackHub", request: Request) -> Response:
         refusal = {"error": f"You already created this {repo_type} repo: {repo_id}", "url": _page_url(hub, existing)}
         return Response.of_json(refusal, 409)
     private = content.get("visibility") == "private"
-    repository = Repository(repo_type, repo_id, private, account.name)
+    repository = Repository(repo_type, repo_id, private)
     hub.repositories[repo_type, repo_id] = repository
     return Response.of_json({"url": _page_url(hub, repository), "name": repo_id, "private": private})
 

@@ -92,7 +92,6 @@ class Repository:
     type: str
     id: str
     private: bool
-    author: str
     gated: str | bool = False
     heads: dict[str, str] = field(default_factory=dict)
     """Full ref (`refs/heads/main`, `refs/pr/1`) to commit id."""
