@@ -1,0 +1,33 @@
+"""Members are points of the complex, the same for the same seed, and spread over all simplexes."""
+
+import pytest
+import torch
+
+from hf_simplex.complexes import SimplicialComplex
+from hf_simplex.geometry import validate_coordinates
+from hf_simplex.members import draw_members
+
+TWO = SimplicialComplex(5, [[0, 1, 2], [3, 4]])
+
+
+def test_the_same_seed_draws_the_same_members_and_another_seed_others() -> None:
+    assert draw_members(TWO, 6, seed=3) == draw_members(TWO, 6, seed=3)
+    assert draw_members(TWO, 6, seed=3) != draw_members(TWO, 6, seed=4)
+
+
+def test_members_alternate_between_the_simplexes_and_lie_within() -> None:
+    coordinates = torch.tensor(draw_members(TWO, 7, seed=0), dtype=torch.float64)
+    validate_coordinates(coordinates, TWO)
+    assert ((coordinates[:, :3].sum(1) > 0.5) == torch.tensor([True, False] * 3 + [True])).all()
+
+
+def test_volume_sampling_prefers_the_larger_simplex() -> None:
+    structure = SimplicialComplex(4, [[0, 1], [2, 3]])
+    drawn = draw_members(structure, 500, seed=0, sampling="volume", log_volumes=torch.tensor([9.0, 1.0]).log())
+    assert 420 < sum(member[0] > 0 for member in drawn) < 480
+
+
+@pytest.mark.parametrize(("number", "message"), [(0, "at least one member"), (1, "spread over 2 simplexes")])
+def test_too_few_members_are_refused(number: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw_members(TWO, number, seed=0)

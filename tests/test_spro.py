@@ -1,0 +1,141 @@
+"""The SPRO objective: values worked out by hand, gradients compared with autograd through the mixed weights."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hf_simplex.complexes import SimplicialComplex
+from hf_simplex.geometry import simplex_log_volume
+from hf_simplex.spro import GrowingVertex, scaled_volume_weight
+
+
+def point(*values: float) -> dict[str, torch.Tensor]:
+    return {"weight": torch.tensor([values], dtype=torch.float32)}
+
+
+def plane(*values: float) -> nn.Linear:
+    module = nn.Linear(len(values), 1, bias=False)
+    module.load_state_dict(point(*values))
+    return module
+
+
+TRIANGLE = SimplicialComplex(3, [[0, 1, 2]])
+
+
+def test_the_objective_equals_the_value_worked_out_by_hand() -> None:
+    # Vertices (0, 0), (2, 0) and the growing (1, 3): base 2, height 3, so V = 3. The loss is the square of the output.
+    module = plane(1, 3)
+    growing = GrowingVertex(module, [point(0, 0), point(2, 0), point(1, 3)], TRIANGLE, 2, volume_weight=0.5)
+    inputs, points = torch.tensor([[1.0, 2.0]]), [[0.5, 0.0, 0.5], [0.25, 0.5, 0.25]]
+    # Points (0.5, 1.5) and (1.25, 0.75): outputs 3.5 and 2.75, squares 12.25 and 7.5625, mean 9.90625.
+    loss = 0.0
+    for coordinates in points:
+        with growing.at(coordinates) as coordinate:
+            at_point = module(inputs).square().sum()
+            (coordinate * at_point / 2).backward()
+            loss += at_point.item() / 2
+    # dL/dphi = 2 output x: (7, 14) and (5.5, 11); times 0.5 and 0.25, halved: (1.75, 3.5) + (0.6875, 1.375).
+    assert loss == pytest.approx(9.90625)
+    assert module.weight.grad.tolist() == [[2.4375, 4.875]]
+    term = growing.add_volume_gradient()
+    # d/dtheta of -0.5 log V is -0.5 * (0, 1/height): the perpendicular is (0, 3) and its square 9.
+    assert term.log_volume == pytest.approx(math.log(3))
+    assert term.regularizer == pytest.approx(-0.5 * math.log(3))
+    assert module.weight.grad[0].tolist() == pytest.approx([2.4375, 4.875 - 0.5 / 3])
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def weights(seed: int) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in network(seed).named_parameters()}
+
+
+@pytest.mark.parametrize("structure", [TRIANGLE, SimplicialComplex(4, [[0, 1, 3], [2, 3]])])
+def test_the_gradient_is_that_of_autograd_through_the_mixed_weights(structure: SimplicialComplex) -> None:
+    vertex, weight = structure.num_vertices - 1, 0.3
+    module, vertices = network(vertex), [weights(seed) for seed in range(structure.num_vertices)]
+    growing = GrowingVertex(module, vertices, structure, vertex, volume_weight=weight)
+    inputs, labels = torch.randn(8, 4), torch.arange(8) % 3
+    points = growing.draw(4, torch.Generator().manual_seed(0))
+    for coordinates in points:
+        with growing.at(coordinates) as coordinate:
+            (coordinate * nn.functional.cross_entropy(module(inputs), labels) / len(points)).backward()
+    growing.add_volume_gradient()
+
+    theta = {name: tensor.double().requires_grad_() for name, tensor in weights(vertex).items()}
+    frozen = [{name: tensor.double() for name, tensor in weights(seed).items()} for seed in range(vertex)]
+    everything = [*frozen, theta]
+    objective = torch.zeros((), dtype=torch.float64)
+    for coordinates in points:
+        mixed = {name: sum(c * v[name] for c, v in zip(coordinates, everything, strict=True)) for name in theta}
+        outputs = torch.func.functional_call(network(0).double(), mixed, (inputs.double(),))
+        objective = objective + nn.functional.cross_entropy(outputs, labels) / len(points)
+    volumes = []
+    for simplex in structure.simplexes:
+        flat = torch.stack([torch.cat([everything[index][name].flatten() for name in theta]) for index in simplex])
+        edges = flat[:-1] - flat[-1]
+        volumes.append(0.5 * torch.logdet(edges @ edges.T) - math.lgamma(len(simplex)))
+    (objective - weight * torch.stack(volumes).logsumexp(0)).backward()
+    for name, parameter in module.named_parameters():
+        assert torch.allclose(parameter.grad.double(), theta[name].grad, rtol=1e-5, atol=1e-6)
+    for index in range(vertex):
+        assert all(torch.equal(vertices[index][name], weights(index)[name]) for name in theta)
+        assert all(tensor.grad is None for tensor in vertices[index].values())
+
+
+def test_a_new_vertex_starts_at_the_mean_with_finite_loss_and_gradient() -> None:
+    module, vertices = network(9), [weights(seed) for seed in range(3)]
+    growing = GrowingVertex(module, vertices, TRIANGLE, 2, volume_weight=1.0)
+    growing.start_at_mean()
+    for name, parameter in module.named_parameters():
+        assert torch.allclose(parameter, (weights(0)[name] + weights(1)[name]) / 2, atol=1e-7)
+        parameter.grad = torch.zeros_like(parameter)
+    term = growing.add_volume_gradient()
+    assert math.isfinite(term.log_volume) and math.isfinite(term.regularizer)
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_jitter_moves_the_start_in_proportion_to_each_tensor() -> None:
+    module, vertices = network(9), [weights(seed) for seed in range(3)]
+    growing = GrowingVertex(module, vertices, TRIANGLE, 2)
+    growing.start_at_mean(jitter=0.1, generator=torch.Generator().manual_seed(0))
+    mean = (weights(0)["0.weight"] + weights(1)["0.weight"]) / 2
+    moved = (module[0].weight - mean).square().mean().sqrt() / mean.square().mean().sqrt()
+    assert 0.06 < moved < 0.14
+    assert torch.equal(vertices[2]["0.weight"], module[0].weight)
+
+
+def test_points_come_from_the_simplexes_that_hold_the_vertex() -> None:
+    structure = SimplicialComplex(5, [[0, 1], [1, 2, 4], [2, 3, 4]])
+    growing = GrowingVertex(network(4), [weights(seed) for seed in range(5)], structure, 4, sampling="volume")
+    coordinates = torch.tensor(growing.draw(200, torch.Generator().manual_seed(0)))
+    assert coordinates.shape == (200, 5)
+    assert (coordinates[:, 0] == 0).all() and (coordinates[:, 4] > 0).all()
+    assert ((coordinates[:, 1] > 0) ^ (coordinates[:, 3] > 0)).all()
+    # The two simplexes have similar volumes: both are drawn often.
+    assert 40 < (coordinates[:, 1] > 0).sum() < 160
+
+
+def test_the_log_volume_is_that_of_the_geometry_module() -> None:
+    vertices = [weights(seed) for seed in range(3)]
+    growing = GrowingVertex(network(2), vertices, TRIANGLE, 2)
+    flat = torch.stack([torch.cat([tensor.flatten() for tensor in vertex.values()]) for vertex in vertices])
+    assert growing.volume_term().log_volume == pytest.approx(float(simplex_log_volume(flat)), rel=1e-9)
+
+
+def test_a_lone_vertex_cannot_grow() -> None:
+    with pytest.raises(ValueError, match="only vertex of a simplex"):
+        GrowingVertex(plane(1, 3), [point(1, 3)], SimplicialComplex(1, [[0]]), 0)
+
+
+def test_the_papers_weight_is_lambda_over_the_log_volume_of_a_random_complex() -> None:
+    # A regular triangle of edge 100 has area sqrt(3)/4 * 10^4.
+    expected = 1e-3 / math.log(math.sqrt(3) / 4 * 1e4)
+    assert scaled_volume_weight(1e-3, TRIANGLE, 2, random_edge=100.0) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="plain weight"):
+        scaled_volume_weight(1e-3, TRIANGLE, 2, random_edge=0.5)

@@ -1,0 +1,79 @@
+"""Points are mixed exactly where exactness can be had, and the vertex that moves away comes back bit for bit."""
+
+import pytest
+import torch
+from tiny import KINDS, backbone, images
+
+from hf_simplex.weight_space import blocks, copy_weights, trainable_names, weights_moved_to, write_point
+
+
+def weights(kind: str, seed: int) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in backbone(kind, seed).named_parameters()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coordinates_of_a_vertex_give_exactly_its_output(kind: str) -> None:
+    vertices = [weights(kind, seed) for seed in range(3)]
+    for index in range(3):
+        module = backbone(kind, seed=9)
+        write_point(module, vertices, [float(index == other) for other in range(3)])
+        assert torch.equal(module(images()).logits, backbone(kind, index)(images()).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_vertices_give_exactly_the_backbone(kind: str) -> None:
+    module = backbone(kind, seed=9)
+    write_point(module, [weights(kind, 0)] * 4, [0.1, 0.2, 0.3, 0.4])
+    assert torch.equal(module(images()).logits, backbone(kind, 0)(images()).logits)
+
+
+def test_a_point_is_the_sum_of_coordinates_times_vertices() -> None:
+    vertices = [weights("vit", seed) for seed in range(5)]
+    coordinates = [0.15, 0.3, 0.05, 0.4, 0.1]
+    module = backbone("vit", 9)
+    write_point(module, vertices, coordinates)
+    for name, parameter in module.named_parameters():
+        terms = torch.stack([c * v[name].double() for c, v in zip(coordinates, vertices, strict=True)])
+        scale = terms.abs().sum(0).clamp(min=1e-30)
+        assert ((parameter.double() - terms.sum(0)).abs() / scale).max() < 1e-6
+
+
+def test_low_precision_vertices_are_mixed_in_float32() -> None:
+    vertices = [{name: t.bfloat16() for name, t in weights("vit", seed).items()} for seed in range(3)]
+    module = backbone("vit", 9).bfloat16()
+    write_point(module, vertices, [0.2, 0.3, 0.5])
+    wide = backbone("vit", 9)
+    write_point(wide, [{name: t.float() for name, t in v.items()} for v in vertices], [0.2, 0.3, 0.5])
+    for narrow, precise in zip(module.parameters(), wide.parameters(), strict=True):
+        assert torch.equal(narrow, precise.bfloat16())
+
+
+def test_the_vertex_comes_back_bit_for_bit_even_after_an_error() -> None:
+    module, vertices = backbone("resnet", 1), [weights("resnet", 0), weights("resnet", 9)]
+    before = weights("resnet", 1)
+    with pytest.raises(KeyError), weights_moved_to(module, vertices, [0.25, 0.75], vertex=1):
+        assert not torch.equal(next(module.parameters()), next(iter(before.values())))
+        raise KeyError("in the middle of a step")
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
+    assert all(torch.equal(vertices[1][name], before[name]) for name in before)
+
+
+def test_blocks_stack_the_vertices_parameter_by_parameter() -> None:
+    vertices = [weights("resnet", seed) for seed in range(2)]
+    names = trainable_names(backbone("resnet"))
+    for name, block in zip(names, blocks(vertices, names), strict=True):
+        assert block.shape == (2, vertices[0][name].numel())
+        assert torch.equal(block[1], vertices[1][name].flatten())
+
+
+def test_copying_weights_keeps_every_bit() -> None:
+    module, into = backbone("vit", 3), weights("vit", 0)
+    copy_weights(module, into)
+    assert all(torch.equal(into[name], p) for name, p in module.named_parameters())
+
+
+@pytest.mark.parametrize(("coordinates", "message"), [([1.0], "as many coordinates"), ([0.0, 0.0], "All coordinates")])
+def test_coordinates_that_make_no_point_are_refused(coordinates: list[float], message: str) -> None:
+    module = backbone("vit")
+    with pytest.raises(ValueError, match=message):
+        write_point(module, [weights("vit", 0), weights("vit", 1)], coordinates)

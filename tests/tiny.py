@@ -1,0 +1,80 @@
+"""Backbones and images small enough that a stage takes a second."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+LABELS = 3
+SIZE = 16
+KINDS = ("resnet", "vit", "timm")
+
+
+def backbone(kind: str, seed: int = 0, labels: int = LABELS) -> PreTrainedModel:
+    """A randomly initialized classifier: transformers with BatchNorm, transformers with LayerNorm, or timm."""
+    torch.manual_seed(seed)
+    if kind == "resnet":
+        config = ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=labels
+        )
+        return ResNetForImageClassification(config).eval()
+    if kind == "vit":
+        config = ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=SIZE,
+            patch_size=8,
+            num_labels=labels,
+            hidden_dropout_prob=0.0,
+        )
+        return ViTForImageClassification(config).eval()
+    pretrained = {"input_size": [3, SIZE, SIZE], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
+    config = TimmWrapperConfig.from_dict(
+        {"architecture": "test_resnet", "num_classes": labels, "pretrained_cfg": {**pretrained, "num_classes": labels}}
+    )
+    return TimmWrapperForImageClassification(config).eval()
+
+
+def folder(kind: str, directory: Path, labels: int = LABELS) -> Path:
+    """The same as a folder of a Hub repository, image processor included."""
+    backbone(kind, labels=labels).save_pretrained(directory)
+    if kind != "timm":
+        ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(directory)
+    return directory
+
+
+def images(number: int = 6, seed: int = 0) -> Tensor:
+    """[number, 3, SIZE, SIZE] random pixel values."""
+    return torch.randn(number, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+class Images(Dataset):
+    """Random images whose mean tells their label."""
+
+    def __init__(self, number: int = 24) -> None:
+        self.labels = torch.arange(number) % LABELS
+        self.pixel_values = images(number, seed=1) + self.labels[:, None, None, None] - 1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"pixel_values": self.pixel_values[index], "labels": self.labels[index]}
+
+
+def batches(number: int = 2) -> list[dict[str, Tensor]]:
+    """Inputs for BatchNorm statistics."""
+    return [{"pixel_values": images(8, seed=10 + index)} for index in range(number)]
