@@ -152,13 +152,17 @@ class SimplexForImageClassification(PreTrainedModel):
                 num_labels = len(kwargs["id2label"])
             labels = {} if num_labels is None else {"num_labels": num_labels}
             kwargs.setdefault("ignore_mismatched_sizes", bool(labels))
-            module, loading = AutoModelForImageClassification.from_pretrained(
-                backbone, output_loading_info=True, use_safetensors=True, **labels, **kwargs
-            )
+            try:
+                module, loading = AutoModelForImageClassification.from_pretrained(
+                    backbone, output_loading_info=True, use_safetensors=True, **labels, **kwargs
+                )
+            except OSError as error:
+                raise OSError(f"The backbone {os.fspath(backbone)!r} could not be loaded: {error}") from error
             complete = not loading["missing_keys"] and not loading["mismatched_keys"]
             source = (os.fspath(backbone), _image_processor_arguments(kwargs))
         if isinstance(module, SimplexForImageClassification):
             raise ValueError(f"{backbone} is an ensemble already. Load it with from_pretrained to grow it further.")
+        _set_labels(module.config, module.config.id2label, module.config.label2id)
         role = MODE if (complete if fine_tuned is None else fine_tuned) else PRETRAINED
         config = SimplexConfig(backbone_config=module.config, roles=[role])
         config.provenance = {"backbone": module.config.name_or_path or type(module).__name__}
@@ -571,7 +575,7 @@ class SimplexForImageClassification(PreTrainedModel):
 
     def _export(self, save_directory: str | os.PathLike[str]) -> None:
         backbone = self.backbone
-        backbone.config.id2label, backbone.config.label2id = self.config.id2label, self.config.label2id
+        _set_labels(backbone.config, self.config.id2label, self.config.label2id)
         with written_aside(save_directory) as aside:
             backbone.save_pretrained(aside)
             self._save_image_processor(aside)
@@ -604,6 +608,13 @@ def _check_same_kind(models: Sequence[SimplexForImageClassification]) -> None:
                 f"Component {number} has other labels than component 1: "
                 f"{model.config.id2label} and {first.config.id2label}."
             )
+
+
+def _set_labels(config: Any, id2label: Any, label2id: Any) -> None:
+    config.id2label, config.label2id = id2label, label2id
+    if hasattr(config, "label_names"):
+        # timm's configuration is saved with these names in place of id2label, and they may be the former task's.
+        config.label_names = list(id2label.values())
 
 
 def _build_backbone(config: SimplexConfig) -> PreTrainedModel:

@@ -20,6 +20,10 @@ from .geometry import (
 from .weight_space import Weights, blocks, copy_weights, trainable_names, weights_moved_to, write_point
 
 
+HEIGHT_FLOOR = 1e-4
+"""Part of the weights' norm that is added, in quadrature, to every height: it bounds the pull on a flat simplex."""
+
+
 @dataclass(frozen=True)
 class VolumeTerm:
     """The log volume of the growing vertex's simplexes and what it adds to the objective.
@@ -103,8 +107,8 @@ class GrowingVertex:
             raise ValueError(f"Vertex {vertex} is the only vertex of a simplex: it is a mode, trained without SPRO.")
         self._faces = [_Face([vertices[index] for index in face], self.names) for face in faces]
         norm = math.sqrt(sum(float(vertices[faces[0][0]][name].double().square().sum()) for name in self.names))
-        self.height_floor = torch.finfo(torch.float32).eps * norm
-        """A height that float32 weights of this norm cannot resolve: keeps log volume and gradient finite at 0."""
+        self.height_floor = HEIGHT_FLOOR * norm
+        """A height far below those that training reaches: keeps log volume and gradient finite at height 0."""
         self._log_volumes: Tensor | None = None
 
     @torch.no_grad()
@@ -162,15 +166,15 @@ class GrowingVertex:
         if self.volume_weight:
             shares = torch.softmax(self._log_volumes, dim=0)
             parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-            gradients = []
-            for parameter in parameters.values():
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                gradients.append(parameter.grad)
             for face, share, (height_squared, foot) in zip(self._faces, shares, geometry, strict=True):
                 factor = scale * self.volume_weight * float(share) / (float(height_squared) + self.height_floor**2)
-                torch._foreach_add_(gradients, [p.data for p in parameters.values()], alpha=-factor)
-                for weight, vertex in zip(foot, face.vertices, strict=True):
-                    torch._foreach_add_(gradients, [vertex[name] for name in parameters], alpha=factor * float(weight))
+                for name, parameter in parameters.items():
+                    # Small where the vertex is near the face, so it must be there before it meets the large factor.
+                    perpendicular = parameter.detach().clone()
+                    for weight, vertex in zip(foot.tolist(), face.vertices, strict=True):
+                        perpendicular.sub_(vertex[name], alpha=weight)
+                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                    parameter.grad.sub_(perpendicular, alpha=factor)
         return VolumeTerm(log_volume, -self.volume_weight * log_volume)
 
     def volume_term(self) -> VolumeTerm:

@@ -253,7 +253,7 @@ class SimplexTrainer(Trainer):
         set_seed(self.args.seed)
         self.optimizer = self.lr_scheduler = None
         self.model = self.model_wrapped = backbone
-        simplex.growing, self._volume_term = vertex, None
+        simplex.growing, self._volume_term, self._draws_at_step = vertex, None, (-1, 0)
         self.is_in_stage = True
         started = time.perf_counter()
         try:
@@ -449,7 +449,7 @@ def _batch_size(batch: Mapping[str, Any]) -> int:
 
 def random_edge(simplex: SimplexForImageClassification) -> float:
     """The distance of two random initializations of the backbone, in the units of the weights."""
-    with torch.random.fork_rng():
+    with _random_streams_apart(0):
         first, second = (
             AutoModelForImageClassification.from_config(copy.deepcopy(simplex.config.backbone_config))
             for _ in range(2)

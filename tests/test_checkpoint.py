@@ -122,7 +122,9 @@ def test_a_smaller_ensemble_replaces_a_larger_one_and_nothing_else(tmp_path: Pat
     small = SimplexForImageClassification.from_backbone(ensemble("resnet").backbone)
     small.save_pretrained(tmp_path)
     assert sorted(file.name for file in tmp_path.glob("vertex-0*")) == ["vertex-00000.safetensors"]
-    assert all((tmp_path / name).read_text() == "mine" for name in ("notes.txt", "vertex-mine.safetensors", "README.md"))
+    assert all(
+        (tmp_path / name).read_text() == "mine" for name in ("notes.txt", "vertex-mine.safetensors", "README.md")
+    )
     SimplexForImageClassification.from_pretrained(tmp_path)
 
 

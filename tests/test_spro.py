@@ -41,8 +41,8 @@ def test_the_objective_equals_the_value_worked_out_by_hand() -> None:
     assert module.weight.grad.tolist() == [[2.4375, 4.875]]
     term = growing.add_volume_gradient()
     # d/dtheta of -0.5 log V is -0.5 * (0, 1/height): the perpendicular is (0, 3) and its square 9.
-    assert term.log_volume == pytest.approx(math.log(3))
-    assert term.regularizer == pytest.approx(-0.5 * math.log(3))
+    assert term.log_volume == pytest.approx(math.log(3), rel=1e-6)
+    assert term.regularizer == pytest.approx(-0.5 * math.log(3), rel=1e-6)
     assert module.weight.grad[0].tolist() == pytest.approx([2.4375, 4.875 - 0.5 / 3])
 
 
@@ -97,7 +97,9 @@ def test_a_new_vertex_starts_at_the_mean_with_finite_loss_and_gradient() -> None
         parameter.grad = torch.zeros_like(parameter)
     term = growing.add_volume_gradient()
     assert math.isfinite(term.log_volume) and math.isfinite(term.regularizer)
-    assert all(p.grad.isfinite().all() for p in module.parameters())
+    # Rounding alone has no say in the direction: the pull stays far below the floor's bound of 1 / (2 floor).
+    pull = torch.cat([p.grad.flatten() for p in module.parameters()]).norm()
+    assert pull < 0.01 / (2 * growing.height_floor)
 
 
 def test_jitter_moves_the_start_in_proportion_to_each_tensor() -> None:
@@ -125,7 +127,7 @@ def test_the_log_volume_is_that_of_the_geometry_module() -> None:
     vertices = [weights(seed) for seed in range(3)]
     growing = GrowingVertex(network(2), vertices, TRIANGLE, 2)
     flat = torch.stack([torch.cat([tensor.flatten() for tensor in vertex.values()]) for vertex in vertices])
-    assert growing.volume_term().log_volume == pytest.approx(float(simplex_log_volume(flat)), rel=1e-9)
+    assert growing.volume_term().log_volume == pytest.approx(float(simplex_log_volume(flat)), rel=1e-6)
 
 
 def test_a_lone_vertex_cannot_grow() -> None:
