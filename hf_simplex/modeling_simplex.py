@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
@@ -133,7 +134,8 @@ class SimplexForImageClassification(PreTrainedModel):
 
         Raises:
             OSError: there is no such backbone.
-            ValueError: the backbone's weights are not in safetensors, or a label count contradicts a given model's.
+            ValueError: the backbone's weights are not in safetensors or not whole, or a label count contradicts a
+                given model's.
         """
         if isinstance(backbone, PreTrainedModel):
             if kwargs:
@@ -158,6 +160,8 @@ class SimplexForImageClassification(PreTrainedModel):
                 )
             except OSError as error:
                 raise OSError(f"The backbone {os.fspath(backbone)!r} could not be loaded: {error}") from error
+            except SafetensorError as error:
+                raise ValueError(f"The weights of {os.fspath(backbone)!r} are empty or not whole: {error}") from error
             complete = not loading["missing_keys"] and not loading["mismatched_keys"]
             source = (os.fspath(backbone), _image_processor_arguments(kwargs))
         if isinstance(module, SimplexForImageClassification):

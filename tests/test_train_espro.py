@@ -71,7 +71,7 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize(
     "launch",
-    [["accelerate.commands.launch", "--cpu"], ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]],
+    [["accelerate.commands.launch", "--cpu"], ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]],
     ids=["one process", "two processes"],
 )
 def test_the_whole_recipe_from_the_command_line(launch: list[str], tmp_path: Path) -> None:
@@ -188,7 +188,10 @@ def refuse_twice(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def other_labels(path: Path) -> tuple[dict[str, Any], str]:
-    return {"backbone": None, "modes": [str(folder("resnet", path / "mode"))]}, f"has {LABELS} labels and digits has 10"
+    return {
+        "backbone": None,
+        "modes": [str(folder("resnet", path / "mode"))],
+    }, f"has {LABELS} labels and digits has 10"
 
 
 def corrupt_mode(path: Path) -> tuple[dict[str, Any], str]:
