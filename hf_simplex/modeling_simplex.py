@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils import logging
 
 from .batch_norm import copy_statistics, recompute_statistics, statistics
 from .checkpoint import check_files, remove_stale, write_tensors, written_aside
@@ -362,12 +363,12 @@ class SimplexForImageClassification(PreTrainedModel):
         Raises:
             ValueError: a point lies outside the complex, or batches are needed and missing.
         """
-        members, centroids = nn.ModuleList(), nn.ModuleList()
-        for trees, points in ((members, coordinates), (centroids, self._centroids())):
-            for point in points:
-                found = copy_statistics(statistics(self.backbone_at(point, batches)))
-                if found:
-                    trees.append(TensorTree({}, found))
+        self.config.check_points(coordinates)
+        points, found = [*coordinates, *self._centroids()], []
+        if statistics(self.backbone):
+            for point in logging.tqdm(points, desc="BatchNorm statistics", leave=False):
+                found.append(TensorTree({}, copy_statistics(statistics(self.backbone_at(point, batches)))))
+        members, centroids = nn.ModuleList(found[: len(coordinates)]), nn.ModuleList(found[len(coordinates) :])
         self.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
         self.members, self.centroids = members, centroids
 

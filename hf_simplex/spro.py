@@ -19,7 +19,6 @@ from .geometry import (
 )
 from .weight_space import Weights, blocks, copy_weights, trainable_names, weights_moved_to, write_point
 
-
 HEIGHT_FLOOR = 1e-4
 """Part of the weights' norm that is added, in quadrature, to every height: it bounds the pull on a flat simplex."""
 

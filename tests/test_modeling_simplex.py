@@ -71,7 +71,7 @@ def test_a_new_task_gets_a_new_head(kind: str, tmp_path: Path) -> None:
 def test_loading_arguments_reach_the_backbone(tmp_path: Path) -> None:
     path = folder("vit", tmp_path)
     assert SimplexForImageClassification.from_backbone(path, dtype=torch.bfloat16).dtype == torch.bfloat16
-    with pytest.raises(RuntimeError, match="mismatch|size"):
+    with pytest.raises(RuntimeError, match=r"mismatch|size"):
         SimplexForImageClassification.from_backbone(path, num_labels=5, ignore_mismatched_sizes=False)
 
 
@@ -150,7 +150,7 @@ def test_what_cannot_predict_says_so() -> None:
         model(images())
     model.growing = 3
     with pytest.raises(RuntimeError, match="being trained"):
-        model.draw_members(2)
+        model.backbone_at([0.0, 0.0, 0.0, 1.0])
 
 
 def test_points_outside_the_complex_or_without_statistics_are_refused() -> None:

@@ -178,6 +178,17 @@ def test_data_come_from_idx_files_folders_and_saved_data_sets(write: Any, tmp_pa
     assert len(labels) in (2, 10) and not any(label.startswith("LABEL") for label in labels.values())
 
 
+def test_an_ensemble_is_pushed_to_the_hub(hub: Any, tmp_path: Path) -> None:
+    backbone = str(folder("resnet", tmp_path / "backbone"))
+    settings = {"num_components": 1, "num_vertices": 2, "num_members": 2, "num_train_epochs": 1, **DIGITS}
+    run(tmp_path, "--push_to_hub", "--hub_model_id", "alice/digits", backbone=backbone, **settings)
+    pushed = SimplexForImageClassification.from_pretrained("alice/digits")
+    kept = SimplexForImageClassification.from_pretrained(tmp_path / "output/ensemble")
+    pixels = torch.randn(2, 3, SIZE, SIZE)
+    assert torch.equal(pushed(pixels).logits, kept(pixels).logits)
+    assert {"vertex-00000.safetensors", "members.safetensors", "config.json"} <= set(hub.files("alice/digits"))
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------------
 
 
