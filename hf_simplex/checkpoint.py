@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 MEMBERS_FILE = "members.safetensors"
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
@@ -35,13 +35,15 @@ def written_aside(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder inside `directory` whose files take their places there when the context ends well.
 
     What was in `directory` is touched only then, one rename a file: a crash or a full disk leaves the old files whole.
-    config.json is renamed last, since it is what makes a folder a checkpoint.
+    Weights come first and config.json last, so that what grew and was interrupted here is still what it was.
     """
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as aside:
         yield Path(aside)
-        files = sorted(Path(aside).iterdir(), key=lambda file: (file.name == "config.json", file.name))
+        files = sorted(
+            Path(aside).iterdir(), key=lambda file: (file.suffix == ".json", file.name == CONFIG_NAME, file.name)
+        )
         for file in files:
             os.replace(file, target / file.name)
 
@@ -68,13 +70,42 @@ def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> None:
     (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def remove_stale(directory: Path, state: Mapping[str, Tensor]) -> None:
-    """Remove the files of an earlier, larger ensemble that the index in `directory` no longer names."""
-    wanted = {file_of(name) for name in state}
-    for file in directory.iterdir():
-        ours = _VERTEX_FILE.fullmatch(file.name) or file.name == MEMBERS_FILE
-        if ours and file.name not in wanted:
-            file.unlink()
+def check_target(directory: str | os.PathLike[str], model_type: str) -> None:
+    """Check that saving a model of a type to `directory` would not destroy anything but an earlier save of its kind.
+
+    Raises:
+        ValueError: `directory` is a file, or holds a config.json of another model_type or of none.
+    """
+    if os.path.isfile(directory):
+        raise ValueError(f"{directory} is a file: give a folder to save to.")
+    config_file = Path(directory) / CONFIG_NAME
+    if not config_file.exists():
+        return
+    try:
+        found = json.loads(config_file.read_text("utf-8")).get("model_type")
+    except (ValueError, AttributeError):
+        found = None
+    if found != model_type:
+        raise ValueError(
+            f"{config_file} is of model_type {found!r} and one of {model_type!r} would replace it: give another "
+            "folder."
+        )
+
+
+def indexed_files(directory: str | os.PathLike[str]) -> set[str]:
+    """The weight files of the ensemble in `directory`, by its index; none where there is no such index."""
+    try:
+        index = json.loads((Path(directory) / SAFE_WEIGHTS_INDEX_NAME).read_text("utf-8"))
+        files = {str(file) for file in index["weight_map"].values()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return set()
+    return {file for file in files if _VERTEX_FILE.fullmatch(file) or file == MEMBERS_FILE}
+
+
+def remove_stale(directory: Path, before: set[str]) -> None:
+    """Remove the `before` files of an earlier, larger ensemble that the index in `directory` no longer names."""
+    for file in before - indexed_files(directory):
+        (directory / file).unlink(missing_ok=True)
 
 
 def check_files(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -89,14 +120,23 @@ def check_files(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
         ValueError: the index names a file outside the folder, or a file is empty or not whole.
     """
     hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-    index_file = cached_file(name_or_path, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+    try:
+        index_file = cached_file(
+            name_or_path, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **hub
+        )
+    except OSError as error:
+        raise OSError(f"The ensemble {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
     if index_file is None:
+        place = "" if os.path.isdir(name_or_path) else " (no such folder here, nor a repository in reach that has one)"
         raise FileNotFoundError(
-            f"{name_or_path} holds no {SAFE_WEIGHTS_INDEX_NAME}, so it is not an ensemble that save_pretrained wrote. "
-            f"A single model ({SAFE_WEIGHTS_NAME}) is loaded by SimplexForImageClassification.from_backbone."
+            f"{name_or_path} holds no {SAFE_WEIGHTS_INDEX_NAME}{place}, so it is not an ensemble that save_pretrained "
+            f"wrote. A single model ({SAFE_WEIGHTS_NAME}) is loaded by SimplexForImageClassification.from_backbone."
         )
     try:
-        files = sorted(set(json.loads(Path(index_file).read_text("utf-8"))["weight_map"].values()))
+        index = json.loads(Path(index_file).read_text("utf-8"))
+        files = sorted(set(index["weight_map"].values()))
+        if not files or not isinstance(index["metadata"], dict):
+            raise ValueError("no tensors or no metadata")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{index_file} is not an index of safetensors files ({error!r}). Restore or re-save it."

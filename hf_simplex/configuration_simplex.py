@@ -48,22 +48,29 @@ class SimplexConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.backbone_config = _backbone_config(backbone_config)
-        self.simplexes = [list(simplex) for simplex in simplexes]
-        self.roles = list(roles)
-        self.members = [[float(coordinate) for coordinate in member] for member in members]
+        try:
+            self.simplexes = [list(simplex) for simplex in simplexes]
+            self.roles = list(roles)
+            self.members = [[float(coordinate) for coordinate in member] for member in members]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"simplexes is {simplexes!r}, roles {roles!r} and members {members!r}; expected a list of lists of "
+                "vertices, a list of names and a list of lists of coordinates."
+            ) from error
         self.sampling = sampling
         self.provenance = dict(provenance or {})
         if self.backbone_config is not None and "id2label" not in kwargs and "num_labels" not in kwargs:
             kwargs["id2label"] = self.backbone_config.id2label
             kwargs["label2id"] = self.backbone_config.label2id
-        for name in _IMAGE_PROCESSOR_KEYS:
+        for name in (*_IMAGE_PROCESSOR_KEYS, "transformers_weights"):
+            # The last could name another weight file than the index does, a pickled one even.
             kwargs.pop(name, None)
         super().__init__(**kwargs)
         self.check()
 
     def check(self) -> None:
         """Raise ValueError where structure, roles and members contradict each other; see the class."""
-        if unknown := sorted(set(self.roles) - set(ROLES)):
+        if unknown := [role for role in self.roles if role not in ROLES]:
             raise ValueError(f"Unknown role of a vertex: {unknown[0]!r}. Choose from {', '.join(ROLES)}.")
         if self.sampling not in SAMPLINGS:
             raise ValueError(f"Unknown sampling: {self.sampling!r}. Choose from {', '.join(SAMPLINGS)}.")
@@ -71,10 +78,11 @@ class SimplexConfig(PreTrainedConfig):
 
     def check_points(self, coordinates: Sequence[Sequence[float]]) -> None:
         """Raise ValueError unless each of [points, vertices] barycentric coordinates is a point of the complex."""
+        structure = self.complex
         if any(len(point) != self.num_vertices for point in coordinates):
             raise ValueError(f"Every point needs {self.num_vertices} coordinates, one for each vertex: {coordinates}.")
         points = torch.tensor(coordinates, dtype=torch.float64).reshape(len(coordinates), self.num_vertices)
-        validate_coordinates(points, self.complex)
+        validate_coordinates(points, structure)
 
     @property
     def num_vertices(self) -> int:
@@ -103,6 +111,8 @@ _IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type
 def _backbone_config(value: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | None:
     if value is None or isinstance(value, PreTrainedConfig):
         return value
+    if not isinstance(value, dict):
+        raise ValueError(f"backbone_config is {value!r}; expected the backbone's configuration, as a dictionary.")
     model_type = str(value.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         raise ValueError(

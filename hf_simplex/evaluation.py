@@ -1,5 +1,6 @@
 """Evaluates an ensemble beside what one would have used otherwise: a single model, a deep ensemble, the centroid."""
 
+import copy
 from typing import Any, TypedDict
 
 import numpy as np
@@ -52,12 +53,20 @@ def compare(
     Returns:
         Results of `backbone` (the first mode), `deep_ensemble` (the modes), `centroid` and `simplex` (both of the
         first component) and `espro` (all members).
+
+    Raises:
+        ValueError: no member lies in the first simplex, or the data set gives no labels.
     """
     structure = model.config.complex
     modes = [simplex[0] for simplex in structure.simplexes]
     first = set(structure.simplexes[0])
     members = model.config.members
     of_first = [index for index, member in enumerate(members) if {v for v, c in enumerate(member) if c} <= first]
+    if not of_first:
+        raise ValueError(
+            f"None of the {len(members)} members lies in the first simplex, so it cannot be evaluated: draw more "
+            "members, or with sampling='equal'."
+        )
     points = [vertex_coordinates(structure, mode).tolist() for mode in modes]
     points += [centroid_coordinates(structure, 0).tolist(), *members]
     found = [model.vertex_statistics(mode) for mode in modes]
@@ -90,11 +99,16 @@ def member_probabilities(
     data_collator: DataCollator | None = None,
 ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.int64]]]:
     """Each member's probabilities, [images, members, labels] float64, and the labels, [images] int64."""
+    if args.fp16_full_eval or args.bf16_full_eval:
+        # Trainer casts the model that it is given for good, and these are the ensemble's own vertices.
+        model = copy.deepcopy(model)
     model.config.output_member_probabilities = True
     try:
         output = Trainer(model=model, args=args, data_collator=data_collator).predict(dataset)
     finally:
         del model.config.output_member_probabilities
+    if output.label_ids is None:
+        raise ValueError("The data set gives no labels: each image needs 'labels' (or 'label'), to be evaluated.")
     predictions: Any = output.predictions
     probabilities = np.asarray(predictions[1], np.float64)
     return probabilities / probabilities.sum(axis=-1, keepdims=True), np.asarray(output.label_ids, np.int64)

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from .batch_norm import copy_statistics, recompute_statistics, statistics
-from .checkpoint import check_files, remove_stale, write_tensors, written_aside
+from .checkpoint import check_files, check_target, indexed_files, remove_stale, write_tensors, written_aside
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members
@@ -522,12 +522,12 @@ class SimplexForImageClassification(PreTrainedModel):
             **kwargs: of `PreTrainedModel.push_to_hub`, where that is asked for.
 
         Raises:
-            ValueError: `save_directory` is a file.
+            ValueError: `save_directory` is a file, or holds a model of another kind.
         """
-        if os.path.isfile(save_directory):
-            raise ValueError(f"{save_directory} is a file: give a folder to save to.")
+        check_target(save_directory, self.config.model_type)
         if not is_main_process:
             return
+        before = indexed_files(save_directory)
         state = self.state_dict()
         self.config.architectures = [type(self).__name__]
         self.config.dtype = self.dtype
@@ -535,7 +535,7 @@ class SimplexForImageClassification(PreTrainedModel):
             write_tensors(aside, state)
             self._save_image_processor(aside)
             self.config.save_pretrained(aside)
-        remove_stale(Path(save_directory), state)
+        remove_stale(Path(save_directory), before)
         if push_to_hub:
             kwargs.pop("state_dict", None)
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
@@ -580,6 +580,7 @@ class SimplexForImageClassification(PreTrainedModel):
 
     def _export(self, save_directory: str | os.PathLike[str]) -> None:
         backbone = self.backbone
+        check_target(save_directory, backbone.config.model_type)
         _set_labels(backbone.config, self.config.id2label, self.config.label2id)
         with written_aside(save_directory) as aside:
             backbone.save_pretrained(aside)
