@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .batch_norm import copy_statistics, recompute_statistics, statistics
 from .checkpoint import check_files, check_target, indexed_files, remove_stale, write_tensors, written_aside
@@ -135,8 +135,9 @@ class SimplexForImageClassification(PreTrainedModel):
 
         Raises:
             OSError: there is no such backbone.
-            ValueError: the backbone's weights are not in safetensors or not whole, or a label count contradicts a
-                given model's.
+            TypeError: the backbone is neither a name nor a model of transformers.
+            ValueError: the backbone's weights are not in safetensors or not whole, it is no image classifier, or label
+                counts contradict each other.
         """
         if isinstance(backbone, PreTrainedModel):
             if kwargs:
@@ -147,12 +148,22 @@ class SimplexForImageClassification(PreTrainedModel):
                     "num_labels first, or give its Hub id or folder here."
                 )
             module, complete, source = copy.deepcopy(backbone), True, None
+        elif not isinstance(backbone, str | os.PathLike):
+            raise TypeError(
+                f"The backbone is a {type(backbone).__name__}; expected a Hub id, a folder or an image classifier of "
+                "transformers. A model of timm's is loaded by its Hub id, such as 'timm/resnet50.a1_in1k'."
+            )
         else:
             if kwargs.pop("use_safetensors", True) is False:
                 raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
-            if num_labels is None and "id2label" in kwargs:
+            if (id2label := kwargs.get("id2label")) is not None:
+                if num_labels not in (None, len(id2label)):
+                    raise ValueError(f"num_labels={num_labels} contradicts the {len(id2label)} labels of id2label.")
                 # timm's configuration takes the size of the head from num_labels alone.
-                num_labels = len(kwargs["id2label"])
+                num_labels = len(id2label)
+                kwargs.setdefault("label2id", {name: int(index) for index, name in id2label.items()})
+            if num_labels is not None and num_labels < 1:
+                raise ValueError(f"num_labels={num_labels}: expected at least 1.")
             labels = {} if num_labels is None else {"num_labels": num_labels}
             kwargs.setdefault("ignore_mismatched_sizes", bool(labels))
             try:
@@ -174,6 +185,11 @@ class SimplexForImageClassification(PreTrainedModel):
         with torch.device("meta"):
             model = cls(config)
         parameters, buffers = _parameters_and_buffers(module)
+        if _shapes(model.weights[0]) != _shapes(parameters | buffers):
+            raise ValueError(
+                f"The given {type(module).__name__} has other weights than the image classifier that "
+                "AutoModelForImageClassification builds from its configuration, so it could not be loaded again."
+            )
         model.vertices = nn.ModuleList([TensorTree(_copies(parameters), _copies(buffers))])
         model.__dict__["_backbone"] = module
         model._image_processor_source = source
@@ -285,7 +301,7 @@ class SimplexForImageClassification(PreTrainedModel):
         if backbone is None:
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 backbone = _build_backbone(self.config)
-            backbone.to(self.device)
+            backbone.to(self.device, self.dtype)
             self.__dict__["_backbone"] = backbone
         return backbone
 
@@ -361,8 +377,10 @@ class SimplexForImageClassification(PreTrainedModel):
                 a backbone without BatchNorm.
 
         Raises:
-            ValueError: a point lies outside the complex, or batches are needed and missing.
+            ValueError: there is no point, one lies outside the complex, or batches are needed and missing.
         """
+        if not len(coordinates):
+            raise ValueError("An ensemble needs at least one member, and no point was given.")
         self.config.check_points(coordinates)
         points, found = [*coordinates, *self._centroids()], []
         if statistics(self.backbone):
@@ -468,8 +486,15 @@ class SimplexForImageClassification(PreTrainedModel):
 
     @image_processor.setter
     def image_processor(self, image_processor: BaseImageProcessor | None) -> None:
+        settings = getattr(image_processor, "data_config", None)
+        is_timm = hasattr(self.config.backbone_config, "pretrained_cfg")
+        if image_processor is not None and is_timm != (settings is not None):
+            raise ValueError(
+                f"A {type(image_processor).__name__} does not go with this backbone: timm's backbones need a "
+                "TimmWrapperImageProcessor, and only they can have one."
+            )
         self._image_processor, self._image_processor_source = image_processor, None
-        if (settings := getattr(image_processor, "data_config", None)) is not None:
+        if settings is not None:
             # timm keeps the image processor's settings in the backbone's configuration.
             configs: list[Any] = [self.config.backbone_config, self.backbone.config]
             for config in configs:
@@ -527,6 +552,11 @@ class SimplexForImageClassification(PreTrainedModel):
         check_target(save_directory, self.config.model_type)
         if not is_main_process:
             return
+        if (Path(save_directory) / SAFE_WEIGHTS_NAME).exists():
+            raise ValueError(
+                f"{save_directory} holds {SAFE_WEIGHTS_NAME}, which transformers would load in place of the vertices: "
+                "give another folder."
+            )
         before = indexed_files(save_directory)
         state = self.state_dict()
         self.config.architectures = [type(self).__name__]
@@ -605,9 +635,8 @@ class SimplexForImageClassification(PreTrainedModel):
 
 def _check_same_kind(models: Sequence[SimplexForImageClassification]) -> None:
     first, *others = models
-    shapes = {name: tensor.shape for name, tensor in first.weights[0].items()}
     for number, model in enumerate(others, start=2):
-        if {name: tensor.shape for name, tensor in model.weights[0].items()} != shapes:
+        if _shapes(model.weights[0]) != _shapes(first.weights[0]):
             raise ValueError(f"Component {number} has another backbone architecture than component 1.")
         if model.config.id2label != first.config.id2label:
             raise ValueError(
@@ -635,6 +664,10 @@ def _persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 def _parameters_and_buffers(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return {name: p.data for name, p in module.named_parameters()}, _persistent_buffers(module)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

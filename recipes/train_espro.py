@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
     try:
         backbone_args, data_args, args = parse_arguments((BackboneArguments, DataArguments, EsproArguments), argv)
         check(backbone_args, args)
-        data = load_data(data_args, backbone_args)
+        data = load_data(data_args, backbone_args.token)
         with args.main_process_first(local=False):
             components = start_components(backbone_args, data_args, data, args)
         train, plain_train, test = transformed(data, data_args, components[0])
@@ -192,7 +192,7 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
             )
 
 
-def load_data(data_args: DataArguments, backbone_args: BackboneArguments) -> ImageData:
+def load_data(data_args: DataArguments, token: str | None = None) -> ImageData:
     """The data set that the arguments name."""
     return load_image_data(
         data_args.data_set,
@@ -204,7 +204,7 @@ def load_data(data_args: DataArguments, backbone_args: BackboneArguments) -> Ima
         max_train_examples=data_args.max_train_examples,
         max_test_examples=data_args.max_test_examples,
         seed=data_args.data_split_seed,
-        token=backbone_args.token,
+        token=token,
         fashion_mnist_dir=data_args.fashion_mnist_dir,
     )
 
@@ -252,9 +252,9 @@ def start_components(
 
 
 def transformed(
-    data: ImageData, data_args: DataArguments, component: SimplexForImageClassification
-) -> tuple[Any, ...]:
-    """Training images augmented, training images as they are seen at inference, and test images."""
+    data: ImageData, data_args: DataArguments, component: SimplexForImageClassification, materialize: bool = False
+) -> tuple[Any, Any, Any]:
+    """Training images augmented, training images as at inference, and test images; on demand or held in memory."""
     assert component.image_processor is not None
     train_transform, plain_transform = build_transforms(
         component.image_processor,
@@ -266,9 +266,9 @@ def transformed(
         random_erasing=data_args.random_erasing,
     )
     return (
-        with_pixel_values(data.train, train_transform),
-        with_pixel_values(data.train, plain_transform),
-        with_pixel_values(data.test, plain_transform),
+        with_pixel_values(data.train, train_transform, materialize=materialize and data_args.augment == "none"),
+        with_pixel_values(data.train, plain_transform, materialize=materialize),
+        with_pixel_values(data.test, plain_transform, materialize=materialize),
     )
 
 

@@ -1,0 +1,383 @@
+"""Connect independently trained modes by a simplicial complex of low loss (Benton et al. 2021, section 4).
+
+    python recipes/connect_modes.py recipes/configs/connect_modes.yaml
+    python recipes/connect_modes.py recipes/configs/connect_modes.yaml --modes DIR DIR DIR --connectors 3
+
+Takes modes (`--modes`: Hub ids or folders) or trains them from scratch with different seeds (`--train_modes`), then
+trains connectors by SPRO, each a vertex of the simplexes that `--joins` names. Written are `OUTPUT/complex/` (the
+checkpoint), `OUTPUT/results.json` (loss and accuracy along the straight lines between modes, along the best path
+through a connector, and at uniform points of the complex) and `OUTPUT/paths.png`.
+"""
+
+import copy
+import itertools
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recipe_arguments import parse_arguments
+from torch import Tensor
+from torch.utils.data import DataLoader
+from train_espro import (
+    SEEDS_A_COMPONENT,
+    DataArguments,
+    EsproArguments,
+    hardware,
+    load_data,
+    transformed,
+    versions,
+)
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ViTImageProcessor,
+    set_seed,
+)
+
+from hf_simplex import SimplexForImageClassification, SimplexTrainer
+from hf_simplex.checkpoint import written_aside
+from hf_simplex.evaluation import PointResults, evaluate_points
+from hf_simplex.geometry import sample_complex
+from hf_simplex.image_transforms import collate, resize_image_processor
+
+SMALL_RESNET = "small_resnet"
+
+
+@dataclass
+class ModeArguments:
+    """The modes, the connectors, and where the complex is measured."""
+
+    modes: list[str] | None = field(default=None, metadata={"help": "Trained modes: Hub ids or folders, at least 2."})
+    train_modes: int | None = field(default=None, metadata={"help": "Train so many modes from scratch instead."})
+    backbone: str = field(
+        default=SMALL_RESNET,
+        metadata={
+            "help": f"Architecture of modes from scratch: Hub id or folder of a classifier, or '{SMALL_RESNET}'."
+        },
+    )
+    width: int = field(default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}'."})
+    connectors: int = field(default=2, metadata={"help": "Connectors to train, one after the other."})
+    joins: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "For each connector the modes whose simplexes it joins, such as 0,1 2,3 0,1,2,3; default: all."
+        },
+    )
+    path_points: int = field(default=21, metadata={"help": "Points on each line, both ends included."})
+    sampled_points: int = field(default=100, metadata={"help": "Points drawn uniformly from the complex."})
+
+
+@dataclass
+class ConnectArguments(EsproArguments):
+    """As for train_espro: num_train_epochs and learning_rate are the modes', connector_* the connectors'."""
+
+
+@dataclass
+class Setup:
+    """What the arguments come to: trained modes, one simplex each, and how to connect and to measure them."""
+
+    mode_args: ModeArguments
+    args: ConnectArguments
+    joins: list[list[int] | None]
+    model: SimplexForImageClassification
+    trainer: SimplexTrainer
+    batches: dict[str, list[dict[str, Tensor]]]
+    told: dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the recipe; returns what results.json holds."""
+    started = time.perf_counter()
+    setup = prepare(argv)
+    for joined in setup.joins:
+        setup.trainer.grow_connector(joined)
+    setup.trainer.draw_members()
+    model, modes = setup.model, len(setup.model.config.simplexes)
+    results = measure(model, modes, setup.mode_args, setup.batches, setup.args.seed)
+    results |= {
+        "simplexes": model.config.simplexes,
+        "log_volumes": model.log_volumes().tolist(),
+        "stages": model.config.provenance.get("stages", []),
+        "wall_time": time.perf_counter() - started,
+        **setup.told,
+    }
+    output = Path(setup.args.output_dir)
+    model.save_pretrained(output / "complex")
+    with written_aside(output) as aside:
+        (aside / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", "utf-8")
+        draw(results, aside / "paths.png")
+    print(summary(results))
+    return results
+
+
+def prepare(argv: Sequence[str] | None) -> Setup:
+    """Read the arguments, load the data, and load or train the modes; a mistake ends the program with code 2."""
+    try:
+        mode_args, data_args, args = parse_arguments((ModeArguments, DataArguments, ConnectArguments), argv)
+        joins = check(mode_args, args)
+        data = load_data(data_args)
+        modes = start_modes(mode_args, data_args, dict(enumerate(data.label_names)), args)
+        train, plain, test = transformed(data, data_args, modes[0], materialize=True)
+        if mode_args.modes is not None:
+            check_distinct(SimplexForImageClassification.unite(modes))
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+    def trainer(model: SimplexForImageClassification, seed: int) -> SimplexTrainer:
+        own = copy.copy(args)
+        # The modes are trained by grow(), the connectors one by one: no simplex is grown further of itself.
+        own.seed, own.num_vertices, own.num_members = seed, 1, len(model.config.simplexes)
+        return SimplexTrainer(
+            model=model, args=own, train_dataset=train, batch_norm_dataset=plain, data_collator=collate
+        )
+
+    for index, mode in enumerate(modes):
+        trainer(mode, args.seed + SEEDS_A_COMPONENT * index).grow()
+    model = SimplexForImageClassification.unite(modes)
+    told = {
+        "arguments": {**vars(mode_args), **vars(data_args), **args.to_sanitized_dict()},
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    batches = {"train": in_batches(plain, args), "test": in_batches(test, args)}
+    grower = trainer(model, args.seed + SEEDS_A_COMPONENT * len(modes))
+    return Setup(mode_args, args, joins, model, grower, batches, told)
+
+
+def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | None]:
+    """The simplexes that each connector joins; ValueError for arguments that contradict each other."""
+    if (mode_args.modes is None) == (mode_args.train_modes is None):
+        raise ValueError("Give either modes, trained already, or train_modes, how many to train from scratch.")
+    count = len(mode_args.modes) if mode_args.modes is not None else int(mode_args.train_modes or 0)
+    if count < 2:
+        raise ValueError(f"There are {count} modes: at least 2 are needed to connect them.")
+    if mode_args.modes is not None and len(set(mode_args.modes)) < count:
+        raise ValueError("A mode is listed twice: a simplex between equal vertices has volume 0.")
+    if mode_args.connectors < 1:
+        raise ValueError(f"connectors is {mode_args.connectors}: expected at least 1.")
+    if (Path(args.output_dir) / "results.json").exists() and not args.overwrite:
+        raise ValueError(f"{args.output_dir} holds results already. Choose another output_dir or give --overwrite.")
+    if mode_args.joins is None:
+        return [None] * mode_args.connectors
+    if len(mode_args.joins) != mode_args.connectors:
+        raise ValueError(f"joins names {len(mode_args.joins)} connectors and connectors is {mode_args.connectors}.")
+    joins: list[list[int] | None] = []
+    for text in mode_args.joins:
+        try:
+            joined = [int(part) for part in text.split(",")]
+        except ValueError:
+            raise ValueError(f"joins has {text!r}: expected numbers of modes such as 0,1.") from None
+        if wrong := [index for index in joined if not 0 <= index < count]:
+            raise ValueError(f"joins has {text!r}: there is no mode {wrong[0]}, they are 0 to {count - 1}.")
+        joins.append(joined)
+    return joins
+
+
+def start_modes(
+    mode_args: ModeArguments, data_args: DataArguments, labels: dict[int, str], args: ConnectArguments
+) -> list[SimplexForImageClassification]:
+    """The given modes, or backbones with random weights from different seeds."""
+    modes = []
+    for name in mode_args.modes or ():
+        mode = SimplexForImageClassification.from_backbone(name, fine_tuned=True)
+        if mode.config.num_labels != len(labels):
+            raise ValueError(f"The mode {name} has {mode.config.num_labels} labels and the data have {len(labels)}.")
+        if not all(bool(tensor.isfinite().all()) for tensor in mode.weights[0].values()):
+            raise ValueError(f"The mode {name} has weights that are not finite.")
+        modes.append(mode)
+    for index in range(mode_args.train_modes or 0):
+        set_seed(args.seed + SEEDS_A_COMPONENT * index)
+        settings: dict[str, Any] = {
+            "id2label": labels,
+            "label2id": {label: number for number, label in labels.items()},
+        }
+        config: Any
+        if mode_args.backbone == SMALL_RESNET:
+            width = mode_args.width
+            config = ResNetConfig(
+                embedding_size=width,
+                hidden_sizes=[width, 2 * width, 4 * width],
+                depths=[1, 1, 1],
+                layer_type="basic",
+                **settings,
+            )
+        else:
+            config = AutoConfig.from_pretrained(mode_args.backbone, num_labels=len(labels), **settings)
+        module = AutoModelForImageClassification.from_config(config)
+        modes.append(SimplexForImageClassification.from_backbone(module, fine_tuned=False))
+    SimplexForImageClassification.unite(modes)
+    for mode in modes:
+        if mode.image_processor is None:
+            mode.image_processor = ViTImageProcessor()
+        if data_args.image_size is not None:
+            mode.image_processor = resize_image_processor(mode.image_processor, data_args.image_size)
+    return modes
+
+
+def check_distinct(model: SimplexForImageClassification) -> None:
+    """Raise ValueError where two modes have the same weights."""
+    for first, second in itertools.combinations(range(model.config.num_vertices), 2):
+        pairs = zip(model.vertices[first].parameters(), model.vertices[second].parameters(), strict=True)
+        if all(torch.equal(one, other) for one, other in pairs):
+            raise ValueError(f"Modes {first} and {second} have the same weights: there is nothing to connect.")
+
+
+def in_batches(dataset: Any, args: ConnectArguments) -> list[dict[str, Tensor]]:
+    """All images and labels, in memory: every point of the complex is evaluated on them."""
+    return list(DataLoader(dataset, args.per_device_eval_batch_size, collate_fn=collate))
+
+
+def measure(
+    model: SimplexForImageClassification,
+    modes: int,
+    mode_args: ModeArguments,
+    batches: dict[str, list[dict[str, Tensor]]],
+    seed: int,
+) -> dict[str, Any]:
+    """Loss and accuracy at the modes, on lines and paths between them, and at uniform points of the complex."""
+    structure = model.config.complex
+    count = structure.num_vertices
+    batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in batches["train"]]
+
+    def at(coordinates: list[list[float]]) -> dict[str, PointResults]:
+        return evaluate_points(model.backbone.eval(), model.weights, coordinates, batches, batch_norm)
+
+    def line(first: int, last: int) -> list[list[float]]:
+        steps = torch.linspace(0, 1, mode_args.path_points, dtype=torch.float64).tolist()
+        return [[(1 - t) * (v == first) + t * (v == last) for v in range(count)] for t in steps]
+
+    paths: dict[str, Any] = {}
+    spokes = {
+        (mode, connector): at(line(mode, connector))
+        for mode in range(modes)
+        for connector in range(modes, count)
+        if structure.holds([mode, connector])
+    }
+    for first, last in itertools.combinations(range(modes), 2):
+        detours = {}
+        for connector in range(modes, count):
+            if (first, connector) in spokes and (last, connector) in spokes:
+                there, back = spokes[first, connector], spokes[last, connector]
+                detours[connector] = {
+                    name: PointResults(
+                        np.concatenate([there[name].loss, back[name].loss[::-1][1:]]),
+                        np.concatenate([there[name].accuracy, back[name].accuracy[::-1][1:]]),
+                    )
+                    for name in batches
+                }
+        best = min(detours, key=lambda connector: detours[connector]["train"].loss.max(), default=None)
+        paths[f"{first}-{last}"] = {
+            "straight": barriers(at(line(first, last))),
+            "best_connector": best,
+            "through_connector": None if best is None else barriers(detours[best]),
+        }
+    ends = at([[float(index == mode) for index in range(count)] for mode in range(modes)])
+    return {
+        "modes": {name: {"loss": r.loss.tolist(), "accuracy": r.accuracy.tolist()} for name, r in ends.items()},
+        "paths": paths,
+        "complex": sampled(model, mode_args.sampled_points, batches, seed),
+    }
+
+
+def sampled(
+    model: SimplexForImageClassification, number: int, batches: dict[str, list[dict[str, Tensor]]], seed: int
+) -> dict[str, Any]:
+    """Mean, spread and worst of loss and accuracy over points drawn uniformly from the complex."""
+    structure = model.config.complex
+    # Simplexes of different dimension have no common measure: then each is drawn from with equal chance.
+    uniform = len({len(simplex) for simplex in structure.simplexes}) == 1
+    points = sample_complex(
+        structure,
+        number,
+        sampling="volume" if uniform else "equal",
+        log_volumes=model.log_volumes(),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in batches["train"]]
+    found = evaluate_points(model.backbone.eval(), model.weights, points.tolist(), batches, batch_norm)
+    return {
+        name: {
+            quantity: {
+                "mean": float(values.mean()),
+                "standard_deviation": float(values.std()),
+                "worst": float(values.max() if quantity == "loss" else values.min()),
+                "values": values.tolist(),
+            }
+            for quantity, values in r._asdict().items()
+        }
+        for name, r in found.items()
+    }
+
+
+def barriers(results: dict[str, PointResults]) -> dict[str, Any]:
+    """Along a path: how far the loss rises above, and the accuracy falls below, the mean of the two ends."""
+    return {
+        name: {
+            "loss_barrier": float(r.loss.max() - (r.loss[0] + r.loss[-1]) / 2),
+            "accuracy_barrier": float((r.accuracy[0] + r.accuracy[-1]) / 2 - r.accuracy.min()),
+            "loss": r.loss.tolist(),
+            "accuracy": r.accuracy.tolist(),
+        }
+        for name, r in results.items()
+    }
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The results as a few lines of text; accuracies in percent."""
+    lines = ["pair   straight line: accuracy barrier, loss barrier   through a connector (train)"]
+    for pair, path in results["paths"].items():
+        straight, through = path["straight"]["train"], path["through_connector"]
+        text = "-" if through is None else _barrier(through["train"])
+        lines.append(f"{pair:6} {_barrier(straight):48} {text}")
+    for name, found in results["complex"].items():
+        accuracy, modes = found["accuracy"], results["modes"][name]["accuracy"]
+        lines.append(
+            f"{name}: modes {100 * min(modes):.2f} to {100 * max(modes):.2f}, {len(accuracy['values'])} points of the "
+            f"complex mean {100 * accuracy['mean']:.2f}, worst {100 * accuracy['worst']:.2f}, "
+            f"standard deviation {100 * accuracy['standard_deviation']:.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _barrier(found: dict[str, Any]) -> str:
+    return f"{100 * found['accuracy_barrier']:.2f} points, {found['loss_barrier']:.3f} nats"
+
+
+def draw(results: dict[str, Any], file: Path) -> None:
+    """Accuracy along all straight lines and best paths, and at the points of the complex."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True, width_ratios=[2, 2, 1])
+    for axis, name in zip(axes, ("train", "test"), strict=False):
+        for path in results["paths"].values():
+            for kind, color, label in (
+                ("straight", "#d55e00", "straight line"),
+                ("through_connector", "#0072b2", "through a connector"),
+            ):
+                if path[kind] is not None:
+                    accuracy = 100 * np.array(path[kind][name]["accuracy"])
+                    axis.plot(np.linspace(0, 1, len(accuracy)), accuracy, color=color, label=label, alpha=0.8)
+        axis.set(title=f"{name} images", xlabel="position on the path between two modes")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("accuracy (%)")
+    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    axes[0].legend(handles.values(), handles.keys(), loc="lower center", frameon=False)
+    values = [100 * np.array(results["complex"][name]["accuracy"]["values"]) for name in ("train", "test")]
+    axes[2].violinplot(values, showextrema=True)
+    axes[2].set_xticks([1, 2], ["train", "test"])
+    axes[2].set_title(f"{len(values[0])} points\nof the complex")
+    axes[2].grid(alpha=0.3)
+    figure.savefig(file, dpi=160)
+
+
+if __name__ == "__main__":
+    main()

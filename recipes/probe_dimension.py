@@ -1,0 +1,98 @@
+"""How many dimensions has the region of low loss? Add connectors until the volume collapses (Benton et al., sec. 4.3).
+
+    python recipes/probe_dimension.py recipes/configs/connect_modes.yaml --connectors 8 --output_dir output/dimension
+
+Arguments are those of connect_modes.py. Connectors join all simplexes, one after the other; after each, the complex
+is measured: its log volume, the height of the newest vertex over the rest of its simplex, and loss and accuracy at
+uniform points. The probe ends early where the height falls below a hundredth of the first connector's. Written are
+`OUTPUT/results.json` and `OUTPUT/dimension.png`.
+"""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from connect_modes import prepare, sampled
+
+from hf_simplex.checkpoint import written_aside
+from hf_simplex.geometry import complex_log_volume
+
+COLLAPSED = 0.01
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the recipe; returns what results.json holds."""
+    started = time.perf_counter()
+    setup = prepare(argv)
+    model, counts = setup.model, []
+    before = model.log_volumes()
+    for number, joined in enumerate(setup.joins, start=1):
+        setup.trainer.grow_connector(joined)
+        volumes = model.log_volumes()
+        dimension = max(len(simplex) for simplex in model.config.simplexes) - 1
+        # volume = volume of the face * height / dimension, for each simplex that the connector joined
+        heights = (volumes - before).exp()[volumes != before] * dimension
+        counts.append(
+            {
+                "connectors": number,
+                "dimension": dimension,
+                "log_volume": float(complex_log_volume(volumes)),
+                "height": float(heights.mean()),
+                **sampled(model, setup.mode_args.sampled_points, setup.batches, setup.args.seed),
+            }
+        )
+        before = volumes
+        print(line(counts[-1]), flush=True)
+        if counts[-1]["height"] < COLLAPSED * counts[0]["height"]:
+            break
+    collapsed = counts[-1]["height"] < COLLAPSED * counts[0]["height"] or math.isinf(counts[-1]["log_volume"])
+    results = {"counts": counts, "collapsed": collapsed, "wall_time": time.perf_counter() - started, **setup.told}
+    output = Path(setup.args.output_dir)
+    with written_aside(output) as aside:
+        (aside / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", "utf-8")
+        draw(counts, aside / "dimension.png")
+    return results
+
+
+def line(count: dict[str, Any]) -> str:
+    """One row of the table."""
+    accuracy = {name: count[name]["accuracy"] for name in ("train", "test")}
+    return (
+        f"{count['connectors']:2} connectors, dimension {count['dimension']:2}: "
+        f"log volume {count['log_volume']:8.2f}, height {count['height']:.3g}, "
+        + ", ".join(f"{n} mean {100 * a['mean']:.2f} worst {100 * a['worst']:.2f}" for n, a in accuracy.items())
+    )
+
+
+def draw(counts: list[dict[str, Any]], file: Path) -> None:
+    """Height and log volume, and the sampled accuracy, against the number of connectors."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    numbers = [count["connectors"] for count in counts]
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    volume, height, accuracy = figure.subplots(1, 3)
+    volume.plot(numbers, [count["log_volume"] for count in counts], "o-", color="#0072b2")
+    volume.set_ylabel("log volume of the complex")
+    height.plot(numbers, [count["height"] for count in counts], "o-", color="#0072b2")
+    height.set_ylabel("height of the newest vertex")
+    height.set_ylim(bottom=0)
+    for name, color in (("train", "#0072b2"), ("test", "#d55e00")):
+        values = np.array([count[name]["accuracy"]["values"] for count in counts]) * 100
+        accuracy.plot(numbers, values.mean(axis=1), "o-", color=color, label=f"{name}, mean")
+        accuracy.plot(numbers, values.min(axis=1), "v:", color=color, label=f"{name}, worst")
+    accuracy.set_ylabel("accuracy (%)")
+    accuracy.legend(frameon=False)
+    for axis in (volume, height, accuracy):
+        axis.set_xlabel("connectors")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    figure.savefig(file, dpi=160)
+
+
+if __name__ == "__main__":
+    main()

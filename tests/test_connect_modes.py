@@ -1,0 +1,122 @@
+"""Modes are connected, and the barriers that are reported are those of the loss along the paths."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import connect_modes
+import numpy as np
+import probe_dimension
+import pytest
+import torch
+from test_train_espro import contents
+from tiny import folder
+
+from hf_simplex import SimplexForImageClassification
+from hf_simplex.evaluation import PointResults
+
+TINY: dict[str, Any] = {
+    "train_modes": 3,
+    "width": 4,
+    "connectors": 2,
+    "data_set": "digits",
+    "max_train_examples": 40,
+    "max_test_examples": 30,
+    "image_size": 16,
+    "augment": "none",
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 20,
+    "per_device_eval_batch_size": 20,
+    "learning_rate": "1e-2",
+    "path_points": 3,
+    "sampled_points": 4,
+    "batch_norm_images": 20,
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "save_strategy": "no",
+}
+
+
+def config(path: Path, **settings: Any) -> str:
+    lines = {**TINY, "output_dir": str(path / "output"), **settings}
+    file = path / "config.yaml"
+    file.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in lines.items() if value is not None))
+    return str(file)
+
+
+def test_modes_are_connected_and_measured(tmp_path: Path) -> None:
+    results = connect_modes.main([config(tmp_path, joins=["0,1", "0,1,2"])])
+    assert results["simplexes"] == [[0, 3, 4], [1, 3, 4], [2, 4]]
+    assert set(results["paths"]) == {"0-1", "0-2", "1-2"}
+    assert results["paths"]["0-2"]["best_connector"] == 4
+    model = SimplexForImageClassification.from_pretrained(tmp_path / "output/complex")
+    assert model.config.roles == ["mode"] * 3 + ["connector"] * 2
+    for name in ("train", "test"):
+        values = results["complex"][name]["accuracy"]["values"]
+        assert len(values) == 4 and results["complex"][name]["accuracy"]["worst"] == min(values)
+        path = results["paths"]["0-1"]["through_connector"][name]
+        assert len(path["loss"]) == 5
+        assert path["loss"][0] == pytest.approx(results["modes"][name]["loss"][0], rel=1e-5)
+    assert (tmp_path / "output/paths.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "output/results.json").read_text())["wall_time"] > 0
+
+
+def test_a_barrier_is_the_rise_over_the_mean_of_the_ends() -> None:
+    found = PointResults(np.array([0.1, 2.0, 0.3]), np.array([0.9, 0.4, 0.8]))
+    barrier = connect_modes.barriers({"train": found})["train"]
+    assert barrier["loss_barrier"] == pytest.approx(1.8)
+    assert barrier["accuracy_barrier"] == pytest.approx(0.45)
+
+
+def test_each_count_of_connectors_is_probed(tmp_path: Path) -> None:
+    results = probe_dimension.main([config(tmp_path, train_modes=2)])
+    assert [count["dimension"] for count in results["counts"]] == [1, 2]
+    assert all(np.isfinite(count["log_volume"]) and count["height"] > 0 for count in results["counts"])
+    assert (tmp_path / "output/dimension.png").stat().st_size > 10_000
+
+
+def broken_mode(path: Path) -> dict[str, Any]:
+    names = [str(folder("resnet", path / name, labels=10)) for name in ("one", "two")]
+    model = SimplexForImageClassification.from_backbone(names[1])
+    next(model.vertices[0].parameters()).fill_(torch.nan)
+    model.export_vertex(0, names[1])
+    return {"modes": names}
+
+
+MISTAKES: list[tuple[str, Any, str]] = [
+    ("twice", lambda path: {"modes": ["a", "a"]}, "listed twice"),
+    ("one mode", lambda path: {"modes": ["a"]}, "at least 2"),
+    ("no modes", lambda path: {}, "either modes"),
+    ("no mode of that number", lambda path: {"train_modes": 2, "joins": ["0,1", "0,5"]}, "no mode 5"),
+    ("not enough joins", lambda path: {"train_modes": 2, "joins": ["0,1"]}, "names 1 connectors"),
+    (
+        "same weights",
+        lambda path: {"modes": [str(folder("resnet", path / n, labels=10)) for n in "ab"]},
+        "same weights",
+    ),
+    ("not finite", broken_mode, "not finite"),
+    (
+        "other architecture",
+        lambda path: {"modes": [str(folder(kind, path / kind, labels=10)) for kind in ("resnet", "vit")]},
+        "architecture",
+    ),
+    (
+        "other labels",
+        lambda path: {"modes": [str(folder("resnet", path / str(n), labels=n)) for n in (10, 7)]},
+        "has 7 labels",
+    ),
+]
+
+
+@pytest.mark.parametrize(("mistake", "message"), [m[1:] for m in MISTAKES], ids=[m[0] for m in MISTAKES])
+def test_a_mistake_is_named_before_training(
+    mistake: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config(tmp_path, **{"train_modes": None, **mistake(tmp_path)})
+    before = contents(tmp_path)
+    with pytest.raises(SystemExit) as raised:
+        connect_modes.main([file])
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
+    assert contents(tmp_path) == before
