@@ -14,7 +14,7 @@ def draw_members(
     sampling: str = "equal",
     log_volumes: Tensor | None = None,
 ) -> list[list[float]]:
-    """Draw the members of an ensemble uniformly from a complex (Benton et al. 2021, section 5).
+    """Draw the members of an ensemble uniformly from a complex (Benton et al. 2021).
 
     With `"equal"` sampling the members are spread evenly over the simplexes (member j is drawn from simplex j modulo
     their number), as the paper does for ESPRO; with `"volume"` each member's simplex is drawn in proportion to volume.

@@ -201,7 +201,7 @@ class SimplexForImageClassification(PreTrainedModel):
 
     @classmethod
     def unite(cls, models: Sequence["SimplexForImageClassification"]) -> Self:
-        """Unite components into one disjoint complex: an ESPRO ensemble (Benton et al. 2021, section 5.1).
+        """Unite components into one disjoint complex: an ESPRO ensemble (Benton et al. 2021).
 
         Args:
             models: at least one, all with the same backbone architecture and labels; they are copied, not changed.
@@ -425,7 +425,7 @@ class SimplexForImageClassification(PreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SimplexImageClassifierOutput | tuple[Tensor, ...]:
-        """Predict with the ensemble: the mean of its members' softmax (Benton et al. 2021, section 5.1).
+        """Predict with the ensemble: the mean of its members' softmax (Benton et al. 2021).
 
         No gradient flows: to explain predictions, export the centroid or a vertex and use that.
 

@@ -112,7 +112,7 @@ class GrowingVertex:
 
     @torch.no_grad()
     def start_at_mean(self, jitter: float = 0.0, generator: Generator | None = None) -> None:
-        """Set the module to the mean of the frozen vertices of its simplexes (Benton et al. 2021, section 4.2).
+        """Set the module to the mean of the frozen vertices of its simplexes (Benton et al. 2021).
 
         Args:
             jitter: standard deviation of Gaussian noise, relative to the root mean square of each parameter tensor.
@@ -209,7 +209,7 @@ class GrowingVertex:
 
 
 def scaled_volume_weight(volume_weight: float, structure: SimplicialComplex, vertex: int, random_edge: float) -> float:
-    """lambda_j = lambda* / log V of a random complex of the same structure (Benton et al. 2021, section 4.2).
+    """lambda_j = lambda* / log V of a random complex of the same structure (Benton et al. 2021).
 
     Independent random vertices in P dimensions are equidistant up to a relative 1/sqrt(P), so each simplex of the
     random complex is taken as regular.

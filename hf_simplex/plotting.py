@@ -1,0 +1,383 @@
+"""Pictures of loss surfaces, fit for a paper. Needs matplotlib: `pip install "hf-simplex[plots]"`.
+
+Every function takes a `surfaces.Surface` and returns a matplotlib `Figure`, which belongs to no window:
+`figure.savefig("plane.pdf")`. The colours are cividis, which reads the same with every common colour blindness and in
+grey; dark is good, for losses and for accuracies.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .surfaces import COMPLEX, FACE, PATH, PLANE, Surface
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+_LEVELS = 24
+# The share of points whose loss the default clipping level does not change.
+_UNCLIPPED = 0.75
+# Okabe & Ito's colours, which are told apart with every common colour blindness; also by line style.
+_LINES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#000000", (0, (5, 1, 1, 1))))
+
+
+def plot_plane(
+    surface: Surface, *, quantity: str = "loss", clip: float | None = None, labels: Sequence[str] | None = None
+) -> "Figure":
+    """Filled contours over the plane through three vertices (Benton et al. 2021, figure 3).
+
+    Edges that belong to the complex are solid, the others dashed. Axes are distances in weight space, drawn to scale.
+
+    Args:
+        surface: of `plane_points`.
+        quantity: `"loss"` or `"accuracy"`.
+        clip: worse values are drawn as this one, which the label of the colour bar states; in nats, or 0 to 1.
+            Default: a quarter of the points is clipped; `inf` for losses or 0 for accuracies clips nothing.
+        labels: one a vertex; default: their numbers.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: a surface of another kind, an unknown quantity, no finite values, a clipping level beyond which
+            everything lies, or another number of labels than vertices.
+    """
+    _check_kind(surface, PLANE)
+    names = _labels(surface, labels)
+    values, low, high, title = _values(surface, quantity, clip)
+    figure = _figure(4.6, 3.7)
+    axes = figure.add_subplot()
+    x, y = (surface.points.positions[:, axis].unique() for axis in (0, 1))
+    filled = axes.contourf(
+        x.numpy(),
+        y.numpy(),
+        values.reshape(len(y), len(x)).numpy(),
+        levels=torch.linspace(low, high, _LEVELS + 1, dtype=torch.float64).numpy(),
+        cmap=_colours(quantity),
+    )
+    _close_seams(filled)
+    corners = surface.points.vertex_positions
+    numbers = surface.points.vertices.tolist()
+    for first, second in combinations(range(3), 2):
+        joined = surface.points.structure.holds([numbers[first], numbers[second]])
+        ends = corners[[first, second]]
+        _outline(axes, ends[:, 0].tolist(), ends[:, 1].tolist(), "solid" if joined else (0, (4, 2.5)))
+    _mark_vertices(axes, corners, names)
+    axes.set_aspect("equal")
+    axes.set_xlabel("distance in weight space")
+    axes.set_ylabel("distance in weight space")
+    figure.colorbar(filled, ax=axes, label=title, format="%.3g")
+    return figure
+
+
+def plot_face(
+    surface: Surface, *, quantity: str = "loss", clip: float | None = None, labels: Sequence[str] | None = None
+) -> "Figure":
+    """Filled contours over a triangular face in barycentric coordinates: an equilateral triangle, whatever its shape.
+
+    Args:
+        surface: of `face_points` with three vertices.
+        quantity: `"loss"` or `"accuracy"`.
+        clip: as for `plot_plane`, but nothing is clipped by default: on a face the small differences count.
+        labels: one a vertex; default: their numbers.
+
+    Raises:
+        ImportError, ValueError: as `plot_plane`; ValueError also for a face that is no triangle.
+    """
+    _check_kind(surface, FACE)
+    if len(surface.points.vertices) != 3:
+        raise ValueError(f"A triangular plot shows a face of three vertices, got {surface.points.vertices.tolist()}.")
+    names = _labels(surface, labels)
+    if clip is None:
+        clip = float("inf") if quantity == "loss" else 0.0
+    values, low, high, title = _values(surface, quantity, clip)
+    figure = _figure(4.6, 3.7)
+    axes = figure.add_subplot()
+    local = surface.points.coordinates[:, surface.points.vertices]
+    corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]], dtype=torch.float64)
+    places = local @ corners
+    filled = axes.tricontourf(
+        places[:, 0].numpy(),
+        places[:, 1].numpy(),
+        _lattice_triangles(local),
+        values.numpy(),
+        levels=torch.linspace(low, high, _LEVELS + 1, dtype=torch.float64).numpy(),
+        cmap=_colours(quantity),
+    )
+    _close_seams(filled)
+    for first, second in combinations(range(3), 2):
+        ends = corners[[first, second]]
+        _outline(axes, ends[:, 0].tolist(), ends[:, 1].tolist(), "solid")
+    _barycentric_ticks(axes, corners)
+    _mark_vertices(axes, corners, names)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    figure.colorbar(filled, ax=axes, label=title, format="%.3g")
+    return figure
+
+
+def plot_paths(surfaces: Mapping[str, Surface]) -> "Figure":
+    """Loss, and accuracy where there is one, along paths: the barrier between modes and the way around it.
+
+    Args:
+        surfaces: of `path_points`, by the names of the legend. Paths of different length are drawn to their fraction,
+            and the dots are the vertices that they visit.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: no surface, or one of another kind.
+    """
+    if not surfaces:
+        raise ValueError("There is no path to draw: give at least one.")
+    for surface in surfaces.values():
+        _check_kind(surface, PATH)
+    quantities = ["loss"]
+    if any(surface.accuracy.isfinite().any() for surface in surfaces.values()):
+        quantities.append("accuracy")
+    figure = _figure(3.4 * len(quantities), 2.6)
+    panels = figure.subplots(1, len(quantities), squeeze=False)[0]
+    for axes, quantity in zip(panels, quantities, strict=True):
+        for index, (name, surface) in enumerate(surfaces.items()):
+            colour, style = _LINES[index % len(_LINES)]
+            distance = surface.points.positions[:, 0]
+            value = getattr(surface, quantity) * (100 if quantity == "accuracy" else 1)
+            share = distance / distance[-1]
+            axes.plot(share.numpy(), value.numpy(), color=colour, linestyle=style, label=name)
+            at = torch.isin(distance, surface.points.vertex_positions[:, 0])
+            axes.plot(share[at].numpy(), value[at].numpy(), "o", color=colour, markersize=4)
+        axes.set_xlabel("fraction of the path")
+        axes.set_ylabel("loss (nats)" if quantity == "loss" else "accuracy (%)")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def plot_complex(
+    surface: Surface,
+    *,
+    clip: float | None = None,
+    labels: Sequence[str] | None = None,
+    connectors: Sequence[int] = (),
+    elevation: float = 18.0,
+    azimuth: float = -60.0,
+) -> "Figure":
+    """A complex on the principal axes of its vertices, in 3-D (Benton et al. 2021, figure 4, right).
+
+    Triangles are translucent, and the points of the surface, if it has any, are coloured by their loss.
+
+    Args:
+        surface: of `complex_points`.
+        clip: the loss in nats that larger ones are drawn as; default: nothing is clipped.
+        labels: one a vertex; default: their numbers.
+        connectors: the vertices drawn as diamonds; the others are modes, drawn as discs.
+        elevation: of the eye over the plane of the first two axes, degrees.
+        azimuth: of the eye around the third axis, degrees.
+
+    Raises:
+        ImportError, ValueError: as `plot_plane`.
+    """
+    _check_kind(surface, COMPLEX)
+    names = _labels(surface, labels)
+    figure = _figure(5.2, 4.2)
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+    axes: Any = figure.add_subplot(projection="3d")
+    points = surface.points
+    corners = points.vertex_positions
+    triangles = points.structure.faces(2)
+    if triangles:
+        axes.add_collection3d(
+            Poly3DCollection([corners[list(face)].numpy() for face in triangles], facecolor="#56B4E9", alpha=0.12)
+        )
+    for edge in points.structure.edges():
+        axes.plot(*corners[list(edge)].T.numpy(), color="#333333", linewidth=1.0)
+    if len(surface.loss):
+        values, low, high, title = _values(surface, "loss", float("inf") if clip is None else clip)
+        seen = values.isfinite()
+        shown = axes.scatter(
+            *points.positions[seen].T.numpy(),
+            c=values[seen].numpy(),
+            cmap=_colours("loss"),
+            norm=_norm(low, high),
+            s=14,
+            depthshade=False,
+        )
+        figure.colorbar(shown, ax=axes, label=title, shrink=0.7, pad=0.12, format="%.3g")
+    for chosen, marker, colour, name in (
+        ([v for v in range(len(corners)) if v not in connectors], "o", "#D55E00", "mode"),
+        (sorted(connectors), "D", "#0072B2", "connector"),
+    ):
+        if chosen:
+            axes.scatter(
+                *corners[chosen].T.numpy(), s=46, marker=marker, color=colour, edgecolor="white", label=name, zorder=5
+            )
+    span = float((corners.amax(0) - corners.amin(0)).max()) or 1.0
+    for corner, name in zip(corners, names, strict=True):
+        outward = corner / (float(corner.norm()) or 1.0)
+        axes.text(*(corner + 0.07 * span * outward).tolist(), name, ha="center", va="center", zorder=6)
+    _label_axes(axes, points.axis_shares, corners)
+    axes.view_init(elev=elevation, azim=azimuth)
+    if connectors:
+        axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """An empty figure of that size in inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('Pictures need matplotlib: pip install "hf-simplex[plots]".') from error
+    return Figure(figsize=(width, height), dpi=200, layout="constrained")
+
+
+def _norm(low: float, high: float) -> "Normalize":
+    from matplotlib.colors import Normalize
+
+    return Normalize(low, high)
+
+
+def _colours(quantity: str) -> str:
+    return "cividis" if quantity == "loss" else "cividis_r"
+
+
+def _check_kind(surface: Surface, kind: str) -> None:
+    if surface.points.kind != kind:
+        raise ValueError(f"This picture is of a surface of kind {kind!r}, got one of kind {surface.points.kind!r}.")
+
+
+def _labels(surface: Surface, labels: Sequence[str] | None) -> list[str]:
+    numbers = surface.points.vertices.tolist()
+    if labels is not None and len(labels) != len(numbers):
+        raise ValueError(f"Expected a label for each of the vertices {numbers}, got {len(labels)}: {list(labels)}.")
+    return [str(number) for number in numbers] if labels is None else list(labels)
+
+
+def _values(surface: Surface, quantity: str, clip: float | None) -> tuple[Tensor, float, float, str]:
+    """The clipped values, their lower and upper end (never equal) and the label that states the clipping."""
+    if quantity not in ("loss", "accuracy"):
+        raise ValueError(f"The quantity must be 'loss' or 'accuracy', got {quantity!r}.")
+    is_loss = quantity == "loss"
+    values, unit = (surface.loss, "nats") if is_loss else (100 * surface.accuracy, "%")
+    # An overflowing loss is a large one: it is clipped like one, but must not set the scale.
+    finite = values[values.isfinite()]
+    if not len(finite):
+        raise ValueError(f"The surface has no finite {quantity} to draw.")
+    if clip is None:
+        level = float(finite.quantile(_UNCLIPPED if is_loss else 1 - _UNCLIPPED))
+    else:
+        level = clip if is_loss else 100 * clip
+    best, worst = (finite.min(), finite.max()) if is_loss else (finite.max(), finite.min())
+    if (level <= best) if is_loss else (level >= best):
+        if clip is not None and len(finite) > 1 and best != worst:
+            raise ValueError(
+                f"The clipping level {clip} leaves nothing to see: the best {quantity} is {float(best):.3g} {unit}."
+            )
+        level = float(worst)
+    clipped = bool((values > level).any() if is_loss else (values < level).any())
+    end = level if clipped and abs(level) != float("inf") else float(worst)
+    values = values.clamp(max=end) if is_loss else values.clamp(min=end)
+    low, high = sorted((float(best), end))
+    if low == high:
+        high = low + max(1e-6, 1e-6 * abs(low))
+    where = (
+        ("above" if is_loss else "below")
+        if bool(((surface.loss if is_loss else 100 * surface.accuracy) != values).any())
+        else None
+    )
+    title = f"{quantity} ({unit}" + (f", clipped {where} {end:.3g})" if where else ", not clipped)")
+    return values, low, high, title
+
+
+def _close_seams(filled: Any) -> None:
+    """Let each band's edge have its own colour, or PDF viewers show the background between bands."""
+    filled.set_edgecolor("face")
+    filled.set_linewidth(0.2)
+
+
+def _outline(axes: Any, x: Sequence[float], y: Sequence[float], style: Any) -> None:
+    """A line that is seen on dark and on bright colours."""
+    axes.plot(x, y, color="black", linewidth=2.2, linestyle=style, solid_capstyle="round")
+    axes.plot(x, y, color="white", linewidth=1.2, linestyle=style, solid_capstyle="round")
+
+
+def _mark_vertices(axes: Any, corners: Tensor, names: Sequence[str]) -> None:
+    from matplotlib.patheffects import withStroke
+
+    axes.plot(
+        corners[:, 0].numpy(),
+        corners[:, 1].numpy(),
+        "o",
+        color="white",
+        markeredgecolor="black",
+        markersize=6,
+        zorder=4,
+    )
+    outward = corners - corners.mean(0)
+    outward = outward / outward.norm(dim=1, keepdim=True)
+    for corner, away, name in zip(corners.tolist(), outward.tolist(), names, strict=True):
+        axes.annotate(
+            name,
+            corner,
+            xytext=(12 * away[0], 12 * away[1]),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color="black",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            zorder=5,
+        )
+
+
+def _lattice_triangles(local: Tensor) -> Any:
+    """The small triangles [triangles, 3] of a triangular lattice of barycentric coordinates [points, 3]."""
+    resolution = round(float((8 * len(local) + 1) ** 0.5 - 3) / 2)
+    row_of = {tuple(shares): row for row, shares in enumerate((local * resolution).round().long().tolist())}
+    triangles = []
+    for i, j, k in row_of:
+        if i:
+            triangles.append([row_of[i, j, k], row_of[i - 1, j + 1, k], row_of[i - 1, j, k + 1]])
+            if k:
+                triangles.append([row_of[i, j, k], row_of[i - 1, j + 1, k], row_of[i, j + 1, k - 1]])
+    return torch.tensor(triangles).numpy()
+
+
+def _barycentric_ticks(axes: Any, corners: Tensor) -> None:
+    """Coordinates at the edges: on each edge the share of the vertex where the edge ends, counter-clockwise."""
+    middle = corners.mean(0)
+    for start, end in ((0, 1), (1, 2), (2, 0)):
+        away = (corners[start] + corners[end]) / 2 - middle
+        away = away / away.norm()
+        for share in (0.25, 0.5, 0.75):
+            at = (1 - share) * corners[start] + share * corners[end]
+            tip = at + 0.02 * away
+            axes.plot(*torch.stack([at, tip]).T.numpy(), color="black", linewidth=0.8)
+            axes.annotate(
+                f"{share:g}",
+                at.tolist(),
+                xytext=(14 * float(away[0]), 11 * float(away[1])),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                fontsize=7,
+            )
+
+
+def _label_axes(axes: Any, shares: Tensor, corners: Tensor) -> None:
+    low, high = corners.amin(0), corners.amax(0)
+    half = 0.55 * (float((high - low).max()) or 1.0)
+    for axis, name in enumerate("xyz"):
+        centre = float(low[axis] + high[axis]) / 2
+        # The same length on every axis: what is regular in weight space looks regular.
+        getattr(axes, f"set_{name}lim")(centre - half, centre + half)
+        getattr(axes, f"set_{name}label")(f"axis {axis + 1} ({100 * float(shares[axis]):.0f}%)")
+        getattr(axes, f"{name}axis").set_major_locator(_few_ticks())
+    axes.set_box_aspect((1, 1, 1))
+
+
+def _few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4)
