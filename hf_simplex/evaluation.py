@@ -1,29 +1,16 @@
 """Evaluates an ensemble beside what one would have used otherwise: a single model, a deep ensemble, the centroid."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.data.data_collator import DataCollator
-from transformers.utils import logging
 
-from .batch_norm import recompute_statistics
 from .geometry import centroid_coordinates, vertex_coordinates
 from .metrics import classification_metrics
 from .modeling_simplex import SimplexForImageClassification
-from .weight_space import Weights, write_point
-
-
-class PointResults(NamedTuple):
-    """Loss (nats) and accuracy (0 to 1) at points of weight space, each [points] float64."""
-
-    loss: np.ndarray[Any, np.dtype[np.float64]]
-    accuracy: np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Result(TypedDict):
@@ -125,38 +112,3 @@ def member_probabilities(
     predictions: Any = output.predictions
     probabilities = np.asarray(predictions[1], np.float64)
     return probabilities / probabilities.sum(axis=-1, keepdims=True), np.asarray(output.label_ids, np.int64)
-
-
-def evaluate_points(
-    module: nn.Module,
-    vertices: Sequence[Weights],
-    coordinates: Sequence[Sequence[float]],
-    batches: Mapping[str, Sequence[Mapping[str, Tensor]]],
-    batch_norm_batches: Sequence[Mapping[str, Tensor]],
-) -> dict[str, PointResults]:
-    """Loss and accuracy of a classifier at points of weight space, with BatchNorm statistics of each point's own.
-
-    Args:
-        module: gives `.logits`; its weights and statistics are overwritten. In evaluation mode.
-        vertices: the weights of all vertices by parameter name.
-        coordinates: [points, vertices]; they sum to 1 and need not lie in a complex.
-        batches: by the name of a data set, its images and labels as arguments of `module`.
-        batch_norm_batches: training images without labels; not read by a module without BatchNorm.
-
-    Returns:
-        By the name of the data set, `loss` (nats) and `accuracy` (0 to 1), each [points] float64.
-    """
-    found = {name: PointResults(np.zeros(len(coordinates)), np.zeros(len(coordinates))) for name in batches}
-    for index, point in enumerate(logging.tqdm(coordinates, desc="points", leave=False)):
-        write_point(module, vertices, point)
-        recompute_statistics(module, batch_norm_batches)
-        for name, data in batches.items():
-            images = sum(len(batch["labels"]) for batch in data)
-            for batch in data:
-                with torch.no_grad():
-                    logits = module(**{key: value for key, value in batch.items() if key != "labels"}).logits.float()
-                labels = batch["labels"].to(logits.device)
-                loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-                found[name].loss[index] += float(loss) / images
-                found[name].accuracy[index] += float((logits.argmax(-1) == labels).sum()) / images
-    return found

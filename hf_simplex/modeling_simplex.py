@@ -11,7 +11,13 @@ from typing import Any, Self, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
@@ -166,7 +172,12 @@ class SimplexForImageClassification(PreTrainedModel):
                 raise ValueError(f"num_labels={num_labels}: expected at least 1.")
             labels = {} if num_labels is None else {"num_labels": num_labels}
             kwargs.setdefault("ignore_mismatched_sizes", bool(labels))
+            arguments = _image_processor_arguments(kwargs)
             try:
+                # A configuration can name a pickled file, which transformers reads although safetensors are asked for.
+                weights_file = getattr(AutoConfig.from_pretrained(backbone, **arguments), "transformers_weights", None)
+                if str(weights_file).endswith(".bin"):
+                    raise ValueError(f"{backbone} keeps its weights in {weights_file}: only safetensors are read.")
                 module, loading = AutoModelForImageClassification.from_pretrained(
                     backbone, output_loading_info=True, use_safetensors=True, **labels, **kwargs
                 )
@@ -175,7 +186,7 @@ class SimplexForImageClassification(PreTrainedModel):
             except SafetensorError as error:
                 raise ValueError(f"The weights of {os.fspath(backbone)!r} are empty or not whole: {error}") from error
             complete = not loading["missing_keys"] and not loading["mismatched_keys"]
-            source = (os.fspath(backbone), _image_processor_arguments(kwargs))
+            source = (os.fspath(backbone), arguments)
         if isinstance(module, SimplexForImageClassification):
             raise ValueError(f"{backbone} is an ensemble already. Load it with from_pretrained to grow it further.")
         _set_labels(module.config, module.config.id2label, module.config.label2id)

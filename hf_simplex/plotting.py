@@ -68,7 +68,7 @@ def plot_plane(
     axes.set_aspect("equal")
     axes.set_xlabel("distance in weight space")
     axes.set_ylabel("distance in weight space")
-    figure.colorbar(filled, ax=axes, label=title, format="%.3g")
+    figure.colorbar(filled, ax=axes, label=title, ticks=_few_ticks(6))
     return figure
 
 
@@ -94,14 +94,14 @@ def plot_face(
         clip = float("inf") if quantity == "loss" else 0.0
     values, low, high, title = _values(surface, quantity, clip)
     figure = _figure(4.6, 3.7)
+    from matplotlib.tri import Triangulation
+
     axes = figure.add_subplot()
     local = surface.points.coordinates[:, surface.points.vertices]
     corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]], dtype=torch.float64)
     places = local @ corners
     filled = axes.tricontourf(
-        places[:, 0].numpy(),
-        places[:, 1].numpy(),
-        _lattice_triangles(local),
+        Triangulation(places[:, 0].numpy(), places[:, 1].numpy(), _lattice_triangles(local)),
         values.numpy(),
         levels=torch.linspace(low, high, _LEVELS + 1, dtype=torch.float64).numpy(),
         cmap=_colours(quantity),
@@ -114,7 +114,7 @@ def plot_face(
     _mark_vertices(axes, corners, names)
     axes.set_aspect("equal")
     axes.set_axis_off()
-    figure.colorbar(filled, ax=axes, label=title, format="%.3g")
+    figure.colorbar(filled, ax=axes, label=title, ticks=_few_ticks(6))
     return figure
 
 
@@ -150,7 +150,7 @@ def plot_paths(surfaces: Mapping[str, Surface]) -> "Figure":
         axes.set_xlabel("fraction of the path")
         axes.set_ylabel("loss (nats)" if quantity == "loss" else "accuracy (%)")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
@@ -204,14 +204,21 @@ def plot_complex(
             s=14,
             depthshade=False,
         )
-        figure.colorbar(shown, ax=axes, label=title, shrink=0.7, pad=0.12, format="%.3g")
+        figure.colorbar(shown, ax=axes, label=title, shrink=0.7, pad=0.12, ticks=_few_ticks(6))
     for chosen, marker, colour, name in (
         ([v for v in range(len(corners)) if v not in connectors], "o", "#D55E00", "mode"),
         (sorted(connectors), "D", "#0072B2", "connector"),
     ):
         if chosen:
             axes.scatter(
-                *corners[chosen].T.numpy(), s=46, marker=marker, color=colour, edgecolor="white", label=name, zorder=5
+                *corners[chosen].T.numpy(),
+                s=46,
+                marker=marker,
+                color=colour,
+                edgecolor="white",
+                label=name,
+                depthshade=False,
+                zorder=5,
             )
     span = float((corners.amax(0) - corners.amin(0)).max()) or 1.0
     for corner, name in zip(corners, names, strict=True):
@@ -259,36 +266,29 @@ def _values(surface: Surface, quantity: str, clip: float | None) -> tuple[Tensor
     """The clipped values, their lower and upper end (never equal) and the label that states the clipping."""
     if quantity not in ("loss", "accuracy"):
         raise ValueError(f"The quantity must be 'loss' or 'accuracy', got {quantity!r}.")
-    is_loss = quantity == "loss"
-    values, unit = (surface.loss, "nats") if is_loss else (100 * surface.accuracy, "%")
-    # An overflowing loss is a large one: it is clipped like one, but must not set the scale.
-    finite = values[values.isfinite()]
+    # With the sign turned, an accuracy is a cost like a loss: the smaller the better, clipped above.
+    sign, scale, unit = (1, 1, "nats") if quantity == "loss" else (-1, 100, "%")
+    costs = sign * scale * (surface.loss if quantity == "loss" else surface.accuracy)
+    finite = costs[costs.isfinite()]
     if not len(finite):
         raise ValueError(f"The surface has no finite {quantity} to draw.")
-    if clip is None:
-        level = float(finite.quantile(_UNCLIPPED if is_loss else 1 - _UNCLIPPED))
-    else:
-        level = clip if is_loss else 100 * clip
-    best, worst = (finite.min(), finite.max()) if is_loss else (finite.max(), finite.min())
-    if (level <= best) if is_loss else (level >= best):
-        if clip is not None and len(finite) > 1 and best != worst:
-            raise ValueError(
-                f"The clipping level {clip} leaves nothing to see: the best {quantity} is {float(best):.3g} {unit}."
-            )
-        level = float(worst)
-    clipped = bool((values > level).any() if is_loss else (values < level).any())
-    end = level if clipped and abs(level) != float("inf") else float(worst)
-    values = values.clamp(max=end) if is_loss else values.clamp(min=end)
-    low, high = sorted((float(best), end))
+    best, worst = float(finite.min()), float(finite.max())
+    level = float(finite.quantile(_UNCLIPPED)) if clip is None else sign * scale * clip
+    if clip is None and level == best:
+        level = worst
+    if level <= best < worst:
+        raise ValueError(
+            f"The clipping level {clip} leaves nothing to see: the best {quantity} is {sign * best:.3g} {unit}."
+        )
+    end = min(level, worst)
+    title = f"{quantity} ({unit}, not clipped)"
+    # A loss that overflowed to infinity is clipped like any large one, at the largest finite one if need be.
+    if bool((costs > end).any()):
+        title = f"{quantity} ({unit}, clipped {'above' if sign > 0 else 'below'} {sign * end:.3g})"
+    low, high = sorted((sign * best, sign * end))
     if low == high:
         high = low + max(1e-6, 1e-6 * abs(low))
-    where = (
-        ("above" if is_loss else "below")
-        if bool(((surface.loss if is_loss else 100 * surface.accuracy) != values).any())
-        else None
-    )
-    title = f"{quantity} ({unit}" + (f", clipped {where} {end:.3g})" if where else ", not clipped)")
-    return values, low, high, title
+    return sign * costs.clamp(max=end), low, high, title
 
 
 def _close_seams(filled: Any) -> None:
@@ -313,15 +313,15 @@ def _mark_vertices(axes: Any, corners: Tensor, names: Sequence[str]) -> None:
         color="white",
         markeredgecolor="black",
         markersize=6,
+        clip_on=False,
         zorder=4,
     )
-    outward = corners - corners.mean(0)
-    outward = outward / outward.norm(dim=1, keepdim=True)
-    for corner, away, name in zip(corners.tolist(), outward.tolist(), names, strict=True):
+    middle = corners[:, 1].mean()
+    for corner, name in zip(corners.tolist(), names, strict=True):
         axes.annotate(
             name,
             corner,
-            xytext=(12 * away[0], 12 * away[1]),
+            xytext=(0, 11 if corner[1] > middle else -11),
             textcoords="offset points",
             ha="center",
             va="center",
@@ -373,11 +373,11 @@ def _label_axes(axes: Any, shares: Tensor, corners: Tensor) -> None:
         # The same length on every axis: what is regular in weight space looks regular.
         getattr(axes, f"set_{name}lim")(centre - half, centre + half)
         getattr(axes, f"set_{name}label")(f"axis {axis + 1} ({100 * float(shares[axis]):.0f}%)")
-        getattr(axes, f"{name}axis").set_major_locator(_few_ticks())
-    axes.set_box_aspect((1, 1, 1))
+        getattr(axes, f"{name}axis").set_major_locator(_few_ticks(4))
+    axes.set_box_aspect((1, 1, 1), zoom=0.88)
 
 
-def _few_ticks() -> Any:
+def _few_ticks(number: int) -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(4)
+    return MaxNLocator(number)

@@ -82,6 +82,7 @@ class GrowingVertex:
         ValueError: the vertex is its simplex's only one, so that nothing spans the simplex.
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         module: nn.Module,
@@ -169,7 +170,8 @@ class GrowingVertex:
                 factor = scale * self.volume_weight * float(share) / (float(height_squared) + self.height_floor**2)
                 for name, parameter in parameters.items():
                     # Small where the vertex is near the face, so it must be there before it meets the large factor.
-                    perpendicular = parameter.detach().clone()
+                    wide = torch.promote_types(parameter.dtype, torch.float32)
+                    perpendicular = parameter.detach().to(wide, copy=True)
                     for weight, vertex in zip(foot.tolist(), face.vertices, strict=True):
                         perpendicular.sub_(vertex[name], alpha=weight)
                     parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

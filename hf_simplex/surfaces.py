@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ class SurfacePoints:
         }
         if shapes != expected or self.axis_shares.shape not in ((0,), (axes,)):
             raise ValueError(
-                f"The parts of a surface do not fit: expected {expected} and axis_shares [0] or [{axes}], got {shapes} "
-                f"and {list(self.axis_shares.shape)}."
+                f"The parts of a surface do not fit: expected {expected} and axis_shares [0] or [{axes}], got "
+                f"{shapes} and {list(self.axis_shares.shape)}."
             )
         if (
             len(self.vertices)
@@ -160,8 +161,8 @@ class Surface:
             return cls(SurfacePoints(kind=metadata["kind"], structure=structure, **tensors), loss, accuracy)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{os.fspath(file)!r} is not a whole file of a surface that Surface.save wrote ({error}). Evaluate the "
-                "surface again."
+                f"{os.fspath(file)!r} is not a whole file of a surface that Surface.save wrote ({error}). Evaluate "
+                "the surface again."
             ) from error
 
 
@@ -205,11 +206,12 @@ def plane_points(
     corners = _positions_from_gram(gram)
     height = float(corners[2, 1])
     longest = float(torch.cdist(corners, corners).max())
-    if height <= max(_FLAT * longest, rounding):
+    # Twice the area; over the longest edge it is the least of the triangle's three heights.
+    area = float(corners[1, 0]) * height
+    if area <= longest * max(_FLAT * longest, rounding):
         raise ValueError(
-            f"Vertices {list(vertices)} lie on one line (or on one point), so they span no plane: the third is "
-            f"{height:.3g} away from the line through the first two, the longest edge is {longest:.3g}. Choose three "
-            "others."
+            f"Vertices {list(vertices)} lie on one line (or two of them are the same weights), so they span no plane: "
+            f"the area of their triangle is {area / 2:.3g}, its longest edge {longest:.3g}. Choose three others."
         )
     low, high = corners.amin(0), corners.amax(0)
     border = margin * float((high - low).max())
@@ -271,12 +273,12 @@ def line_coordinates(structure: SimplicialComplex, vertices: Sequence[int], poin
         raise ValueError(f"A line joins two vertices, got {list(vertices)}.")
     if points_per_line < 2:
         raise ValueError(f"A line includes both its ends, so it has at least 2 points, got {points_per_line}.")
-    for first, second in zip(vertices, vertices[1:], strict=False):
+    for first, second in pairwise(vertices):
         if first == second:
             raise ValueError(f"Vertex {first} comes twice in a row in {list(vertices)}: no line joins it to itself.")
     corners = torch.stack([vertex_coordinates(structure, vertex) for vertex in vertices])
     steps = torch.arange(points_per_line - 1, dtype=torch.float64)[:, None] / (points_per_line - 1)
-    lines = [(1 - steps) * start + steps * end for start, end in zip(corners, corners[1:], strict=False)]
+    lines = [(1 - steps) * start + steps * end for start, end in pairwise(corners)]
     return torch.cat([*lines, corners[-1:]])
 
 
@@ -492,7 +494,7 @@ def _mean_measure(module: nn.Module, batches: Iterable[Any], measure: Measure) -
 def _offset_gram(
     structure: SimplicialComplex, weights: Sequence[Weights], names: Iterable[str], vertices: Sequence[int]
 ) -> tuple[Tensor, float]:
-    """The inner products [k, k] of the offsets from the first of k vertices; a bound on the rounding of the weights."""
+    """Inner products [k, k] of the offsets from the first of k vertices; a bound on the rounding of the weights."""
     if len(weights) != structure.num_vertices:
         raise ValueError(f"The complex has {structure.num_vertices} vertices, but {len(weights)} weights are given.")
     for vertex in vertices:

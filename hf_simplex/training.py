@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import SaveStrategy, TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput, get_last_checkpoint
 
 from .batch_norm import batch_norm_layers, recompute_statistics
+from .complexes import SimplicialComplex
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SAMPLINGS
 from .geometry import vertex_coordinates
 from .modeling_simplex import SimplexForImageClassification
@@ -162,6 +163,9 @@ class SimplexTrainer(Trainer):
                 "optimizer_cls_and_kwargs=(class, kwargs) or args.optim and args.lr_scheduler_type."
             )
         super().__init__(model=model, args=args, **kwargs)
+        if args.fp16_full_eval or args.bf16_full_eval:
+            # Trainer would do so when it casts the model, but here that happens to a copy.
+            self._move_model_to_device(model, args.device)
         self.simplex = model
         self.batch_norm_dataset = batch_norm_dataset
         self.is_in_stage = False
@@ -169,6 +173,7 @@ class SimplexTrainer(Trainer):
         self._factors = (1.0, 1.0)
         self._volume_term: VolumeTerm | None = None
         self._draws_at_step = (-1, 0)
+        self._random_edge: float | None = None
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(StageProgressCallback)
         self.remove_callback(PrinterCallback)
@@ -186,14 +191,14 @@ class SimplexTrainer(Trainer):
         Returns:
             One report a stage: vertex, role, epochs, steps, wall_time (seconds), loss (nats) and, for connectors,
             log_volume and volume_weight. They are kept in `model.config.provenance["stages"]` too.
+
+        Raises:
+            ValueError: the arguments do not fit the complex: too few members for its simplexes, volume sampling of
+                simplexes of different size, or no weight from `scaled_volume_weight`. Nothing has been trained then.
         """
-        simplexes = len(self.simplex.config.simplexes)
-        if self.args.sampling == "equal" and self.args.num_members < simplexes:
-            raise ValueError(
-                f"num_members is {self.args.num_members}: expected at least one for each of {simplexes} simplexes."
-            )
         if resume_from_checkpoint:
             self._restore_vertices()
+        self._check_growth()
         for vertex, role in enumerate(list(self.simplex.config.roles)):
             if role == PRETRAINED:
                 self._train_mode(vertex, resume_from_checkpoint)
@@ -203,8 +208,44 @@ class SimplexTrainer(Trainer):
         self.draw_members()
         return self.simplex.config.provenance.get("stages", [])
 
+    def _check_growth(self) -> None:
+        args, structure = self.args, self.simplex.config.complex
+        simplexes = len(structure.simplexes)
+        if args.sampling == "equal" and args.num_members < simplexes:
+            raise ValueError(
+                f"num_members is {args.num_members}: expected at least one for each of {simplexes} simplexes."
+            )
+        sizes = [max(len(simplex), args.num_vertices) for simplex in structure.simplexes]
+        if args.sampling == "volume" and len(set(sizes)) > 1:
+            raise ValueError(
+                f"sampling is 'volume', but the simplexes will have {sizes} vertices: volumes of different dimension "
+                "cannot be compared. Choose 'equal', or num_vertices of the largest."
+            )
+        for simplex in range(simplexes):
+            while len(structure.simplexes[simplex]) < args.num_vertices:
+                structure = structure.with_vertex([simplex])
+                self._volume_weight(structure)
+
+    def _volume_weight(self, structure: SimplicialComplex) -> float:
+        """lambda_j for the last vertex of a complex."""
+        weight = self.args.volume_weight
+        if not weight or self.args.volume_weight_scaling == "none":
+            return weight
+        if self._random_edge is None:
+            self._random_edge = random_edge(self.simplex)
+        return scaled_volume_weight(weight, structure, structure.num_vertices - 1, self._random_edge)
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """The same as `grow`, with what `transformers.Trainer.train` returns: steps and mean loss of all stages."""
+        """The same as `grow`, with what `transformers.Trainer.train` returns: steps and mean loss of all stages.
+
+        Raises:
+            ValueError: `resume_from_checkpoint` is a folder other than `args.output_dir`.
+        """
+        if isinstance(resume_from_checkpoint, str) and Path(resume_from_checkpoint) != Path(self.args.output_dir):
+            raise ValueError(
+                f"resume_from_checkpoint is {resume_from_checkpoint!r}, but a growth is resumed from all that it left "
+                f"in output_dir, {self.args.output_dir!r}: give True, and that output_dir."
+            )
         stages = self.grow(bool(resume_from_checkpoint))
         steps = sum(stage["steps"] for stage in stages)
         loss = sum(stage["loss"] * stage["steps"] for stage in stages) / max(steps, 1)
@@ -212,88 +253,90 @@ class SimplexTrainer(Trainer):
 
     def _train_mode(self, vertex: int, resume: bool) -> None:
         self.simplex.backbone_at(vertex_coordinates(self.simplex.config.complex, vertex).tolist())
-        self._train_vertex(vertex, MODE, self.args.num_train_epochs, self.args.learning_rate, resume, {})
+        report = self._train_vertex(vertex, MODE, self.args.num_train_epochs, self.args.learning_rate, resume)
+        self._finish_stage(report)
 
     def grow_connector(self, simplexes: list[int] | None = None, resume: bool = False) -> int:
         """Add a connector to the given simplexes (default: all) and train it by SPRO; returns its vertex index."""
         args, config = self.args, self.simplex.config
         if PRETRAINED in config.roles:
             raise RuntimeError(f"Vertex {config.roles.index(PRETRAINED)} is not trained yet: call grow().")
-        vertex = self.simplex.add_vertex(simplexes)
-        weight = args.volume_weight
-        if weight and args.volume_weight_scaling == "random_complex":
-            weight = scaled_volume_weight(weight, config.complex, vertex, random_edge(self.simplex))
-        self._growing = GrowingVertex(
-            self.simplex.backbone,
-            self.simplex.weights,
-            config.complex,
-            vertex,
-            volume_weight=weight,
-            sampling=args.sampling,
-        )
-        try:
-            self._growing.start_at_mean(args.start_jitter, self._generator(vertex, -1))
-            epochs = args.num_train_epochs if args.connector_epochs is None else args.connector_epochs
-            rate = args.learning_rate if args.connector_learning_rate is None else args.connector_learning_rate
-            self._train_vertex(vertex, CONNECTOR, epochs, rate, resume, {"volume_weight": weight})
-        finally:
-            self._growing = None
+        weight = self._volume_weight(config.complex.with_vertex(simplexes))
+        with _unchanged_on_error(self.simplex):
+            vertex = self.simplex.add_vertex(simplexes)
+            self._growing = GrowingVertex(
+                self.simplex.backbone,
+                self.simplex.weights,
+                config.complex,
+                vertex,
+                volume_weight=weight,
+                sampling=args.sampling,
+            )
+            try:
+                # Not from a process's own stream: all processes train the same vertex.
+                self._growing.start_at_mean(args.start_jitter, _generator(args.seed, vertex))
+                epochs = args.num_train_epochs if args.connector_epochs is None else args.connector_epochs
+                rate = args.learning_rate if args.connector_learning_rate is None else args.connector_learning_rate
+                report = self._train_vertex(vertex, CONNECTOR, epochs, rate, resume)
+            finally:
+                self._growing = None
+        self._finish_stage({**report, "volume_weight": weight})
         return vertex
 
     def _train_vertex(
-        self, vertex: int, role: str, epochs: float, learning_rate: float, resume: bool, report: dict[str, Any]
-    ) -> None:
+        self, vertex: int, role: str, epochs: float, learning_rate: float, resume: bool
+    ) -> dict[str, Any]:
         run_args, simplex, backbone = self.args, self.simplex, self.simplex.backbone
         self.args = copy.copy(run_args)
         self.args.output_dir = os.path.join(run_args.output_dir, f"vertex-{vertex:05d}")
         self.args.num_train_epochs, self.args.learning_rate = epochs, learning_rate
         # Every stage has its own data order and its own dropout, whatever was trained before it.
         self.args.seed = run_args.seed + vertex
-        self.args.data_seed = (run_args.seed if run_args.data_seed is None else run_args.data_seed) + vertex
+        if run_args.data_seed is not None:
+            self.args.data_seed = run_args.data_seed + vertex
+        self.accelerator.dataloader_config.data_seed = self.args.data_seed
         set_seed(self.args.seed)
         self.optimizer = self.lr_scheduler = None
         self.model = self.model_wrapped = backbone
         simplex.growing, self._volume_term, self._draws_at_step = vertex, None, (-1, 0)
         self.is_in_stage = True
+        report: dict[str, Any] = {"vertex": vertex, "role": role}
         started = time.perf_counter()
         try:
             checkpoint = (
                 get_last_checkpoint(self.args.output_dir) if resume and os.path.isdir(self.args.output_dir) else None
             )
             result = super().train(resume_from_checkpoint=checkpoint)
+            report |= {"epochs": self.state.epoch, "steps": result.global_step}
             if self._growing is not None:
                 report["log_volume"] = self._growing.volume_term().log_volume
                 # The running statistics were gathered at points all over the simplex: none fits the vertex itself.
                 self._recompute_batch_norm()
             simplex.store_vertex(vertex)
         finally:
-            self.is_in_stage = False
+            self.is_in_stage = self.is_in_train = False
             simplex.growing = None
             self._release(backbone)
-            self.model = self.model_wrapped = simplex
             self.args = run_args
-        simplex.config.roles[vertex] = role
-        report = {
-            "vertex": vertex,
-            "role": role,
-            "epochs": self.state.epoch,
-            "steps": result.global_step,
-            "wall_time": time.perf_counter() - started,
-            "loss": result.training_loss,
-            **report,
-        }
-        simplex.config.provenance.setdefault("stages", []).append(report)
-        if run_args.save_strategy != SaveStrategy.NO and run_args.should_save:
-            simplex.save_pretrained(run_args.output_dir)
+            self.accelerator.dataloader_config.data_seed = run_args.data_seed
+        return {**report, "wall_time": time.perf_counter() - started, "loss": result.training_loss}
 
-    def _release(self, backbone: nn.Module) -> None:
-        """Undo what accelerate did to the backbone: the next stage prepares it afresh, and inference is plain."""
+    def _finish_stage(self, report: dict[str, Any]) -> None:
+        self.simplex.config.roles[report["vertex"]] = report["role"]
+        self.simplex.config.provenance.setdefault("stages", []).append(report)
+        if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
+            self.simplex.save_pretrained(self.args.output_dir)
+
+    def _release(self, module: nn.Module) -> None:
+        """Undo what accelerate did to a backbone or the ensemble, and go back to the ensemble."""
         self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False, keep_torch_compile=False)
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-            backbone.__dict__.pop(name, None)
+            module.__dict__.pop(name, None)
         self.optimizer = self.lr_scheduler = None
+        self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
+        self.model = self.model_wrapped = self.callback_handler.model = self.simplex
         self.accelerator.free_memory()
-        backbone.zero_grad(set_to_none=True)
+        module.zero_grad(set_to_none=True)
 
     def _restore_vertices(self) -> None:
         """Take over the vertices that an interrupted run with the same arguments had finished."""
@@ -312,14 +355,16 @@ class SimplexTrainer(Trainer):
         parts = self._parts(inputs)
         points = growing.draw(len(parts), self._step_generator())
         loss = torch.zeros((), device=self.args.device)
-        for number, ((part, share), point) in enumerate(zip(parts, points, strict=True)):
-            items: Any = num_items_in_batch
-            if items is not None and self.args.point_batches == "split":
-                items = items * share
-            with growing.at(point) as coordinate, self._gradients_kept_local(model, number < len(parts) - 1):
-                self._factors = (share, share * coordinate)
-                loss += super().training_step(model, part, items)
-        self._factors = (1.0, 1.0)
+        try:
+            for number, ((part, share), point) in enumerate(zip(parts, points, strict=True)):
+                items: Any = num_items_in_batch
+                if items is not None and self.args.point_batches == "split":
+                    items = items * share
+                with growing.at(point) as coordinate, self._gradients_kept_local(model, number < len(parts) - 1):
+                    self._factors = (share, share * coordinate)
+                    loss += super().training_step(model, part, items)
+        finally:
+            self._factors = (1.0, 1.0)
         if self.accelerator.sync_gradients and growing.volume_weight:
             scaler = self.accelerator.scaler
             self._volume_term = growing.add_volume_gradient(1.0 if scaler is None else scaler.get_scale())
@@ -360,17 +405,12 @@ class SimplexTrainer(Trainer):
     def _gradients_kept_local(self, model: nn.Module, local: bool) -> AbstractContextManager[Any]:
         return self.accelerator.no_sync(model) if local else contextlib.nullcontext()
 
-    def _generator(self, *key: int) -> torch.Generator:
-        """A random stream of its own for each key; each process has its own too."""
-        entropy = [self.args.seed, self.args.process_index, *(part + 1 for part in key)]
-        seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(seed) % 2**63)
-
     def _step_generator(self) -> torch.Generator:
+        """A random stream of its own for each batch, stage and process."""
         # Derived from the step instead of carried along, so that a resumed run draws the same points.
         step, draws = self._draws_at_step
         self._draws_at_step = (step, draws + 1) if step == self.state.global_step else (self.state.global_step, 0)
-        return self._generator(*self._draws_at_step)
+        return _generator(self.args.seed, self.args.process_index, *self._draws_at_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`; a connector's steps also log log_volume, regularizer (nats) and its share."""
@@ -388,6 +428,18 @@ class SimplexTrainer(Trainer):
         if self.is_in_stage and self._growing is not None:
             self._recompute_batch_norm()
         return super().evaluate(*args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As in `Trainer`, except that outside a stage the ensemble is left as it was."""
+        if self.is_in_stage:
+            return super().evaluation_loop(*args, **kwargs)
+        if self.args.fp16_full_eval or self.args.bf16_full_eval:
+            # Trainer casts what it evaluates for good: that would round the vertices.
+            self.model = self.model_wrapped = copy.deepcopy(self.simplex)
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            self._release(self.simplex)
 
     def draw_members(self) -> None:
         """Draw `args.num_members` members from the grown complex, with BatchNorm statistics where there are any."""
@@ -424,6 +476,27 @@ class SimplexTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """A stage's checkpoint is one vertex and no ensemble: it is not for the Hub."""
+
+
+@contextlib.contextmanager
+def _unchanged_on_error(simplex: SimplexForImageClassification) -> Iterator[None]:
+    """Takes a vertex out again whose training failed: in the complex it would pass for a trained one."""
+    config = simplex.config
+    structure = copy.deepcopy((config.simplexes, config.roles, config.members))
+    modules = nn.ModuleList(simplex.vertices), simplex.members, simplex.centroids
+    try:
+        yield
+    except BaseException:
+        config.simplexes, config.roles, config.members = structure
+        simplex.vertices, simplex.members, simplex.centroids = modules
+        raise
+
+
+def _generator(*key: int) -> torch.Generator:
+    """A random stream of its own for each key of non-negative numbers."""
+    # Keys are filled up with zeros to a fixed length, so a 0 of their own would make some of them equal.
+    seed = np.random.SeedSequence([part + 1 for part in key]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed) % 2**63)
 
 
 @contextlib.contextmanager

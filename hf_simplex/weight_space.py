@@ -82,8 +82,8 @@ def weights_moved_to(
         vertex: the index of the vertex that `module` holds.
     """
     copy_weights(module, vertices[vertex])
-    write_point(module, vertices, coordinates)
     try:
+        write_point(module, vertices, coordinates)
         yield
     finally:
         one_hot = [float(index == vertex) for index in range(len(vertices))]

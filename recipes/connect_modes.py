@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,9 +43,9 @@ from transformers import (
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
 from hf_simplex.checkpoint import written_aside
-from hf_simplex.evaluation import PointResults, evaluate_points
 from hf_simplex.geometry import sample_complex
 from hf_simplex.image_transforms import collate, resize_image_processor
+from hf_simplex.surfaces import evaluate_points
 
 SMALL_RESNET = "small_resnet"
 
@@ -77,6 +77,13 @@ class ModeArguments:
 @dataclass
 class ConnectArguments(EsproArguments):
     """As for train_espro: num_train_epochs and learning_rate are the modes', connector_* the connectors'."""
+
+
+class PointResults(NamedTuple):
+    """Loss (nats) and accuracy (0 to 1) at points of weight space, each [points] float64."""
+
+    loss: np.ndarray[Any, np.dtype[np.float64]]
+    accuracy: np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass
@@ -245,10 +252,9 @@ def measure(
     """Loss and accuracy at the modes, on lines and paths between them, and at uniform points of the complex."""
     structure = model.config.complex
     count = structure.num_vertices
-    batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in batches["train"]]
 
     def at(coordinates: list[list[float]]) -> dict[str, PointResults]:
-        return evaluate_points(model.backbone.eval(), model.weights, coordinates, batches, batch_norm)
+        return at_points(model, coordinates, batches)
 
     def line(first: int, last: int) -> list[list[float]]:
         steps = torch.linspace(0, 1, mode_args.path_points, dtype=torch.float64).tolist()
@@ -287,6 +293,19 @@ def measure(
     }
 
 
+def at_points(
+    model: SimplexForImageClassification, coordinates: list[list[float]], batches: dict[str, list[dict[str, Tensor]]]
+) -> dict[str, PointResults]:
+    """Loss and accuracy on each data set at points of weight space, BatchNorm statistics from the training images."""
+    batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in batches["train"]]
+    points = torch.tensor(coordinates, dtype=torch.float64)
+    results = {}
+    for name, data in batches.items():
+        loss, accuracy = evaluate_points(model.backbone, model.weights, points, data, batch_norm_batches=batch_norm)
+        results[name] = PointResults(loss.numpy(), accuracy.numpy())
+    return results
+
+
 def sampled(
     model: SimplexForImageClassification, number: int, batches: dict[str, list[dict[str, Tensor]]], seed: int
 ) -> dict[str, Any]:
@@ -301,8 +320,7 @@ def sampled(
         log_volumes=model.log_volumes(),
         generator=torch.Generator().manual_seed(seed),
     )
-    batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in batches["train"]]
-    found = evaluate_points(model.backbone.eval(), model.weights, points.tolist(), batches, batch_norm)
+    found = at_points(model, points.tolist(), batches)
     return {
         name: {
             quantity: {
@@ -370,7 +388,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("accuracy (%)")
     handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    axes[0].legend(handles.values(), handles.keys(), loc="lower center", frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False)
     values = [100 * np.array(results["complex"][name]["accuracy"]["values"]) for name in ("train", "test")]
     axes[2].violinplot(values, showextrema=True)
     axes[2].set_xticks([1, 2], ["train", "test"])

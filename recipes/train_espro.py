@@ -7,8 +7,9 @@
 
 Every line of the configuration is an argument, and every argument can be given as a flag, which wins. Written are
 `OUTPUT/ensemble/`, the checkpoint that transformers loads; `OUTPUT/results.json`, the ensemble beside a single model
-and a deep ensemble; and `OUTPUT/run.json`, what was run on which versions and how long each stage took. A mistake in
-the arguments ends the run with one line and exit code 2 before anything is trained.
+and a deep ensemble; and `OUTPUT/run.json`, what was run on which versions and how long each stage took. From
+`OUTPUT/components/` an interrupted run goes on with `--resume_from_checkpoint`. A mistake in the arguments ends the
+run with one line and exit code 2 before anything is trained.
 """
 
 import copy
@@ -32,7 +33,8 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
-from hf_simplex.checkpoint import written_aside
+from hf_simplex.checkpoint import check_target, written_aside
+from hf_simplex.configuration_simplex import MODE, SimplexConfig
 from hf_simplex.evaluation import Result, compare
 from hf_simplex.image_data import FASHION_MNIST_DIRECTORY, ImageData, load_image_data
 from hf_simplex.image_transforms import build_transforms, collate, resize_image_processor, with_pixel_values
@@ -41,12 +43,12 @@ EMBEDDED_BACKBONE = "efficientnet_lite0"
 # Components must not share a seed with each other's vertices, which count up from the component's own.
 SEEDS_A_COMPONENT = 1000
 
-logger = logging.get_logger("train_espro")
-
 
 @dataclass
 class BackboneArguments:
     """Where the modes come from."""
+
+    _argument_group_name = "backbone"
 
     backbone: str | None = field(
         default=None,
@@ -73,6 +75,8 @@ class BackboneArguments:
 @dataclass
 class DataArguments:
     """What to train and test on."""
+
+    _argument_group_name = "data"
 
     data_set: str = field(
         default="digits",
@@ -105,7 +109,13 @@ class DataArguments:
 class EsproArguments(SimplexTrainingArguments):
     """All of transformers' TrainingArguments, SPRO's, and what the recipe adds."""
 
+    _argument_group_name = "training (those of transformers first, those of SPRO and of the recipe last)"
+
     overwrite: bool = field(default=False, metadata={"help": "Replace the ensemble that output_dir holds already."})
+    resume_from_checkpoint: bool = field(  # type: ignore[assignment]
+        default=False,
+        metadata={"help": "Continue an interrupted run with the same arguments from what it left in output_dir."},
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Columns are chosen by the recipe."})
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches in memory."})
 
@@ -120,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
         with args.main_process_first(local=False):
             components = start_components(backbone_args, data_args, data, args)
         train, plain_train, test = transformed(data, data_args, components[0])
+        output = Path(args.output_dir)
+        output.mkdir(parents=True, exist_ok=True)
         if args.push_to_hub:
             repository = HfApi().create_repo(
                 args.hub_model_id or Path(args.output_dir).name,
@@ -131,16 +143,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
 
-    output = Path(args.output_dir)
     for index, component in enumerate(components):
-        logger.info("component %d of %d", index + 1, len(components))
+        if args.should_log:
+            print(f"component {index + 1} of {len(components)}", file=sys.stderr)
         SimplexTrainer(
             model=component,
             args=component_arguments(args, index, len(components)),
             train_dataset=train,
             batch_norm_dataset=plain_train,
             data_collator=collate,
-        ).grow()
+        ).grow(args.resume_from_checkpoint)
     ensemble = SimplexForImageClassification.unite(components)
     results = compare(
         ensemble,
@@ -153,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
         ensemble.save_pretrained(output / "ensemble")
         run = {
             "arguments": {
-                "backbone": vars(backbone_args),
+                "backbone": {name: value for name, value in vars(backbone_args).items() if name != "token"},
                 "data": vars(data_args),
                 "training": args.to_sanitized_dict(),
             },
@@ -185,11 +197,15 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
         raise ValueError(
             f"num_members is {args.num_members}: expected at least one for each of {components} components."
         )
-    for name in ("ensemble/config.json", "results.json"):
-        if (Path(args.output_dir) / name).exists() and not args.overwrite:
+    output = Path(args.output_dir)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"output_dir is {output}, which is a file: give a folder.")
+    for name in ("config.json", "ensemble/config.json", "results.json"):
+        if (output / name).exists() and not args.overwrite:
             raise ValueError(
                 f"{args.output_dir} holds an ensemble already ({name}). Choose another output_dir or give --overwrite."
             )
+    check_target(output / "ensemble", SimplexConfig.model_type)
 
 
 def load_data(data_args: DataArguments, token: str | None = None) -> ImageData:
@@ -223,23 +239,39 @@ def start_components(
     components = []
     if backbone_args.modes is not None:
         for mode in backbone_args.modes:
-            component = SimplexForImageClassification.from_backbone(mode, fine_tuned=True, **source)
+            component = SimplexForImageClassification.from_backbone(mode, **source)
             if component.config.num_labels != len(names):
                 raise ValueError(
                     f"The mode {mode} has {component.config.num_labels} labels and {data.name} has {len(names)}. "
                     "Give modes that were fine-tuned on this data set."
                 )
+            mode_labels: Any = component.config.id2label
+            if mode_labels != names and sorted(mode_labels.values()) == sorted(names.values()):
+                raise ValueError(
+                    f"The mode {mode} has the labels of {data.name} in another order: {mode_labels}, not {names}. "
+                    "Give modes that were fine-tuned on this data set."
+                )
+            if component.config.roles != [MODE]:
+                raise ValueError(
+                    f"The mode {mode} lacks weights, such as a trained head. Fine-tune it with --backbone {mode}."
+                )
             components.append(component)
+        # So that modes that do not go together are refused now and not when all is trained.
+        SimplexForImageClassification.unite(components)
     else:
         backbone: Any = backbone_args.backbone
         if backbone == EMBEDDED_BACKBONE:
             backbone = str(write_efficientnet_lite0(Path(args.output_dir) / "backbone"))
+        verbosity = logging.get_verbosity()
         for index in range(backbone_args.num_components):
             # The head is drawn from the component's own seed; the pretrained weights are the same.
             set_seed(args.seed + SEEDS_A_COMPONENT * index)
             component = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
             component.config.provenance["backbone"] = backbone_args.backbone
             components.append(component)
+            # What transformers tells about the first is true of all.
+            logging.set_verbosity_error()
+        logging.set_verbosity(verbosity)
     for component in components:
         component.config.provenance["data_set"] = data.name
         if component.image_processor is None:
@@ -298,7 +330,9 @@ def hardware() -> dict[str, Any]:
 
 def table(results: dict[str, Result]) -> str:
     """The results as text, a line each."""
-    return str(pd.DataFrame.from_dict(results, orient="index").to_string(float_format=lambda value: f"{value:.4f}"))
+    epochs: Any = {"training_epochs": "{:g}".format}
+    frame = pd.DataFrame.from_dict(results, orient="index")
+    return str(frame.to_string(float_format="{:.4f}".format, formatters=epochs))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from test_train_espro import contents
 from tiny import folder
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.evaluation import PointResults
 
 TINY: dict[str, Any] = {
     "train_modes": 3,
@@ -63,7 +62,7 @@ def test_modes_are_connected_and_measured(tmp_path: Path) -> None:
 
 
 def test_a_barrier_is_the_rise_over_the_mean_of_the_ends() -> None:
-    found = PointResults(np.array([0.1, 2.0, 0.3]), np.array([0.9, 0.4, 0.8]))
+    found = connect_modes.PointResults(np.array([0.1, 2.0, 0.3]), np.array([0.9, 0.4, 0.8]))
     barrier = connect_modes.barriers({"train": found})["train"]
     assert barrier["loss_barrier"] == pytest.approx(1.8)
     assert barrier["accuracy_barrier"] == pytest.approx(0.45)

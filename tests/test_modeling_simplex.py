@@ -1,17 +1,35 @@
 """The ensemble is a transformers model: built from any backbone, predicting with the mean of its members."""
 
 import copy
+import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
+import timm
 import torch
+from loopback_hub import LoopbackHub
+from PIL import Image
 from tiny import KINDS, LABELS, SIZE, backbone, batches, folder, images
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    TimmWrapperImageProcessor,
+    ViTImageProcessor,
+    ViTModel,
+    pipeline,
+)
 
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.batch_norm import recompute_statistics, statistics
 from hf_simplex.geometry import simplex_log_volume
+
+PICTURE = Image.fromarray(torch.randint(256, (30, 20, 3), generator=torch.manual_seed(0)).byte().numpy())
 
 
 def ensemble(kind: str, members: int = 3, seed: int = 0) -> SimplexForImageClassification:
@@ -50,7 +68,18 @@ def test_a_given_model_is_copied() -> None:
     model.add_vertex()
     model.draw_members(2, batches=batches())
     model(images())
+    model.config.id2label[0] = model.config.backbone_config.id2label[0] = "renamed"
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert module.config.id2label[0] == "LABEL_0"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_role_of_the_first_vertex_can_be_given(kind: str, tmp_path: Path) -> None:
+    path = folder(kind, tmp_path)
+    for source in (path, str(path), backbone(kind)):
+        for fine_tuned, role in ((None, "mode"), (True, "mode"), (False, "pretrained")):
+            model = SimplexForImageClassification.from_backbone(source, fine_tuned=fine_tuned)
+            assert model.config.roles == [role]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,37 +90,112 @@ def test_a_new_task_gets_a_new_head(kind: str, tmp_path: Path) -> None:
         model = SimplexForImageClassification.from_backbone(path, **arguments)
         assert model.config.roles == ["pretrained"]
         assert model(images()).logits.shape == (6, 5)
-        assert model.config.num_labels == 5
+        assert model.config.num_labels == model.config.backbone_config.num_labels == 5
     assert model.config.id2label == labels
+    assert model.config.label2id == {name: index for index, name in labels.items()}
     assert SimplexForImageClassification.from_backbone(path, num_labels=5, fine_tuned=True).config.roles == ["mode"]
     old = {name: p for name, p in backbone(kind).named_parameters() if p.shape[0] != LABELS}
     assert all(torch.equal(model.weights[0][name], tensor) for name, tensor in old.items())
 
 
-def test_loading_arguments_reach_the_backbone(tmp_path: Path) -> None:
-    path = folder("vit", tmp_path)
-    assert SimplexForImageClassification.from_backbone(path, dtype=torch.bfloat16).dtype == torch.bfloat16
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_labels_alone_make_the_head_and_both_directions(kind: str, tmp_path: Path) -> None:
+    path = folder(kind, tmp_path / "backbone")
+    for names in (["ant", "bee", "cat"], ["ant", "bee", "cat", "dog"]):
+        model = SimplexForImageClassification.from_backbone(path, id2label=dict(enumerate(names)))
+        assert model.config.roles == ["mode" if len(names) == LABELS else "pretrained"]
+        model.save_pretrained(tmp_path / "ensemble")
+        loaded = SimplexForImageClassification.from_pretrained(tmp_path / "ensemble")
+        for config in (model.config, loaded.config, model.backbone.config, loaded.backbone.config):
+            assert config.id2label == dict(enumerate(names))
+        assert loaded.config.label2id == {name: index for index, name in enumerate(names)}
+        assert loaded(images()).logits.shape == (6, len(names))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loading_arguments_reach_the_backbone(kind: str, tmp_path: Path) -> None:
+    path = folder(kind, tmp_path)
+    for dtype in (torch.bfloat16, "bfloat16"):
+        model = SimplexForImageClassification.from_backbone(path, dtype=dtype)
+        assert {p.dtype for p in (*model.parameters(), *model.backbone.parameters())} == {torch.bfloat16}
     with pytest.raises(RuntimeError, match=r"mismatch|size"):
         SimplexForImageClassification.from_backbone(path, num_labels=5, ignore_mismatched_sizes=False)
 
 
+def test_revisions_on_the_hub_can_be_chosen(hub: LoopbackHub) -> None:
+    backbone("vit", seed=1).push_to_hub("alice/backbone")
+    huggingface_hub.create_tag("alice/backbone", tag="v1")
+    backbone("vit", seed=2).push_to_hub("alice/backbone")
+    for revision, seed in (("v1", 1), ("main", 2)):
+        model = SimplexForImageClassification.from_backbone("alice/backbone", revision=revision)
+        assert same_tensors(model.backbone, backbone("vit", seed))
+        assert model.config.provenance["backbone"] == "alice/backbone"
+        model.push_to_hub("alice/ensemble")
+        huggingface_hub.create_tag("alice/ensemble", tag=f"of-{revision}")
+    for revision, seed in (("of-v1", 1), ("of-main", 2)):
+        for loader in (SimplexForImageClassification, AutoModelForImageClassification):
+            loaded = loader.from_pretrained("alice/ensemble", revision=revision)
+            assert torch.equal(loaded(images()).logits, backbone("vit", seed)(images()).logits.log_softmax(-1))
+
+
 def test_backbones_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="no/such"):
-        SimplexForImageClassification.from_backbone("no/such")
-    with pytest.raises(ValueError, match="has 3 labels, not 4"):
-        SimplexForImageClassification.from_backbone(backbone("vit"), num_labels=4)
+    for name in ("no/such", "timm/no_such.model", tmp_path / "no" / "such"):
+        with pytest.raises(OSError, match=r"The backbone '.*such.*' could not be loaded"):
+            SimplexForImageClassification.from_backbone(name)
+    with pytest.raises(TypeError, match="is a ResNet; expected a Hub id"):
+        SimplexForImageClassification.from_backbone(timm.create_model("test_resnet"))
+    with pytest.raises(ValueError, match="ViTModel has other weights"):
+        SimplexForImageClassification.from_backbone(ViTModel(backbone("vit").config))
     with pytest.raises(ValueError, match="only read from safetensors"):
         SimplexForImageClassification.from_backbone(tmp_path, use_safetensors=False)
     ensemble("vit").save_pretrained(tmp_path / "ensemble")
     with pytest.raises(ValueError, match="ensemble already"):
         SimplexForImageClassification.from_backbone(tmp_path / "ensemble")
+    with pytest.raises(ValueError, match="ensemble already"):
+        SimplexForImageClassification.from_backbone(ensemble("vit"))
+    path = folder("vit", tmp_path / "cut")
+    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"cut.*not whole"):
+        SimplexForImageClassification.from_backbone(path)
 
 
-def test_pickled_weights_are_never_opened(tmp_path: Path) -> None:
-    backbone("vit").config.save_pretrained(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'exit 3'\ntR.")
-    with pytest.raises(OSError, match="safetensors"):
+@pytest.mark.parametrize("kind", KINDS)
+def test_label_counts_that_contradict_each_other_are_refused(kind: str, tmp_path: Path) -> None:
+    path = folder(kind, tmp_path)
+    with pytest.raises(ValueError, match="has 3 labels, not 4"):
+        SimplexForImageClassification.from_backbone(backbone(kind), num_labels=4)
+    with pytest.raises(ValueError, match="num_labels=4 contradicts the 2 labels"):
+        SimplexForImageClassification.from_backbone(path, num_labels=4, id2label={0: "ant", 1: "bee"})
+    with pytest.raises(ValueError, match="num_labels=0: expected at least 1"):
+        SimplexForImageClassification.from_backbone(path, num_labels=0)
+    with pytest.raises(ValueError, match=r"id2label.* are for loading a backbone by name"):
+        SimplexForImageClassification.from_backbone(backbone(kind), id2label={0: "ant", 1: "bee", 2: "cat"})
+
+
+class Trap:
+    """An object whose unpickling leaves a file, so that nobody can open it unseen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
+def test_pickled_weights_are_never_opened(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a pickle was opened")
+
+    config = backbone("vit").config
+    if name == "adapter_model.bin":
+        config.transformers_weights = name
+    config.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(pickle.dumps(Trap(tmp_path / "opened")))
+    monkeypatch.setattr(torch, "load", opened)
+    with pytest.raises((OSError, ValueError), match="safetensors"):
         SimplexForImageClassification.from_backbone(tmp_path)
+    assert not (tmp_path / "opened").exists()
 
 
 # ---- prediction ------------------------------------------------------------------------------------------------
@@ -127,18 +231,69 @@ def test_vertices_are_exact_and_equal_vertices_are_the_backbone(kind: str) -> No
     for index in range(3):
         one_hot = [float(index == other) for other in range(3)]
         assert torch.equal(model.backbone_at(one_hot)(images()).logits, backbone(kind, index)(images()).logits)
+        model.set_members([one_hot], batches())
+        assert torch.equal(model(images()).logits, backbone(kind, index)(images()).logits.log_softmax(-1))
     equal = SimplexForImageClassification.from_backbone(backbone(kind))
     equal.add_vertex()
     equal.add_vertex()
+    equal.draw_members(4, batches=batches())
+    # The statistics that a point between vertices gets, equal though they are.
+    module = backbone(kind)
+    recompute_statistics(module, batches())
+    expected = module(images()).logits.log_softmax(-1).exp()
+    for probabilities in equal(images(), output_member_probabilities=True).member_probabilities.unbind(1):
+        assert torch.equal(probabilities, expected)
     for name, parameter in equal.backbone_at([0.3, 0.5, 0.2], batches()).named_parameters():
         assert torch.equal(parameter, equal.weights[0][name])
 
 
-def test_outputs_can_be_a_tuple_and_repeat_themselves() -> None:
-    model = ensemble("resnet")
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_repeat_themselves(kind: str, tmp_path: Path) -> None:
+    model = ensemble(kind)
+    first = model(images()).logits
+    model.backbone_at([0.0, 1.0, 0.0])
+    assert torch.equal(model(images()).logits, first)
+    model.save_pretrained(tmp_path)
+    for _ in range(2):
+        assert torch.equal(SimplexForImageClassification.from_pretrained(tmp_path)(images()).logits, first)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images()).logits, first)
+
+
+def test_outputs_come_as_asked_for() -> None:
+    model, labels = ensemble("resnet"), torch.arange(6) % LABELS
+    output = model(images())
+    assert list(output) == ["logits"] and not output.logits.requires_grad
+    assert list(model(images(), labels)) == ["loss", "logits"]
     (logits,) = model(images(), return_dict=False)
-    assert torch.equal(logits, model(images()).logits)
-    assert not logits.requires_grad
+    assert torch.equal(logits, output.logits)
+    loss, logits, probabilities = model(images(), labels, True, False)
+    assert loss.shape == () and logits.shape == (6, LABELS) and probabilities.shape == (6, 3, LABELS)
+    assert {tensor.dtype for tensor in (loss, logits, probabilities)} == {torch.float32}
+    model.config.output_member_probabilities = True
+    assert torch.equal(model(images()).member_probabilities, probabilities)
+    assert model(images(), output_member_probabilities=False).member_probabilities is None
+
+
+def test_labels_that_are_to_be_ignored_are() -> None:
+    model, labels = ensemble("vit"), torch.tensor([0, 1, 2, 0, -100, -100])
+    assert torch.equal(model(images(), labels).loss, model(images()[:4], labels[:4]).loss)
+
+
+def test_arguments_of_the_backbone_are_passed_on() -> None:
+    model = ensemble("vit")
+    large = torch.nn.functional.interpolate(images(), scale_factor=2)
+    with pytest.raises(ValueError, match="image size"):
+        model(large)
+    assert model(large, interpolate_pos_encoding=True).logits.isfinite().all()
+
+
+def test_confident_members_do_not_overflow() -> None:
+    model = SimplexForImageClassification.from_backbone(backbone("vit"))
+    with torch.no_grad():
+        model.weights[0]["classifier.bias"].copy_(torch.tensor([0.0, 2000.0, -2000.0]))
+    output = model(images(), torch.full((6,), 2))
+    assert output.logits.isfinite().all()
+    assert float(output.loss) == pytest.approx(4000, rel=1e-2)
 
 
 def test_what_cannot_predict_says_so() -> None:
@@ -160,6 +315,66 @@ def test_points_outside_the_complex_or_without_statistics_are_refused() -> None:
             model.backbone_at(point)
     with pytest.raises(ValueError, match="batches of training images"):
         model.draw_members(2)
+
+
+def test_a_draw_that_fails_changes_nothing() -> None:
+    model = ensemble("resnet")
+    logits, members = model(images()).logits, copy.deepcopy(model.config.members)
+    failing: list[dict[str, Any]] = [
+        {"num_members": 4},
+        {"num_members": 4, "batches": []},
+        {"num_members": 0, "batches": batches()},
+        {"num_members": 4, "batches": batches(), "sampling": "some"},
+    ]
+    for arguments in failing:
+        with pytest.raises(ValueError, match=r"batch|member|sampling"):
+            model.draw_members(**arguments)
+    for points, message in (([], "at least one member"), ([[0.5, 0.4, 0.0]], "sum to 1"), ([[0.5, 0.5]], "3 coord")):
+        with pytest.raises(ValueError, match=message):
+            model.set_members(points, batches())
+    assert model.config.members == members
+    assert model.config.sampling == "equal"
+    assert torch.equal(model(images()).logits, logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_follow_from_the_seed_and_are_kept_to_the_last_bit(kind: str, tmp_path: Path) -> None:
+    model, again, other = ensemble(kind), ensemble(kind), ensemble(kind)
+    other.draw_members(3, seed=1, batches=batches())
+    assert again.config.members == model.config.members != other.config.members
+    assert torch.equal(again(images()).logits, model(images()).logits)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["members"] == model.config.members
+    assert SimplexForImageClassification.from_pretrained(tmp_path).config.members == model.config.members
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_and_centroids_carry_the_statistics_of_their_own_point(kind: str, tmp_path: Path) -> None:
+    model = SimplexForImageClassification.unite([ensemble(kind, members=2), ensemble(kind, members=1, seed=5)])
+    model.save_pretrained(tmp_path)
+    model = SimplexForImageClassification.from_pretrained(tmp_path)
+    third = 1 / 3
+    points = [*model.config.members, [third, third, third, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, third, third, third]]
+    trees = [*model.members, *model.centroids]
+    assert len(trees) == (0 if kind == "vit" else len(points))
+    for point, tree in zip(points, trees, strict=False):
+        module = backbone(kind, seed=9)
+        for name, parameter in module.named_parameters():
+            parameter.data = sum(c * vertex[name] for c, vertex in zip(point, model.weights, strict=True))
+        recompute_statistics(module, batches())
+        assert tree.tensors().keys() == statistics(module).keys()
+        for name, tensor in statistics(module).items():
+            assert torch.allclose(tree.tensors()[name], tensor, rtol=1e-4, atol=1e-5), name
+
+
+def test_members_at_vertices_need_no_batches() -> None:
+    model = ensemble("resnet")
+    with pytest.raises(ValueError, match="batches of training images"):
+        model.set_members([[0.5, 0.5, 0.0]])
+    one = SimplexForImageClassification.from_backbone(backbone("resnet"))
+    one.draw_members(2)
+    for name, tensor in statistics(backbone("resnet")).items():
+        assert torch.equal(one.members[1].tensors()[name], tensor)
 
 
 def test_the_log_volume_is_that_of_the_vertices() -> None:
@@ -190,8 +405,59 @@ def test_a_union_predicts_with_the_members_of_all_components(kind: str) -> None:
     together = united(images(), output_member_probabilities=True).member_probabilities
     assert torch.equal(together, torch.cat(probabilities, dim=1))
     assert united.config.provenance["stages"] == [{"vertex": 5, "epochs": 1.0}]
-    united.vertices[0].to(torch.float64)
-    assert parts[0].dtype == torch.float32
+    assert united.config.roles == ["mode", "connector", "connector"] * 2
+    assert united.config.simplexes == [[0, 1, 2], [3, 4, 5]]
+    for simplex in (0, 1):
+        expected = parts[simplex].write_centroid()(images()).logits
+        assert torch.equal(united.write_centroid(simplex)(images()).logits, expected)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_components_do_not_follow_their_union(kind: str) -> None:
+    parts = [ensemble(kind), ensemble(kind, seed=5)]
+    for part in parts:
+        part.config.provenance["stages"] = [{"vertex": 2, "epochs": 1.0}]
+    states = [copy.deepcopy(part.state_dict()) for part in parts]
+    configs = [part.config.to_dict() for part in parts]
+    logits = [part(images()).logits for part in parts]
+
+    united = SimplexForImageClassification.unite(parts)
+    united.config.roles[0] = "pretrained"
+    united.config.provenance["stages"][0]["epochs"] = 7.0
+    united.config.simplexes[0].reverse()
+    united.config.members[0].reverse()
+    united.config.backbone_config.id2label[0] = "renamed"
+    with torch.no_grad():
+        for tensor in united.state_dict().values():
+            tensor.zero_()
+    united.to(torch.float64)
+    united(images().double())
+
+    for part, state, config, expected in zip(parts, states, configs, logits, strict=True):
+        assert part.config.to_dict() == config
+        assert all(torch.equal(state[name], tensor) for name, tensor in part.state_dict().items())
+        assert torch.equal(part(images()).logits, expected)
+
+
+def test_a_union_has_members_only_where_every_component_has() -> None:
+    grown = ensemble("resnet")
+    grown.add_vertex()
+    united = SimplexForImageClassification.unite([ensemble("resnet"), grown])
+    assert united.config.members == [] and not len(united.members) and not len(united.centroids)
+    united.draw_members(2, batches=batches())
+    assert united(images()).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_an_ensemble_can_become_another(kind: str) -> None:
+    model, other = SimplexForImageClassification.from_backbone(backbone(kind, 9)), ensemble(kind)
+    other.config.provenance["stages"] = [{"vertex": 2}]
+    expected = other(images()).logits
+    model.take_over(other)
+    assert torch.equal(model(images()).logits, expected)
+    assert model.config.to_dict() == {**other.config.to_dict(), "architectures": model.config.architectures}
+    with pytest.raises(ValueError, match="architecture"):
+        model.take_over(ensemble("timm"))
 
 
 def test_only_components_of_a_kind_unite() -> None:
@@ -212,8 +478,28 @@ def test_copies_are_independent_and_casts_reach_the_working_backbone() -> None:
     assert other.backbone.dtype == torch.bfloat16
     assert torch.allclose(other(images().bfloat16()).logits, expected, atol=0.1)
     assert torch.equal(model(images()).logits, expected)
+    with torch.no_grad():
+        next(other.vertices[0].parameters()).zero_()
+        next(other.members[0].buffers()).zero_()
+    other.config.members[0][0] = 9.0
+    assert torch.equal(model(images()).logits, expected)
     model.to(memory_format=torch.channels_last)
     assert torch.allclose(model(images()).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_casts_before_the_first_prediction_count_too(kind: str, tmp_path: Path) -> None:
+    ensemble(kind).save_pretrained(tmp_path)
+    for model in (
+        SimplexForImageClassification.from_pretrained(tmp_path).half(),
+        ensemble(kind).half(),
+        SimplexForImageClassification.from_pretrained(tmp_path).to(torch.float16),
+        SimplexForImageClassification.from_pretrained(tmp_path, dtype=torch.float16),
+    ):
+        tensors = [*model.parameters(), *model.backbone.parameters()]
+        assert {tensor.dtype for tensor in tensors} == {torch.float16}
+        logits = model(images().half()).logits
+        assert torch.allclose(logits, ensemble(kind)(images()).logits, atol=0.02)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------
@@ -246,28 +532,104 @@ def test_growing_leaves_the_files_of_old_vertices_alone(tmp_path: Path) -> None:
     assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
 
 
-def test_reduced_precision_is_a_loading_argument(tmp_path: Path) -> None:
-    ensemble("resnet").save_pretrained(tmp_path)
-    loaded = SimplexForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_without_members_the_vertices_travel_alone(kind: str, tmp_path: Path) -> None:
+    model = ensemble(kind)
+    model.add_vertex()
+    model.save_pretrained(tmp_path)
+    assert not (tmp_path / "members.safetensors").exists()
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    assert same_tensors(model, loaded)
+    assert loaded.config.members == []
+
+
+def test_only_what_grew_is_sent_to_the_hub(hub: LoopbackHub) -> None:
+    model = ensemble("resnet")
+    model.push_to_hub("alice/ensemble")
+    model.add_vertex()
+    model.draw_members(2, batches=batches())
+    mark = hub.mark()
+    model.push_to_hub("alice/ensemble")
+    sent = {upload.path for upload in hub.uploads(mark) if upload.path.endswith(".safetensors")}
+    assert sent == {"vertex-00003.safetensors", "members.safetensors"}
+    loaded = AutoModelForImageClassification.from_pretrained("alice/ensemble")
+    assert same_tensors(model, loaded)
+    assert torch.equal(loaded(images()).logits, model(images()).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reduced_precision_is_a_loading_argument(kind: str, tmp_path: Path) -> None:
+    model = ensemble(kind)
+    model.save_pretrained(tmp_path / "wide")
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path / "wide", dtype=torch.bfloat16)
     assert {loaded.dtype, loaded.backbone.dtype} == {torch.bfloat16}
-    assert loaded(images().bfloat16()).logits.dtype == torch.float32
+    logits = loaded(images().bfloat16()).logits
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, model(images()).logits, atol=0.1)
+    loaded.save_pretrained(tmp_path / "narrow")
+    again = SimplexForImageClassification.from_pretrained(tmp_path / "narrow")
+    assert again.dtype == torch.bfloat16 and same_tensors(loaded, again)
+    assert torch.equal(again(images().bfloat16()).logits, logits)
+
+
+def test_the_layout_in_memory_leaves_no_trace_in_the_files(tmp_path: Path) -> None:
+    model = ensemble("resnet")
+    model.save_pretrained(tmp_path / "one")
+    model.to(memory_format=torch.channels_last)
+    model.save_pretrained(tmp_path / "two")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_loading_takes_a_subfolder_new_label_names_and_asks_back(tmp_path: Path) -> None:
+    model = ensemble("resnet")
+    model.save_pretrained(tmp_path / "run" / "ensemble")
+    names = {0: "ant", 1: "bee", 2: "cat"}
+    loaded, info = SimplexForImageClassification.from_pretrained(
+        tmp_path / "run", subfolder="ensemble", id2label=names, output_loading_info=True
+    )
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert loaded.config.id2label == names
+    assert torch.equal(loaded(images()).logits, model(images()).logits)
+
+
+def test_a_given_image_processor_is_the_one_that_is_saved(tmp_path: Path) -> None:
+    given = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.1] * 3)
+    model = SimplexForImageClassification.from_backbone(folder("vit", tmp_path / "vit"), image_processor=given)
+    model.save_pretrained(tmp_path / "ensemble")
+    loaded = AutoImageProcessor.from_pretrained(tmp_path / "ensemble")
+    assert dict(loaded.size) == {"height": 8, "width": 8} and list(loaded.image_mean) == [0.1] * 3
+
+    settings = {"input_size": [3, 24, 24], "mean": [0.1] * 3, "std": [0.2] * 3, "crop_pct": 0.9}
+    timms = TimmWrapperImageProcessor(pretrained_cfg=settings, architecture="test_resnet")
+    model = SimplexForImageClassification.from_backbone(folder("timm", tmp_path / "timm"), image_processor=timms)
+    model.save_pretrained(tmp_path / "timm-ensemble")
+    model.export_vertex(0, tmp_path / "timm-vertex")
+    for path in ("timm-ensemble", "timm-vertex"):
+        pixels = AutoImageProcessor.from_pretrained(tmp_path / path)(PICTURE, return_tensors="pt")["pixel_values"]
+        assert torch.equal(pixels, timms(PICTURE, return_tensors="pt")["pixel_values"]), path
+
+    for kind, other in (("timm", given), ("vit", timms)):
+        with pytest.raises(ValueError, match=f"{type(other).__name__} does not go with this backbone"):
+            SimplexForImageClassification.from_backbone(backbone(kind), image_processor=other)
+    assert SimplexForImageClassification.from_backbone(backbone("vit")).image_processor is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pipeline_returns_the_probabilities_of_the_ensemble(kind: str, tmp_path: Path) -> None:
-    from PIL import Image
-
-    model = SimplexForImageClassification.from_backbone(folder(kind, tmp_path / "backbone"))
-    model.add_vertex()
+    names = {0: "ant", 1: "bee", 2: "cat"}
+    model = SimplexForImageClassification.from_backbone(folder(kind, tmp_path / "backbone"), id2label=names)
+    vertex = model.add_vertex()
+    model.backbone.load_state_dict(backbone(kind, 7).state_dict())
+    model.store_vertex(vertex)
     model.draw_members(2, batches=batches())
     model.save_pretrained(tmp_path / "ensemble")
     assert AutoConfig.from_pretrained(tmp_path / "ensemble").model_type == "simplex"
     processor = AutoImageProcessor.from_pretrained(tmp_path / "ensemble")
-    picture = Image.new("RGB", (20, 30), (200, 30, 90))
-    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    pixels = processor(PICTURE, return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, SIZE, SIZE)
-    results = pipeline("image-classification", model=str(tmp_path / "ensemble"))(picture, top_k=LABELS)
-    expected = dict(zip(model.config.id2label.values(), model(pixels).logits.softmax(-1)[0].tolist(), strict=True))
+    results = pipeline("image-classification", model=str(tmp_path / "ensemble"))(PICTURE, top_k=LABELS)
+    expected = dict(zip(names.values(), model(pixels).logits.softmax(-1)[0].tolist(), strict=True))
     assert {result["label"]: pytest.approx(result["score"], abs=1e-6) for result in results} == expected
 
 
@@ -275,44 +637,78 @@ LOAD_WITHOUT_HF_SIMPLEX = """
 import sys
 sys.modules["hf_simplex"] = None
 import torch
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-pixels = torch.load(sys.argv[1], weights_only=True)
+pixels = torch.load(sys.argv[1] + "/pixels", weights_only=True)
+picture = Image.open(sys.argv[1] + "/picture.png")
 for path in sys.argv[2:]:
-    AutoImageProcessor.from_pretrained(path)
+    processed = AutoImageProcessor.from_pretrained(path)(picture, return_tensors="pt")["pixel_values"]
     model = AutoModelForImageClassification.from_pretrained(path)
     assert "hf_simplex" not in type(model).__module__ and not model.training
-    torch.save((model(pixels).logits.detach(), dict(model.config.id2label)), path + "/logits")
+    torch.save((model(pixels).logits.detach(), dict(model.config.id2label), processed), path + "/found")
 """
 
 
 def test_exports_are_ordinary_checkpoints(tmp_path: Path) -> None:
+    names = {0: "ant", 1: "bee", 2: "cat"}
     expected, paths = [], []
     for kind in KINDS:
-        names = {0: "ant", 1: "bee", 2: "cat"}
         path = folder(kind, tmp_path / f"{kind}-backbone")
         model = SimplexForImageClassification.from_backbone(path, id2label=names, fine_tuned=True)
         vertex = model.add_vertex()
         model.backbone.load_state_dict(backbone(kind, 7).state_dict())
         model.store_vertex(vertex)
         model.draw_members(2, batches=batches())
-        model.export_vertex(1, tmp_path / f"{kind}-vertex")
-        expected.append(backbone(kind, 7)(images()).logits)
-        model.export_centroid(tmp_path / f"{kind}-centroid")
-        expected.append(model.backbone_at([0.5, 0.5], batches())(images()).logits)
-        paths += [str(tmp_path / f"{kind}-vertex"), str(tmp_path / f"{kind}-centroid")]
+        model.save_pretrained(tmp_path / f"{kind}-ensemble")
+        model = SimplexForImageClassification.from_pretrained(tmp_path / f"{kind}-ensemble")
+        assert model.image_processor is not None
+        processed = model.image_processor(PICTURE, return_tensors="pt")["pixel_values"]
+        for name in ("vertex", "centroid"):
+            path = tmp_path / f"{kind}-{name}"
+            if name == "vertex":
+                model.export_vertex(1, path)
+                logits = backbone(kind, 7)(images()).logits
+            else:
+                model.export_centroid(path)
+                logits = model.backbone_at([0.5, 0.5], batches())(images()).logits
+            expected.append((logits, processed))
+            paths.append(str(path))
+            files = {file.name for file in path.iterdir()}
+            # timm's image processor is part of its configuration.
+            assert files - {"preprocessor_config.json"} == {"config.json", "model.safetensors"}
+            assert ("preprocessor_config.json" in files) == (kind != "timm")
     torch.save(images(), tmp_path / "pixels")
-    command = [sys.executable, "-c", LOAD_WITHOUT_HF_SIMPLEX, str(tmp_path / "pixels"), *paths]
+    PICTURE.save(tmp_path / "picture.png")
+    command = [sys.executable, "-c", LOAD_WITHOUT_HF_SIMPLEX, str(tmp_path), *paths]
     subprocess.run(command, check=True, timeout=300)
-    for path, logits in zip(paths, expected, strict=True):
-        found, labels = torch.load(Path(path) / "logits", weights_only=True)
-        assert torch.allclose(found, logits, atol=1e-6), path
+    for path, (logits, processed) in zip(paths, expected, strict=True):
+        found, labels, pixels = torch.load(Path(path) / "found", weights_only=True)
+        assert torch.equal(found, logits), path
         assert labels == names
+        assert torch.equal(pixels, processed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exported_point_is_a_backbone_again(kind: str, tmp_path: Path) -> None:
+    model = SimplexForImageClassification.unite([ensemble(kind), ensemble(kind, seed=5)])
+    model.export_vertex(4, tmp_path / "vertex")
+    model.export_centroid(tmp_path / "centroid", simplex=1)
+    model.export_centroid(tmp_path / "centroid", simplex=1)
+    vertex = SimplexForImageClassification.from_backbone(tmp_path / "vertex")
+    assert vertex.config.roles == ["mode"]
+    assert torch.equal(vertex.backbone(images()).logits, backbone(kind, 6)(images()).logits)
+    centroid = AutoModelForImageClassification.from_pretrained(tmp_path / "centroid")
+    assert torch.equal(centroid(images()).logits, model.write_centroid(1)(images()).logits)
+    for name, tensor in statistics(centroid).items():
+        assert torch.equal(tensor, model.centroids[1].tensors()[name])
 
 
 def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
     model = ensemble("resnet")
     with pytest.raises(IndexError, match="no vertex 3"):
         model.export_vertex(3, tmp_path / "vertex")
+    with pytest.raises(IndexError, match="no vertex -1"):
+        model.export_vertex(-1, tmp_path / "vertex")
     with pytest.raises(IndexError, match="no simplex 1"):
         model.export_centroid(tmp_path / "centroid", simplex=1)
     model.add_vertex()

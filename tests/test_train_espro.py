@@ -1,11 +1,13 @@
 """The recipe, run as a user would on a tiny backbone and real digits."""
 
+import gc
 import gzip
 import json
 import os
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,26 @@ import train_espro
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from tiny import LABELS, SIZE, folder
-from transformers import pipeline
+from transformers import AutoModelForImageClassification, pipeline
 
-from hf_simplex import SimplexForImageClassification
+from hf_simplex import SimplexForImageClassification, SimplexTrainer
 from hf_simplex.image_data import load_image_data
-from hf_simplex.image_transforms import build_transforms, with_pixel_values
+from hf_simplex.image_transforms import build_transforms, collate, with_pixel_values
 from hf_simplex.metrics import classification_metrics
 
 KEYS = ["backbone", "deep_ensemble", "centroid", "simplex", "espro"]
 METRICS = ["accuracy", "nll", "ece", "brier", "training_epochs", "forward_passes"]
 RECIPE = Path(train_espro.__file__)
 DIGITS = {"data_set": "digits", "max_train_examples": 40, "max_test_examples": 60, "horizontal_flip": 0.0}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_garbage_of_runs_only() -> Iterator[None]:
+    """accelerate collects garbage twice a stage, and takes most of a short run to look through what was imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def config(path: Path, **settings: Any) -> Path:
@@ -57,6 +68,32 @@ def run(path: Path, *flags: str, **settings: Any) -> dict[str, Any]:
     return train_espro.main([str(config(path, **settings)), *flags])
 
 
+def probabilities_of(directory: Path, pixels: torch.Tensor) -> np.ndarray[Any, Any]:
+    return AutoModelForImageClassification.from_pretrained(directory)(pixels).logits.softmax(-1).detach().numpy()
+
+
+def by_hand(ensemble: Path, pixels: torch.Tensor, labels: list[int]) -> dict[str, dict[str, float]]:
+    """The metrics of two components of two vertices, from the checkpoint and from plain models exported from it."""
+    model = AutoModelForImageClassification.from_pretrained(ensemble)
+    plain = ensemble.parent / "plain"
+    for vertex in (0, 2):
+        model.export_vertex(vertex, plain / str(vertex))
+    model.export_centroid(plain / "centroid")
+    modes = [probabilities_of(plain / str(vertex), pixels) for vertex in (0, 2)]
+    members = model(pixels, output_member_probabilities=True).member_probabilities.numpy()
+    of_first = [index for index, member in enumerate(model.config.members) if member[2] == member[3] == 0]
+    predicted = {
+        "backbone": modes[0],
+        "deep_ensemble": np.mean(modes, axis=0),
+        "centroid": probabilities_of(plain / "centroid", pixels),
+        "simplex": members[:, of_first].mean(axis=1),
+        "espro": probabilities_of(ensemble, pixels),
+    }
+    return {
+        name: classification_metrics(found.astype(np.float64), np.array(labels)) for name, found in predicted.items()
+    }
+
+
 def contents(directory: Path) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
@@ -77,14 +114,19 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 def test_the_whole_recipe_from_the_command_line(launch: list[str], tmp_path: Path) -> None:
     backbone = folder("timm", tmp_path / "backbone", labels=7)
     file = config(tmp_path, backbone=str(backbone), num_vertices=5, **DIGITS)
-    command = [sys.executable, "-m", *launch, str(RECIPE), str(file), "--num_vertices", "2"]
+    flags = ["--num_vertices", "2", "--token", "hf_secret", "--hub_token", "hf_secret"]
+    command = [sys.executable, "-m", *launch, str(RECIPE), str(file), *flags]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     output = tmp_path / "output"
     results = json.loads((output / "results.json").read_text())
     assert list(results) == KEYS and all(list(result) == METRICS for result in results.values())
-    assert done.stdout.count("espro") == 1 and f"{results['espro']['nll']:.4f}" in done.stdout
+    assert {file.name for file in output.iterdir()} == {"components", "ensemble", "results.json", "run.json"}
+    header, *lines = done.stdout.splitlines()
+    assert header.split() == METRICS and [line.split()[0] for line in lines] == KEYS
+    for line, result in zip(lines, results.values(), strict=True):
+        assert [float(figure) for figure in line.split()[1:]] == pytest.approx([*result.values()], abs=5.1e-5)
 
     model = SimplexForImageClassification.from_pretrained(output / "ensemble")
     assert model.config.simplexes == [[0, 1], [2, 3]]
@@ -92,9 +134,9 @@ def test_the_whole_recipe_from_the_command_line(launch: list[str], tmp_path: Pat
     _, transform = build_transforms(model.image_processor)
     pixels = torch.stack([example["pixel_values"] for example in with_pixel_values(data.test, transform)])
     assert pixels.shape == (60, 3, SIZE, SIZE)
-    probabilities = model(pixels).logits.softmax(-1).double().numpy()
-    for name, value in classification_metrics(probabilities, np.array(data.test["label"])).items():
-        assert results["espro"][name] == pytest.approx(value, abs=1e-4)
+    for name, metrics in by_hand(output / "ensemble", pixels, data.test["label"]).items():
+        assert {metric: results[name][metric] for metric in metrics} == pytest.approx(metrics, abs=1e-4), name
+    probabilities = probabilities_of(output / "ensemble", pixels)
     picture = data.test[0]["image"]
     (best,) = pipeline("image-classification", model=str(output / "ensemble"))(picture, top_k=1)
     assert best["score"] == pytest.approx(probabilities[0].max(), abs=1e-5)
@@ -105,6 +147,8 @@ def test_the_whole_recipe_from_the_command_line(launch: list[str], tmp_path: Pat
     assert all(stage["wall_time"] > 0 for stage in told["stages"]) and told["wall_time"] > 0
     assert told["versions"]["torch"] == torch.__version__.split("+")[0]
     assert told["images"] == {"train": 40, "test": 60}
+    written = [output / "run.json", output / "results.json", *(output / "ensemble").iterdir()]
+    assert not any(b"hf_secret" in file.read_bytes() for file in written)
 
 
 def test_epochs_and_forward_passes_are_counted_and_components_are_independent(tmp_path: Path) -> None:
@@ -116,11 +160,41 @@ def test_epochs_and_forward_passes_are_counted_and_components_are_independent(tm
     assert {name: result["forward_passes"] for name, result in two.items()} == dict(
         zip(KEYS, [1, 2, 1, 3, 5], strict=True)
     )
-    one = run(tmp_path / "one", backbone=backbone, num_components=1, **DIGITS)
-    assert one["backbone"] == two["backbone"]
+    # Its members are as many as the first component's share of the five.
+    one = run(tmp_path / "one", backbone=backbone, num_components=1, num_members=3, **DIGITS)
+    assert all(one[name] == two[name] for name in ("backbone", "centroid", "simplex"))
     first, both = tmp_path / "one/output/ensemble", tmp_path / "two/output/ensemble"
     assert all(same(weights(first, vertex), weights(both, vertex)) for vertex in range(3))
     assert not same(weights(both, 0), weights(both, 3))
+
+
+def test_each_component_has_a_head_and_a_data_order_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: list[torch.Tensor] = []
+    bodies: list[torch.Tensor] = []
+    orders: list[list[int]] = []
+    grow = SimplexTrainer.grow
+
+    def watched(trainer: SimplexTrainer, *arguments: Any) -> Any:
+        weights = trainer.simplex.weights[0]
+        heads.append(weights["classifier.weight"].clone())
+        bodies.append(torch.cat([tensor.flatten() for name, tensor in weights.items() if "classifier" not in name]))
+        seen: list[int] = []
+        orders.append(seen)
+
+        def noting(examples: Any) -> Any:
+            seen.extend(example["labels"] for example in examples)
+            return collate(examples)
+
+        trainer.data_collator = noting
+        return grow(trainer, *arguments)
+
+    monkeypatch.setattr(SimplexTrainer, "grow", watched)
+    backbone = str(folder("vit", tmp_path / "backbone", labels=7))
+    run(tmp_path, backbone=backbone, num_vertices=1, num_train_epochs=1, **DIGITS)
+    assert torch.equal(bodies[0], bodies[1]) and not torch.equal(heads[0], heads[1])
+    assert len(orders[0]) == 40 and sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
 
 
 def test_given_modes_stay_as_they_are(tmp_path: Path) -> None:
@@ -135,6 +209,33 @@ def test_given_modes_stay_as_they_are(tmp_path: Path) -> None:
     assert [results[name]["training_epochs"] for name in KEYS] == [2.0, 4.0, 3.0, 3.0, 6.0]
     grown = tmp_path / "second/output/ensemble"
     assert same(weights(grown, 0), ensemble.weights[0]) and same(weights(grown, 2), ensemble.weights[1])
+
+
+def test_an_interrupted_run_leaves_no_ensemble_and_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = str(folder("resnet", tmp_path / "backbone", labels=7))
+    settings = {"backbone": backbone, "num_vertices": 2, "num_members": 2, "num_train_epochs": 1, **DIGITS}
+    results = run(tmp_path / "whole", **settings)
+    grow_connector, output = SimplexTrainer.grow_connector, tmp_path / "cut/output"
+
+    def interrupted(trainer: SimplexTrainer, *arguments: Any) -> int:
+        if trainer.args.output_dir.endswith("01"):
+            raise KeyboardInterrupt
+        return grow_connector(trainer, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(SimplexTrainer, "grow_connector", interrupted)
+        run(tmp_path / "cut", **settings)
+    assert {path.name for path in output.iterdir()} == {"components"}
+    done = [json.loads((output / f"components/0{i}/config.json").read_text())["provenance"]["stages"] for i in (0, 1)]
+    assert [len(stages) for stages in done] == [2, 1]
+
+    assert run(tmp_path / "cut", "--resume_from_checkpoint", **settings) == results
+    told = json.loads((output / "run.json").read_text())["stages"]
+    assert [stage["wall_time"] for stage in told[:3]] == [stage["wall_time"] for stages in done for stage in stages]
+    for file in (tmp_path / "whole/output/ensemble").glob("*.safetensors"):
+        assert file.read_bytes() == (output / "ensemble" / file.name).read_bytes()
 
 
 def write_fashion_mnist(directory: Path) -> dict[str, Any]:
@@ -217,12 +318,68 @@ def no_image_processor(path: Path) -> tuple[dict[str, Any], str]:
     return {"backbone": str(bare)}, "no image processor"
 
 
+def modes_of_two_kinds(path: Path) -> tuple[dict[str, Any], str]:
+    modes = [str(folder(kind, path / kind, labels=10)) for kind in ("resnet", "vit")]
+    return {"backbone": None, "modes": modes}, "another backbone architecture"
+
+
+def headless_mode(path: Path) -> tuple[dict[str, Any], str]:
+    mode = folder("vit", path / "mode", labels=10)
+    AutoModelForImageClassification.from_pretrained(mode).vit.save_pretrained(mode)
+    settings = json.loads((mode / "config.json").read_text())
+    settings["id2label"] = {str(index): str(index) for index in range(10)}
+    (mode / "config.json").write_text(json.dumps(settings))
+    return {"backbone": None, "modes": [str(mode)]}, "lacks weights"
+
+
+def mixed_up_labels(path: Path) -> tuple[dict[str, Any], str]:
+    mode = folder("resnet", path / "mode", labels=10)
+    settings = json.loads((mode / "config.json").read_text())
+    settings["id2label"] = {str(index): str((index + 1) % 10) for index in range(10)}
+    (mode / "config.json").write_text(json.dumps(settings))
+    return {"backbone": None, "modes": [str(mode)]}, "in another order"
+
+
+def an_ensemble_as_backbone(path: Path) -> tuple[dict[str, Any], str]:
+    backbone = SimplexForImageClassification.from_backbone(folder("resnet", path / "plain", labels=10))
+    backbone.save_pretrained(path / "grown")
+    return {"backbone": str(path / "grown")}, "is an ensemble already"
+
+
+def output_is_an_ensemble(path: Path) -> tuple[dict[str, Any], str]:
+    SimplexForImageClassification.from_backbone(folder("resnet", path / "plain")).save_pretrained(path / "output")
+    return {}, "holds an ensemble already"
+
+
+def output_is_a_file(path: Path) -> tuple[dict[str, Any], str]:
+    (path / "output").write_text("mine")
+    return {}, "is a file"
+
+
+def output_is_in_a_file(path: Path) -> tuple[dict[str, Any], str]:
+    (path / "file").write_text("mine")
+    return {"output_dir": str(path / "file" / "output")}, "file/output"
+
+
+def output_is_another_model(path: Path) -> tuple[dict[str, Any], str]:
+    folder("resnet", path / "output/ensemble")
+    return {"overwrite": True}, "model_type 'resnet'"
+
+
 MISTAKES: list[tuple[str, Any]] = [
     ("unknown backbone", lambda path: ({"backbone": "no/such-backbone"}, "no/such-backbone")),
     ("unknown data", lambda path: ({"data_set": "no_such_data"}, "no_such_data")),
     ("other labels", other_labels),
     ("corrupt mode", corrupt_mode),
+    ("modes of two kinds", modes_of_two_kinds),
+    ("mode without a head", headless_mode),
+    ("labels in another order", mixed_up_labels),
+    ("ensemble as backbone", an_ensemble_as_backbone),
     ("occupied output", refuse_twice),
+    ("output is an ensemble", output_is_an_ensemble),
+    ("output is a file", output_is_a_file),
+    ("output in a file", output_is_in_a_file),
+    ("output is another model", output_is_another_model),
     ("no image processor", no_image_processor),
     ("both sources", lambda path: ({"modes": ["a"]}, "either backbone")),
     ("neither source", lambda path: ({"backbone": None}, "either backbone")),
@@ -238,7 +395,7 @@ MISTAKES: list[tuple[str, Any]] = [
 def test_a_mistake_is_one_line_and_exit_code_2_before_anything_is_touched(
     mistake: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_simplex.training.SimplexTrainer.grow", lambda self: pytest.fail("training began"))
+    monkeypatch.setattr(SimplexTrainer, "grow", lambda self, resume=False: pytest.fail("training began"))
     settings = {"backbone": str(folder("resnet", tmp_path / "backbone")), **DIGITS}
     change, message = mistake(tmp_path)
     file = config(tmp_path, **{**settings, **change})
@@ -258,6 +415,21 @@ def test_an_ensemble_is_replaced_only_when_asked(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         run(tmp_path, backbone=backbone, **settings)
     assert run(tmp_path, "--overwrite", "--seed", "5", backbone=backbone, **settings) != first
+
+
+def test_a_save_that_fails_leaves_the_ensemble_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = str(folder("vit", tmp_path / "backbone"))
+    settings = {"num_components": 1, "num_vertices": 1, "num_train_epochs": 1, "save_strategy": "no", **DIGITS}
+    run(tmp_path, backbone=backbone, **settings)
+    before = contents(tmp_path / "output")
+
+    def full(*arguments: Any, **kwargs: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("hf_simplex.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        run(tmp_path, "--overwrite", "--num_members", "2", "--seed", "5", backbone=backbone, **settings)
+    assert contents(tmp_path / "output") == before
 
 
 @pytest.mark.parametrize(

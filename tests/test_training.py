@@ -1,16 +1,21 @@
 """SimplexTrainer: one ordinary training run a vertex, in which nothing but that vertex moves."""
 
 import copy
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from test_modeling_simplex import ensemble
 from tiny import KINDS, Images, backbone, images
-from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
+from torch.utils.data import IterableDataset
+from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
+from hf_simplex.spro import GrowingVertex
 
 
 def trainer(
@@ -92,7 +97,7 @@ def test_growing_trains_the_mode_then_a_connector_at_a_time_then_draws_members(k
 
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_frozen_vertices_keep_every_bit_and_have_no_optimizer_state(kind: str, tmp_path: Path) -> None:
-    run = trainer(tmp_path, kind, weight_decay=0.5, volume_weight=1e-3)
+    run = trainer(tmp_path, kind, weight_decay=50.0, volume_weight=1e-3)
     recorder = Recorder(run.simplex)
     run.add_callback(recorder)
     run.grow()
@@ -111,6 +116,8 @@ def test_each_step_logs_loss_log_volume_and_the_regularizers_share(tmp_path: Pat
     logs = [entry for entry in run.state.log_history if "loss" in entry]
     assert [entry["step"] for entry in logs] == [1, 2, 3]
     for entry in logs:
+        # The first is that of the mean of the others, where the simplex has no volume at all.
+        assert math.isfinite(entry["log_volume"])
         assert entry["regularizer"] == pytest.approx(-1e-2 * entry["log_volume"])
         share = abs(entry["regularizer"]) / (abs(entry["regularizer"]) + entry["loss"])
         assert entry["regularizer_share"] == pytest.approx(share)
@@ -148,11 +155,18 @@ def test_several_simplexes_grow_into_components(tmp_path: Path) -> None:
     assert run.simplex.config.roles == ["mode", "mode", *["connector"] * 4]
 
 
-def test_a_connector_may_join_several_simplexes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampling", ["equal", "volume"])
+def test_a_connector_may_join_several_simplexes(sampling: str, tmp_path: Path) -> None:
     modes = [SimplexForImageClassification.from_backbone(backbone("resnet", seed)) for seed in (0, 1)]
-    run = trainer(tmp_path, model=SimplexForImageClassification.unite(modes))
+    run = trainer(tmp_path, model=SimplexForImageClassification.unite(modes), sampling=sampling, points_per_step=4)
     assert run.grow_connector() == 2
     assert run.simplex.config.simplexes == [[0, 2], [1, 2]]
+    before = [weights(run.simplex, vertex) for vertex in range(3)]
+    assert run.grow_connector() == 3
+    assert run.simplex.config.simplexes == [[0, 2, 3], [1, 2, 3]]
+    assert all(same(before[vertex], weights(run.simplex, vertex)) for vertex in range(3))
+    run.draw_members()
+    assert math.isfinite(run.evaluate()["eval_loss"])
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_other_bits(tmp_path: Path) -> None:
@@ -166,84 +180,173 @@ def test_the_same_seed_gives_the_same_bits_and_another_other_bits(tmp_path: Path
     assert not any(same(weights(models[0], vertex), weights(models[2], vertex)) for vertex in range(3))
 
 
+def test_a_grown_ensemble_grows_further_round_the_same_vertices(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "first", num_vertices=2)
+    run.grow()
+    run.save_model(str(tmp_path / "saved"))
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path / "saved")
+    before = [weights(loaded, vertex) for vertex in range(2)]
+    further = trainer(tmp_path / "second", model=loaded)
+    recorder = Recorder(loaded)
+    further.add_callback(recorder)
+    assert [stage["vertex"] for stage in further.grow()] == [0, 1, 2]
+    assert len(recorder.optimized) == 1
+    assert all(same(before[vertex], weights(loaded, vertex)) for vertex in range(2))
+
+
+def test_a_connector_that_gets_no_epochs_stays_at_the_mean(tmp_path: Path) -> None:
+    run = trainer(tmp_path, model=ensemble("vit"), num_vertices=4, connector_epochs=0, volume_weight=1.0)
+    stage = run.grow()[-1]
+    assert stage["steps"] == 0 and math.isfinite(stage["log_volume"])
+    found, others = weights(run.simplex, 3), [weights(run.simplex, vertex) for vertex in range(3)]
+    for name, tensor in found.items():
+        assert torch.allclose(tensor, sum(other[name] for other in others) / 3, atol=1e-6)
+
+
+def test_every_stage_has_its_own_order_of_the_data(tmp_path: Path) -> None:
+    for arguments in ({}, {"data_seed": 5}):
+        seen: list[int] = []
+
+        class Watched(Images):
+            def __getitem__(self, index: int, seen: list[int] = seen) -> dict[str, torch.Tensor]:
+                seen.append(int(index))
+                return super().__getitem__(index)
+
+        run = trainer(tmp_path / str(arguments), "vit", **arguments)
+        run.train_dataset = Watched()
+        run.grow()
+        orders = [tuple(seen[start : start + 24]) for start in (0, 24, 48)]
+        assert all(sorted(order) == list(range(24)) for order in orders)
+        assert len(set(orders)) == 3
+
+
+def test_processes_start_a_vertex_alike_and_draw_points_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, points = [], []
+    for process in (0, 1):
+        monkeypatch.setattr(SimplexTrainingArguments, "process_index", property(lambda self, index=process: index))
+        run = trainer(
+            tmp_path / str(process), model=ensemble("vit"), num_vertices=4, connector_epochs=0, start_jitter=0.1
+        )
+        run.grow()
+        starts.append(weights(run.simplex, 3))
+        points.append(torch.rand(3, generator=run._step_generator()))
+    assert same(starts[0], starts[1])
+    assert not torch.equal(points[0], points[1])
+
+
 # ---- one step --------------------------------------------------------------------------------------------------
 
-
-def gradient(run: SimplexTrainer, points: list[list[float]], **change: Any) -> dict[str, torch.Tensor]:
-    """The gradient that one optimizer step of a connector sees, with given points."""
-    seen: dict[str, torch.Tensor] = {}
-    left = iter(points)
-
-    class Keep(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
-            seen.update({name: p.grad.clone() for name, p in run.simplex.backbone.named_parameters()})
-
-    run.add_callback(Keep())
-    grow = run.grow_connector
-
-    def with_points(*args: Any, **kwargs: Any) -> Any:
-        from hf_simplex.spro import GrowingVertex
-
-        GrowingVertex.draw = lambda self, number, generator: [next(left) for _ in range(number)]  # type: ignore
-        return grow(*args, **kwargs)
-
-    with_points()
-    return seen
+POINTS = [[0.1, 0.2, 0.3, 0.4], [0.5, 0.0, 0.1, 0.4], [0.05, 0.15, 0.0, 0.8], [0.25, 0.3, 0.35, 0.1]]
+VOLUME_WEIGHT = 0.05
 
 
-POINTS = [[0.6, 0.4], [0.1, 0.9], [0.3, 0.7], [0.8, 0.2]]
+class FirstStep(TrainerCallback):
+    """The growing vertex, its gradient and what the optimizer is about to see of it, at a stage's first step."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+        self.vertex: dict[str, torch.Tensor] = {}
+        self.gradient: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.vertex = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        self.gradient = {name: p.grad.clone() for name, p in self.module.named_parameters()}
+        self.checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.module.modules())
 
 
-def expected_gradient(kind: str, parts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Autograd through the mixed weights, at the start, where both vertices are equal; part h is seen at point h."""
-    module, data = backbone(kind).train(), Images(8)
-    total = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
-    for part, (_, coordinate) in zip(parts, POINTS, strict=False):
-        module.zero_grad()
-        loss = torch.nn.functional.cross_entropy(module(data.pixel_values[part]).logits, data.labels[part])
-        loss.backward()
-        share = len(part) / sum(map(len, parts))
-        for name, parameter in module.named_parameters():
-            total[name] += coordinate * share * parameter.grad
-    return total
+def objective(
+    kind: str, vertices: list[dict[str, torch.Tensor]], parts: list[tuple[list[int], float]], smoothing: float
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """The mean loss, and the gradient of the whole objective for the last vertex, in float64 and by autograd.
 
-
-@pytest.mark.parametrize("kind", ["vit", "timm"])
-@pytest.mark.parametrize(("batches", "points"), [("split", 1), ("split", 3), ("full", 3)])
-def test_the_step_sees_coordinate_times_gradient_averaged_over_points(
-    kind: str, batches: str, points: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hf_simplex.spro.GrowingVertex.draw", None)
-    mode = SimplexForImageClassification.from_backbone(backbone(kind))
-    run = trainer(
-        tmp_path, model=mode, number=8, max_steps=1, points_per_step=points, point_batches=batches, max_grad_norm=0
-    )
-    run._get_train_sampler = lambda *args: torch.utils.data.SequentialSampler(Images(8))
-    found = gradient(run, POINTS)
-    everything = torch.arange(8)
-    parts = [everything] * points if batches == "full" else list(everything.tensor_split(points))
-    for name, tensor in expected_gradient(kind, parts).items():
-        assert (found[name] - tensor).norm() <= 1e-4 * tensor.norm() + 1e-6, name
-
-
-def test_accumulated_batches_count_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_simplex.spro.GrowingVertex.draw", None)
-    found = []
-    for name, arguments in (
-        ("split", {"points_per_step": 2}),
-        ("accumulated", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}),
-        ("sum over items", {"points_per_step": 2, "trainer_arguments": {"compute_loss_func": summed_loss}}),
-    ):
-        mode = SimplexForImageClassification.from_backbone(backbone("vit"))
-        run = trainer(tmp_path / name, model=mode, number=8, max_steps=1, max_grad_norm=0, **arguments)
-        run._get_train_sampler = lambda *args: torch.utils.data.SequentialSampler(Images(8))
-        found.append(gradient(run, POINTS))
-    for other in found[1:]:
-        assert all(torch.allclose(found[0][name], other[name], rtol=1e-4, atol=1e-7) for name in found[0])
+    Part h of the data is seen at point h, which is a differentiable sum of the vertices, and counts by its share.
+    """
+    *frozen, theta = [{name: tensor.double() for name, tensor in vertex.items()} for vertex in vertices]
+    theta = {name: tensor.clone().requires_grad_() for name, tensor in theta.items()}
+    module, data = backbone(kind).double().train(), Images()
+    loss = torch.zeros((), dtype=torch.float64)
+    for (part, share), point in zip(parts, POINTS, strict=False):
+        phi = {name: sum(c * v[name] for c, v in zip(point, [*frozen, theta], strict=True)) for name in theta}
+        output = torch.func.functional_call(module, phi, kwargs={"pixel_values": data.pixel_values[part].double()})
+        loss = loss + share * torch.nn.functional.cross_entropy(
+            output.logits, data.labels[part], label_smoothing=smoothing
+        )
+    flat = torch.stack([torch.cat([vertex[name].flatten() for name in theta]) for vertex in [*frozen, theta]])
+    edges = flat[:-1] - flat[-1]
+    (loss - VOLUME_WEIGHT * 0.5 * torch.logdet(edges @ edges.T)).backward()
+    return float(loss.detach()), {name: tensor.grad for name, tensor in theta.items()}
 
 
 def summed_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+
+EVERYTHING = list(range(8))
+THIRDS = [([0, 1, 2], 3 / 8), ([3, 4, 5], 3 / 8), ([6, 7], 2 / 8)]
+THRICE = [(EVERYTHING, 1 / 3)] * 3
+ACCUMULATED = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+ITEMS = {"trainer_arguments": {"compute_loss_func": summed_loss}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "parts"),
+    [
+        ("vit", {}, [(EVERYTHING, 1.0)]),
+        ("vit", {"points_per_step": 3}, THIRDS),
+        ("timm", {"points_per_step": 2}, [([0, 1, 2, 3], 1 / 2), ([4, 5, 6, 7], 1 / 2)]),
+        ("vit", {"points_per_step": 3, "point_batches": "full"}, THRICE),
+        ("resnet", {"points_per_step": 3, "point_batches": "full"}, THRICE),
+        ("vit", {"points_per_step": 3, "label_smoothing_factor": 0.2}, THIRDS),
+        ("vit", {"points_per_step": 3, "gradient_checkpointing": True}, THIRDS),
+        ("vit", ACCUMULATED, [([0, 1, 2, 3], 1 / 2), ([4, 5, 6, 7], 1 / 2)]),
+        (
+            "vit",
+            {**ACCUMULATED, "points_per_step": 2, "point_batches": "full"},
+            [([0, 1, 2, 3], 1 / 4)] * 2 + [([4, 5, 6, 7], 1 / 4)] * 2,
+        ),
+        ("vit", {"points_per_step": 3, **ITEMS}, THIRDS),
+        ("vit", {"points_per_step": 3, "point_batches": "full", **ITEMS}, THRICE),
+        # Seven images make batches of four and three; with a count of items each image weighs the same.
+        (
+            "vit",
+            {**ACCUMULATED, "number": 7, "points_per_step": 2, **ITEMS},
+            [([0, 1], 2 / 7), ([2, 3], 2 / 7), ([4, 5], 2 / 7), ([6], 1 / 7)],
+        ),
+    ],
+    ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,
+)
+def test_a_step_sees_the_objective_and_its_gradient_at_the_drawn_points(
+    kind: str,
+    arguments: dict[str, Any],
+    parts: list[tuple[list[int], float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = iter(POINTS)
+    monkeypatch.setattr(GrowingVertex, "draw", lambda self, number, generator: [next(left) for _ in range(number)])
+    settings = {
+        "number": 8,
+        "max_steps": 1,
+        "max_grad_norm": 0,
+        "start_jitter": 0.1,
+        "train_sampling_strategy": "sequential",
+        "volume_weight": VOLUME_WEIGHT,
+        "volume_weight_scaling": "none",
+    }
+    run = trainer(tmp_path, model=ensemble(kind), **{**settings, **arguments})
+    seen = FirstStep(run.simplex.backbone)
+    run.add_callback(seen)
+    run.grow_connector()
+    vertices = [weights(run.simplex, index) for index in range(3)]
+    loss, gradient = objective(kind, [*vertices, seen.vertex], parts, arguments.get("label_smoothing_factor", 0.0))
+    assert run.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-5)
+    scale = max(float(tensor.abs().max()) for tensor in gradient.values())
+    for name, tensor in gradient.items():
+        assert torch.allclose(seen.gradient[name].double(), tensor, rtol=1e-3, atol=1e-5 * scale), name
+    assert len(list(left)) == len(POINTS) - len(parts)
+    assert seen.checkpointing == arguments.get("gradient_checkpointing", False)
 
 
 def test_points_differ_between_steps_and_stages_and_are_the_same_again(tmp_path: Path) -> None:
@@ -273,11 +376,10 @@ def test_points_differ_between_steps_and_stages_and_are_the_same_again(tmp_path:
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"label_smoothing_factor": 0.1, "number": 21},
+        {"number": 21, "points_per_step": 2},
         {"bf16": True},
         {"optim": "sgd", "lr_scheduler_type": "cosine", "warmup_steps": 1},
         {"max_steps": 2, "dataloader_num_workers": 1},
-        {"gradient_accumulation_steps": 2, "points_per_step": 3, "number": 20},
     ],
     ids=lambda arguments: ",".join(arguments),
 )
@@ -285,16 +387,6 @@ def test_training_arguments_keep_working(arguments: dict[str, Any], tmp_path: Pa
     run = trainer(tmp_path, "vit", **arguments)
     assert all(torch.isfinite(torch.tensor(stage["loss"])) for stage in run.grow())
     assert type(run.simplex.backbone).forward is run.simplex.backbone.forward.__func__
-
-
-def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
-    models = []
-    for flag in (False, True):
-        run = trainer(tmp_path / str(flag), "vit", gradient_checkpointing=flag, num_vertices=2)
-        run.grow()
-        models.append(run.simplex)
-    for name, tensor in weights(models[0], 1).items():
-        assert torch.allclose(tensor, weights(models[1], 1)[name], atol=1e-5)
 
 
 def test_stages_evaluate_their_vertex_keep_the_best_and_stop_early(tmp_path: Path) -> None:
@@ -314,6 +406,68 @@ def test_stages_evaluate_their_vertex_keep_the_best_and_stop_early(tmp_path: Pat
     assert all("eval_loss" in entry for entry in run.state.log_history if "eval_runtime" in entry)
 
 
+def test_the_best_checkpoint_becomes_the_vertex(tmp_path: Path) -> None:
+    run = trainer(
+        tmp_path,
+        "vit",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        num_train_epochs=3,
+        learning_rate=0.5,
+        num_vertices=2,
+    )
+    run.grow()
+    losses = {entry["step"]: entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry}
+    best = min(losses, key=lambda step: losses[step])
+    assert losses[best] < max(losses.values())
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "vertex-00001" / f"checkpoint-{best}")
+    assert same(weights(run.simplex, 1), dict(saved.state_dict()))
+
+
+class Stream(IterableDataset):
+    """Images without a length."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        data = Images()
+        yield from (data[index] for index in range(len(data)))
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    for row in Stream():
+        yield {"pixel_values": row["pixel_values"].numpy(), "labels": int(row["labels"]), "name": "not for the model"}
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize("hub", [False, True], ids=["torch", "datasets"])
+def test_streamed_images_train_by_steps(kind: str, hub: bool, tmp_path: Path) -> None:
+    run = trainer(tmp_path, kind, max_steps=2, num_vertices=2)
+    run.train_dataset = datasets.IterableDataset.from_generator(rows).with_format("torch") if hub else Stream()
+    assert [stage["steps"] for stage in run.grow()] == [2, 2]
+    assert len(run.simplex.config.members) == 2
+
+
+def test_weights_of_low_precision_grow_too(tmp_path: Path) -> None:
+    model = SimplexForImageClassification.from_backbone(backbone("vit").bfloat16())
+    run = trainer(tmp_path, model=model, num_vertices=2, volume_weight=0.5, volume_weight_scaling="none")
+    run.grow()
+    logs = [entry["log_volume"] for entry in run.state.log_history if "log_volume" in entry]
+    assert logs == sorted(logs) and all(map(math.isfinite, logs))
+    assert model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16_full_eval"])
+def test_evaluating_leaves_the_ensemble_as_it_was(precision: str, tmp_path: Path) -> None:
+    run = trainer(tmp_path, model=ensemble("vit"), **{precision: True})
+    before, expected = copy.deepcopy(run.simplex.state_dict()), run.simplex(images()).logits
+    assert math.isfinite(run.evaluate()["eval_loss"])
+    assert same(run.simplex.state_dict(), before)
+    assert torch.equal(run.simplex(images()).logits, expected)
+    # An evaluated ensemble must not answer for others that share its vertices.
+    corner = run.simplex.with_members([[1.0, 0.0, 0.0]], [{}])
+    assert torch.equal(corner(images()).logits, backbone("vit", 0)(images()).logits.log_softmax(-1))
+
+
 def test_a_checkpoint_of_a_stage_is_one_plain_backbone(tmp_path: Path) -> None:
     run = trainer(tmp_path, "timm", save_strategy="epoch")
     run.grow()
@@ -324,29 +478,65 @@ def test_a_checkpoint_of_a_stage_is_one_plain_backbone(tmp_path: Path) -> None:
 
 
 class Crash(TrainerCallback):
+    """Interrupts a stage when so many of its steps are done; 0 is before its first."""
+
     def __init__(self, vertex: int, step: int) -> None:
         self.vertex, self.step = vertex, step
 
-    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if args.output_dir.endswith(str(self.vertex)) and state.global_step == self.step:
             raise KeyboardInterrupt
 
+    on_step_end = on_train_begin
 
-@pytest.mark.parametrize(("vertex", "step"), [(0, 2), (1, 1), (2, 3)])
-def test_an_interrupted_run_resumes_to_the_same_bits(vertex: int, step: int, tmp_path: Path) -> None:
-    whole = trainer(tmp_path / "whole", save_strategy="steps", save_steps=1)
-    whole.grow()
-    broken = trainer(tmp_path / "broken", save_strategy="steps", save_steps=1)
-    broken.add_callback(Crash(vertex, step))
+
+def interrupted(path: Path, vertex: int, step: int, **arguments: Any) -> SimplexTrainer:
+    run = trainer(path, **arguments)
+    run.add_callback(Crash(vertex, step))
     with pytest.raises(KeyboardInterrupt):
-        broken.grow()
-    assert broken.model is broken.simplex and broken.simplex.growing is None
-    resumed = trainer(tmp_path / "broken", save_strategy="steps", save_steps=1)
-    resumed.grow(resume_from_checkpoint=True)
-    assert resumed.simplex.config.roles == whole.simplex.config.roles
+        run.grow()
+    run.remove_callback(Crash)
+    return run
+
+
+CHECKPOINTED = {"save_strategy": "steps", "save_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SimplexTrainer:
+    """An uninterrupted run; resuming where nothing was left is to begin."""
+    run = trainer(tmp_path_factory.mktemp("whole"), **CHECKPOINTED)
+    run.grow(resume_from_checkpoint=True)
+    return run
+
+
+def assert_the_same_growth(run: SimplexTrainer, whole: SimplexTrainer) -> None:
+    assert run.simplex.config.roles == whole.simplex.config.roles == ["mode", "connector", "connector"]
+    assert run.simplex.config.members == whole.simplex.config.members
     for index in range(3):
-        assert same(weights(whole.simplex, index), weights(resumed.simplex, index)), index
-    assert torch.equal(whole.simplex(images()).logits, resumed.simplex(images()).logits)
+        assert same(weights(run.simplex, index), weights(whole.simplex, index)), index
+    assert torch.equal(run.simplex(images()).logits, whole.simplex(images()).logits)
+
+
+@pytest.mark.parametrize(("vertex", "step"), [(0, 2), (1, 1), (2, 0), (2, 3)])
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    vertex: int, step: int, tmp_path: Path, whole: SimplexTrainer
+) -> None:
+    interrupted(tmp_path, vertex, step, **CHECKPOINTED)
+    resumed = trainer(tmp_path, **CHECKPOINTED)
+    resumed.grow(resume_from_checkpoint=True)
+    assert_the_same_growth(resumed, whole)
+    before = resumed.simplex.config.provenance["stages"]
+    assert trainer(tmp_path, **CHECKPOINTED).grow(resume_from_checkpoint=True) == before
+
+
+def test_a_vertex_whose_training_was_interrupted_is_not_in_the_complex(tmp_path: Path, whole: SimplexTrainer) -> None:
+    run = interrupted(tmp_path, 2, 2)
+    assert run.simplex.config.roles == ["mode", "connector"] and run.simplex.config.simplexes == [[0, 1]]
+    assert len(run.simplex.vertices) == 2 and run.model is run.simplex
+    # Without any checkpoint the trainer goes on from the vertices that it has, to the same end.
+    run.grow()
+    assert_the_same_growth(run, whole)
 
 
 def test_a_grown_ensemble_is_saved_and_train_is_grow(tmp_path: Path) -> None:
@@ -392,13 +582,40 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     args = SimplexTrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(TypeError, match="from_backbone"):
         SimplexTrainer(model=backbone("vit"), args=args)  # type: ignore[arg-type]
+    plain = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(TypeError, match="SimplexTrainingArguments, not TrainingArguments"):
+        SimplexTrainer(model=ensemble("vit"), args=plain)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="optimizer_cls_and_kwargs"):
         trainer(tmp_path, trainer_arguments={"optimizers": (torch.optim.SGD([torch.zeros(1)]), None)})
-    united = SimplexForImageClassification.unite([ensemble("vit"), ensemble("vit")])
-    before = copy.deepcopy(united.state_dict())
-    run = trainer(tmp_path, model=united, num_members=1)
-    with pytest.raises(ValueError, match="one for each of 2 simplexes"):
-        run.grow()
-    assert all(torch.equal(before[name], tensor) for name, tensor in united.state_dict().items())
     with pytest.raises(RuntimeError, match="not trained yet"):
         trainer(tmp_path).grow_connector()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_members": 1}, "one for each of 2 simplexes"),
+        ({"sampling": "volume", "num_vertices": 2}, r"sampling is 'volume'.*\[3, 2\] vertices"),
+        ({"num_vertices": 4}, "plain weight"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
+)
+def test_arguments_that_do_not_fit_the_complex_are_refused_before_any_training(
+    arguments: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Weights so small that a random tetrahedron has a volume below 1, for which the paper's rule gives no weight.
+    monkeypatch.setattr("hf_simplex.training.random_edge", lambda simplex: 2.0)
+    untrained = SimplexForImageClassification.from_backbone(backbone("vit"), fine_tuned=False)
+    united = SimplexForImageClassification.unite([ensemble("vit"), untrained])
+    before = copy.deepcopy(united.state_dict())
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path / "out", model=united, **arguments).grow()
+    assert same(united.state_dict(), before)
+    assert united.config.roles[-1] == "pretrained" and not (tmp_path / "out").exists()
+
+
+def test_a_growth_resumes_from_its_own_folder_only(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "out")
+    with pytest.raises(ValueError, match="output_dir"):
+        run.train(resume_from_checkpoint=str(tmp_path / "elsewhere"))
+    assert run.simplex.config.roles == ["pretrained"]
