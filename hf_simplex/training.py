@@ -474,6 +474,26 @@ class SimplexTrainer(Trainer):
             inputs = [{name: v for name, v in batch.items() if name not in self.label_names} for batch in batches]
         return [batch for batch in inputs if _batch_size(batch) > 1]
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_backbone(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            assert self.state.best_model_checkpoint is not None
+            self._load_backbone(self.state.best_model_checkpoint)
+
+    def _load_backbone(self, checkpoint_folder: str) -> None:
+        # Checkpoints of some architectures, ViT among them, have other tensor names than the module. Trainer skips
+        # what it does not find by name (huggingface/transformers issue 48805); from_pretrained knows the names.
+        backbone = self.simplex.backbone
+        saved: Any = type(backbone).from_pretrained(checkpoint_folder, use_safetensors=True)
+        backbone.load_state_dict(saved.state_dict())
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """A stage's checkpoint is one vertex and no ensemble: it is not for the Hub."""
 

@@ -19,7 +19,7 @@ class Model:
     note: str | None = "none given"
     folders: list[str] | None = None
     counts: list[int] = field(default_factory=list)
-    trackers: str | list[str] | None = None
+    trackers: None | str | list[str] = None  # noqa: RUF036 - as in TrainingArguments, whose parser wants it so
     extras: dict[str, Any] | str | None = None
 
 
@@ -92,8 +92,8 @@ def test_flags_do_without_a_file() -> None:
         ("size: 1.5", [], "size.*1.5"),
         ("size: true", [], "size.*True"),
         ("size: [1, 2]", [], r"size: \[1, 2\]; expected one value"),
-        ("size: {a: 1}", [], "size.*a"),
-        ("folders: []", [], r"folders: \[\]; expected values"),
+        ("size: {a: 1}", [], "size.*; expected one value"),
+        ("folders: []", [], r"folders: \[\]; expected a value"),
         ("counts: [1, x]", [], "counts.*x"),
         ("name: other", [], "name.*other.*plain"),
         ("deep: 3", [], "deep.*3"),
@@ -130,10 +130,10 @@ def test_help_begins_with_how_to_call_it(capsys: pytest.CaptureFixture[str]) -> 
     assert all(flag in told for flag in ("--backbone", "--data_set", "--learning_rate", "--num_vertices"))
 
 
-@pytest.mark.parametrize(
-    ("name", "flags"),
-    [("quickstart", []), ("fine_tune", ["--backbone", "timm/resnet50.a1_in1k", "--data_set", "a/b"])],
-)
+MINE = ["--backbone", "timm/resnet50.a1_in1k", "--data_set", "zalando-datasets/fashion_mnist"]
+
+
+@pytest.mark.parametrize(("name", "flags"), [("quickstart", []), ("fine_tune", MINE)])
 def test_the_configurations_that_come_along_are_valid(name: str, flags: list[str], tmp_path: Path) -> None:
     file = RECIPE / "configs" / f"{name}.yaml"
     kinds = (BackboneArguments, DataArguments, EsproArguments)
