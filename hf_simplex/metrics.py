@@ -19,7 +19,7 @@ metric.compute()  # {"accuracy": 0.87, "ece": 0.04}
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import evaluate
 import numpy as np
@@ -198,6 +198,51 @@ def classwise_calibration_error(probabilities: ArrayLike, references: ArrayLike,
         for label in range(probabilities.shape[1])
     ]
     return float(np.mean(errors))
+
+
+class ReliabilityBins(NamedTuple):
+    """What a reliability diagram draws, one number a bin.
+
+    Attributes:
+        edges: [num_bins + 1] float64, 0 to 1: bin b reaches from edges[b] (exclusive) to edges[b + 1] (inclusive).
+        shares: [num_bins] float64, the share of the images whose confidence is in the bin; they sum to 1.
+        confidences: [num_bins] float64, the mean largest probability in the bin; NaN where it is empty.
+        accuracies: [num_bins] float64, the share of right predictions in the bin; NaN where it is empty.
+    """
+
+    edges: FloatArray
+    shares: FloatArray
+    confidences: FloatArray
+    accuracies: FloatArray
+
+
+def reliability_bins(probabilities: ArrayLike, references: ArrayLike, num_bins: int = 15) -> ReliabilityBins:
+    """Confidence and accuracy in the bins of `expected_calibration_error`, whose value is theirs.
+
+    ece = sum_b shares_b |accuracies_b - confidences_b|
+
+    Args:
+        probabilities: [images, labels], each row summing to 1 within 0.001.
+        references: label ids [images] (integers).
+        num_bins: how many bins of equal width, 1 or more.
+
+    Raises:
+        ValueError: as for `accuracy`, and for num_bins below 1.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (reliability diagrams).
+    """
+    probabilities, references = _check_probabilities(probabilities, references)
+    confidences, correct = _top_label(probabilities, references)
+    inner = _equal_width_edges(num_bins)
+    bins = np.searchsorted(inner, confidences, side="left")
+    images = np.bincount(bins, minlength=num_bins)
+    filled = np.where(images > 0, images, np.nan)
+    return ReliabilityBins(
+        edges=np.concatenate([[0.0], inner, [1.0]]),
+        shares=images / len(references),
+        confidences=np.bincount(bins, weights=confidences, minlength=num_bins) / filled,
+        accuracies=np.bincount(bins, weights=correct, minlength=num_bins) / filled,
+    )
 
 
 def misclassification_auroc(

@@ -1,17 +1,20 @@
-"""Pictures of loss surfaces, fit for a paper. Needs matplotlib: `pip install "hf-simplex[plots]"`.
+"""Pictures of loss surfaces and of calibration, fit for a paper. Needs matplotlib: `pip install "hf-simplex[plots]"`.
 
-Every function takes a `surfaces.Surface` and returns a matplotlib `Figure`, which belongs to no window:
-`figure.savefig("plane.pdf")`. The colours are cividis, which reads the same with every common colour blindness and in
-grey; dark is good, for losses and for accuracies.
+Every function takes a `surfaces.Surface`, or predictions, and returns a matplotlib `Figure`, which belongs to no
+window: `figure.savefig("plane.pdf")`. The colours of surfaces are cividis, which reads the same with every common
+colour blindness and in grey; dark is good, for losses and for accuracies.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from .metrics import reliability_bins
 from .surfaces import COMPLEX, FACE, PATH, PLANE, Surface
 
 if TYPE_CHECKING:
@@ -228,6 +231,60 @@ def plot_complex(
     axes.view_init(elev=elevation, azim=azimuth)
     if connectors:
         axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def plot_reliability(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, num_bins: int = 15) -> "Figure":
+    """A reliability diagram: accuracy against confidence, bin by bin, above the share of images in each bin.
+
+    On the diagonal predictions are calibrated, below it they are overconfident. The larger a dot, the more images are
+    in its bin. The legend gives the expected calibration error.
+
+    Args:
+        predictions: probabilities [images, labels] and references [images] (label ids), by the names of the legend; at
+            most 5 of them.
+        num_bins: how many bins of equal width.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: no predictions or more than 5, or what `metrics.reliability_bins` raises.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, figure 1.
+    """
+    if not 1 <= len(predictions) <= len(_LINES):
+        raise ValueError(
+            f"A reliability diagram shows 1 to {len(_LINES)} predictions, got {len(predictions)}: {list(predictions)}."
+        )
+    found = {name: reliability_bins(*given, num_bins) for name, given in predictions.items()}
+    figure = _figure(4.4, 4.6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot([0, 1], [0, 1], color="#999999", linewidth=1.0, zorder=1)
+    for (name, bins), (colour, style) in zip(found.items(), _LINES, strict=False):
+        filled = bins.shares > 0
+        gaps = np.abs(bins.accuracies - bins.confidences)[filled]
+        error = float(np.sum(bins.shares[filled] * gaps))
+        confidences, accuracies = bins.confidences[filled], bins.accuracies[filled]
+        above.plot(
+            confidences, accuracies, color=colour, linestyle=style, linewidth=1.3, label=f"{name} (ECE {error:.3f})"
+        )
+        above.scatter(
+            confidences,
+            accuracies,
+            s=8 + 120 * bins.shares[filled],
+            color=colour,
+            alpha=0.75,
+            edgecolor="white",
+            linewidth=0.6,
+            zorder=3,
+            clip_on=False,
+        )
+        below.stairs(100 * bins.shares, bins.edges, color=colour, linestyle=style, linewidth=1.3)
+    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    below.set(xlabel="confidence", ylabel="images (%)", yscale="symlog", ylim=(0, 100))
+    below.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    above.legend(frameon=False, loc="upper left", fontsize=8)
     return figure
 
 

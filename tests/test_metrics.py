@@ -35,6 +35,7 @@ from hf_simplex.metrics import (
     misclassification_auroc,
     negative_log_likelihood,
     ood_auroc,
+    reliability_bins,
 )
 
 # Right, wrong, wrong, right; the confidences are 0.7, 0.8, 0.4 and 0.9.
@@ -185,6 +186,19 @@ def test_misclassification_auroc_uses_one_minus_the_largest_probability() -> Non
     probabilities, labels = random_predictions()
     expected = sklearn.metrics.roc_auc_score(probabilities.argmax(axis=1) != labels, 1 - probabilities.max(axis=1))
     assert misclassification_auroc(probabilities, labels) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("num_bins", [1, 10, 15])
+def test_the_bins_of_a_reliability_diagram_give_the_calibration_error(num_bins: int) -> None:
+    generator = np.random.default_rng(3)
+    probabilities, labels = generator.dirichlet([0.3] * 5, size=300), generator.integers(0, 5, size=300)
+    bins = reliability_bins(probabilities, labels, num_bins)
+    assert bins.edges.tolist() == [b / num_bins for b in range(num_bins + 1)] and bins.shares.sum() == 1
+    filled = bins.shares > 0
+    assert np.isnan(bins.accuracies[~filled]).all() and np.isnan(bins.confidences[~filled]).all()
+    gaps = bins.shares * np.abs(bins.accuracies - bins.confidences)
+    error = expected_calibration_error(probabilities, labels, num_bins)
+    assert gaps[filled].sum() == pytest.approx(error, rel=1e-12)
 
 
 @pytest.mark.parametrize("num_bins", [10, 15])

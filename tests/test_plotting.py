@@ -4,13 +4,22 @@ import io
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from hf_simplex.complexes import SimplicialComplex
-from hf_simplex.plotting import _lattice_triangles, plot_complex, plot_face, plot_paths, plot_plane
+from hf_simplex.metrics import expected_calibration_error
+from hf_simplex.plotting import (
+    _lattice_triangles,
+    plot_complex,
+    plot_face,
+    plot_paths,
+    plot_plane,
+    plot_reliability,
+)
 from hf_simplex.surfaces import (
     Surface,
     SurfacePoints,
@@ -144,6 +153,26 @@ def test_a_complex_shows_its_triangles_edges_vertices_and_points() -> None:
     assert len(plot_complex(whole(0)).axes) == 1
 
 
+def predictions(images: int = 200) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    generator = np.random.default_rng(0)
+    return generator.dirichlet([0.5] * 4, size=images), generator.integers(0, 4, size=images)
+
+
+def test_a_reliability_diagram_shows_accuracy_confidence_and_share_of_each_bin() -> None:
+    # Two sure images, one of them wrong, and two at 0.6, both right.
+    sure = np.array([[1.0, 0.0], [1.0, 0.0], [0.6, 0.4], [0.6, 0.4]])
+    figure = plot_reliability({"sure": (sure, [0, 1, 0, 0]), "random": predictions()}, num_bins=5)
+    above, below = figure.axes
+    _, first, second = above.lines
+    assert first.get_xydata() == pytest.approx(np.array([[0.6, 1.0], [1.0, 0.5]]))
+    assert len(second.get_xydata()) == 4, "the largest of four probabilities is never in the first of five bins"
+    assert below.patches[0].get_data().values == pytest.approx([0, 0, 50, 0, 50])
+    error = expected_calibration_error(*predictions(), num_bins=5)
+    names = [text.get_text() for text in above.get_legend().get_texts()]
+    assert names == ["sure (ECE 0.450)", f"random (ECE {error:.3f})"]
+    assert rendered(figure).startswith(b"\x89PNG")
+
+
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="kind 'plane', got one of kind 'face'"):
         plot_plane(face())
@@ -157,6 +186,10 @@ def test_bad_arguments_are_named() -> None:
         plot_face(surface(face_points(VOLUME, WEIGHTS, ["w"], vertices=(0, 2), resolution=4)))
     with pytest.raises(ValueError, match="no path"):
         plot_paths({})
+    with pytest.raises(ValueError, match="shows 1 to 5 predictions, got 0"):
+        plot_reliability({})
+    with pytest.raises(ValueError, match="sums to 2"):
+        plot_reliability({"logits": ([[1.0, 1.0]], [0])})
     overflowed = plane()
     overflowed.loss.fill_(float("nan"))
     with pytest.raises(ValueError, match="no finite loss"):
