@@ -154,7 +154,6 @@ def test_a_complex_shows_its_triangles_edges_vertices_and_points() -> None:
     assert len(plot_complex(whole(0)).axes) == 1
 
 
-<<<<<<< HEAD
 def predictions(images: int = 200) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     generator = np.random.default_rng(0)
     return generator.dirichlet([0.5] * 4, size=images), generator.integers(0, 4, size=images)
@@ -173,7 +172,8 @@ def test_a_reliability_diagram_shows_accuracy_confidence_and_share_of_each_bin()
     names = [text.get_text() for text in above.get_legend().get_texts()]
     assert names == ["sure (ECE 0.450)", f"random (ECE {error:.3f})"]
     assert rendered(figure).startswith(b"\x89PNG")
-=======
+
+
 def shift_row(method: str, severity: int, corruption: int, value: float) -> dict[str, Any]:
     metrics = {"accuracy": value / 100, "nll": value, "ece": value, "calibrated_nll": -1, "calibrated_ece": -2}
     return {"method": method, "corruption": str(corruption), "severity": severity, **metrics}
@@ -213,7 +213,6 @@ def test_shift_without_methods_or_figures_is_refused() -> None:
     del row["calibrated_nll"]
     with pytest.raises(ValueError, match="'one', 0 0 has no 'calibrated_nll'"):
         plot_shift([row], calibrated=True)
->>>>>>> 76ef9a3 (The fifteen corruptions of ImageNet-C on any images, metrics under shift and their picture)
 
 
 def test_bad_arguments_are_named() -> None:
