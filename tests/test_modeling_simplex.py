@@ -667,9 +667,12 @@ def test_exports_are_ordinary_checkpoints(tmp_path: Path) -> None:
             path = tmp_path / f"{kind}-{name}"
             if name == "vertex":
                 model.export_vertex(1, path)
+                assert same_tensors(AutoModelForImageClassification.from_pretrained(path), backbone(kind, 7))
                 logits = backbone(kind, 7)(images()).logits
             else:
                 model.export_centroid(path)
+                exported = AutoModelForImageClassification.from_pretrained(path)
+                assert same_tensors(exported, model.write_centroid())
                 logits = model.backbone_at([0.5, 0.5], batches())(images()).logits
             expected.append((logits, processed))
             paths.append(str(path))
@@ -683,7 +686,8 @@ def test_exports_are_ordinary_checkpoints(tmp_path: Path) -> None:
     subprocess.run(command, check=True, timeout=300)
     for path, (logits, processed) in zip(paths, expected, strict=True):
         found, labels, pixels = torch.load(Path(path) / "found", weights_only=True)
-        assert torch.equal(found, logits), path
+        # The last bit of a convolution depends on where in memory the weights lie.
+        assert torch.allclose(found, logits, rtol=1e-5, atol=1e-8), path
         assert labels == names
         assert torch.equal(pixels, processed)
 
@@ -696,9 +700,10 @@ def test_an_exported_point_is_a_backbone_again(kind: str, tmp_path: Path) -> Non
     model.export_centroid(tmp_path / "centroid", simplex=1)
     vertex = SimplexForImageClassification.from_backbone(tmp_path / "vertex")
     assert vertex.config.roles == ["mode"]
-    assert torch.equal(vertex.backbone(images()).logits, backbone(kind, 6)(images()).logits)
+    assert same_tensors(vertex.backbone, backbone(kind, 6))
     centroid = AutoModelForImageClassification.from_pretrained(tmp_path / "centroid")
-    assert torch.equal(centroid(images()).logits, model.write_centroid(1)(images()).logits)
+    assert same_tensors(centroid, model.write_centroid(1))
+    assert torch.allclose(centroid(images()).logits, model.backbone(images()).logits, rtol=1e-5, atol=1e-8)
     for name, tensor in statistics(centroid).items():
         assert torch.equal(tensor, model.centroids[1].tensors()[name])
 
