@@ -1,5 +1,6 @@
 """The configuration of a simplicial complex of backbones: what config.json holds."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,6 +106,7 @@ class SimplexConfig(PreTrainedConfig):
         return output
 
 
+_TIMM_FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 _IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type")
 
 
@@ -119,5 +121,22 @@ def _backbone_config(value: PreTrainedConfig | dict[str, Any] | None) -> PreTrai
             f"The backbone's model_type is {model_type!r}, which the installed transformers does not know; "
             "expected the model_type of an image classifier such as 'timm_wrapper' or 'vit'. Update transformers."
         )
+    _check_timm_arguments(value)
     # from_dict, not the constructor: timm's configuration reads its label count there only.
     return CONFIG_MAPPING[model_type].from_dict(value)
+
+
+def _check_timm_arguments(value: dict[str, Any]) -> None:
+    """Raise ValueError where timm would read other files than the checkpoint's, pickled weights even."""
+    architecture = value.get("architecture")
+    if architecture is not None and not re.fullmatch(r"[\w.]+", str(architecture)):
+        raise ValueError(
+            f"The backbone's architecture is {architecture!r}; expected a name of timm's such as 'resnet50'. Do "
+            "not load this checkpoint: its configuration points elsewhere."
+        )
+    model_args = value.get("model_args") or {}
+    if elsewhere := [name for name in _TIMM_FILE_ARGUMENTS if name in model_args]:
+        raise ValueError(
+            f"The backbone's model_args have {elsewhere[0]}={model_args[elsewhere[0]]!r}, which names other files "
+            "than this checkpoint's. Do not load it."
+        )
