@@ -102,7 +102,12 @@ def indexed_files(directory: str | os.PathLike[str]) -> set[str]:
         files = {str(file) for file in index["weight_map"].values()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return set()
-    return {file for file in files if _VERTEX_FILE.fullmatch(file) or file == MEMBERS_FILE}
+    return {file for file in files if is_weight_file(file)}
+
+
+def is_weight_file(file: str) -> bool:
+    """Whether a file of that name is one that an ensemble's weights are saved in."""
+    return bool(_VERTEX_FILE.fullmatch(file)) or file == MEMBERS_FILE
 
 
 def remove_stale(directory: Path, before: set[str]) -> None:

@@ -1,6 +1,7 @@
 """A simplicial complex of backbones as one image classifier that transformers loads and saves."""
 
 import copy
+import importlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -626,6 +627,49 @@ class SimplexForImageClassification(PreTrainedModel):
         if push_to_hub:
             kwargs.pop("state_dict", None)
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = None,
+        tags: str | list[str] | None = None,
+        include_code: bool = True,
+    ) -> Any:
+        """Publish the ensemble in one commit, with its card; see `publishing.publish_folder`.
+
+        Args:
+            max_shard_size: not used, every vertex is one file; there because transformers has it.
+            include_code: also publish the code that loads the ensemble where hf-simplex is not installed.
+
+        Raises:
+            ImportError: hf-simplex is not installed, but this model came with its own code from the Hub.
+            ValueError, OSError: as `publishing.publish_folder`.
+        """
+        try:
+            # Not a relative import: transformers would take the module for one that inference needs.
+            publishing = importlib.import_module("hf_simplex.publishing")
+        except ModuleNotFoundError as error:
+            raise ImportError(f"Publishing needs all of hf-simplex ({error}): pip install hf-simplex.") from error
+        own_tags = [tags] if isinstance(tags, str) else list(tags or ())
+        return publishing.publish_model(
+            self,
+            repo_id,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            tags=[*own_tags, *(self.model_tags or ())],
+            include_code=include_code,
+        )
 
     def export_vertex(self, vertex: int, save_directory: str | os.PathLike[str]) -> None:
         """Save one vertex as an ordinary checkpoint of the backbone, which loads without hf_simplex.

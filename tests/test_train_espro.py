@@ -53,6 +53,7 @@ def config(path: Path, **settings: Any) -> Path:
         "per_device_eval_batch_size": 30,
         "learning_rate": "1e-2",
         "batch_norm_images": 20,
+        "surface_resolution": 0,
         "report_to": "none",
         "use_cpu": True,
         "disable_tqdm": True,
