@@ -66,6 +66,10 @@ class SimplexConfig(PreTrainedConfig):
         for name in (*_IMAGE_PROCESSOR_KEYS, "transformers_weights"):
             # The last could name another weight file than the index does, a pickled one even.
             kwargs.pop(name, None)
+        if not self.is_remote_code():
+            # Where this package is installed its classes serve, and transformers need not ask for trust.
+            for name in _REMOTE_CODE_KEYS:
+                kwargs.pop(name, None)
         super().__init__(**kwargs)
         self.check()
 
@@ -107,6 +111,7 @@ class SimplexConfig(PreTrainedConfig):
 
 
 _TIMM_FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+_REMOTE_CODE_KEYS = ("auto_map", "custom_pipelines")
 _IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type")
 
 

@@ -596,7 +596,8 @@ class SimplexForImageClassification(PreTrainedModel):
     ) -> None:
         """Save one safetensors file a vertex, the standard index, config.json and the image processor.
 
-        All is written aside first and then renamed into place; vertices that did not change get the same bytes.
+        All is written aside first and then renamed into place; vertices that did not change get the same bytes. An
+        ensemble that was loaded by `trust_remote_code=True` gets its code saved beside it, see `remote_code`.
 
         Args:
             save_directory: created if it is not there.
@@ -623,6 +624,11 @@ class SimplexForImageClassification(PreTrainedModel):
             write_tensors(aside, state)
             self._save_image_processor(aside)
             self.config.save_pretrained(aside)
+            if self.is_remote_code():
+                # Imported here because that file imports this one.
+                from .remote_code import write_inference_code
+
+                write_inference_code(aside)
         remove_stale(Path(save_directory), before)
         if push_to_hub:
             kwargs.pop("state_dict", None)

@@ -1,7 +1,6 @@
 """Publishing an ensemble: weights, configuration, image processor, card, pictures and code in one commit."""
 
 import copy
-import importlib.util
 import json
 import os
 import shutil
@@ -41,6 +40,7 @@ from .model_card import (
     write_card,
 )
 from .modeling_simplex import SimplexForImageClassification
+from .remote_code import write_inference_code
 
 if TYPE_CHECKING:
     from .training import SimplexTrainer
@@ -102,9 +102,9 @@ def publish_folder(
         overlay = Path(overlay_name)
         card = _card(directory, overlay, repo_id)
         add_tags(card, tags)
-        if include_code and importlib.util.find_spec("hf_simplex.remote_code") is not None:
+        if include_code:
             shutil.copyfile(directory / CONFIG_NAME, overlay / CONFIG_NAME)
-            importlib.import_module("hf_simplex.remote_code").write_inference_code(overlay)
+            write_inference_code(overlay)
         else:
             card = without_code(card)
         names = {SAFE_WEIGHTS_INDEX_NAME, CONFIG_NAME, IMAGE_PROCESSOR_NAME}

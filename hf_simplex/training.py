@@ -151,8 +151,9 @@ class SimplexTrainer(Trainer):
     ) -> None:
         if not isinstance(model, SimplexForImageClassification):
             raise TypeError(
-                f"SimplexTrainer grows a SimplexForImageClassification, not a {type(model).__name__}. "
-                "Make one with SimplexForImageClassification.from_backbone(model)."
+                f"SimplexTrainer grows a SimplexForImageClassification, not a {type(model).__module__}."
+                f"{type(model).__name__}. Make one with SimplexForImageClassification.from_backbone(model); load an "
+                "ensemble that comes with its own code with SimplexForImageClassification.from_pretrained."
             )
         args = SimplexTrainingArguments("tmp_trainer") if args is None else args
         if not isinstance(args, SimplexTrainingArguments):

@@ -7,9 +7,10 @@
 
 Every line of the configuration is an argument, and every argument can be given as a flag, which wins. Written are
 `OUTPUT/ensemble/`, the checkpoint that transformers loads, with its card and pictures, which is published as it is by
-`--push_to_hub`; `OUTPUT/results.json`, the ensemble beside a single model and a deep ensemble; and `OUTPUT/run.json`, what was run on which versions and how long each stage took. From
-`OUTPUT/components/` an interrupted run goes on with `--resume_from_checkpoint`. A mistake in the arguments ends the
-run with one line and exit code 2 before anything is trained.
+`--push_to_hub`; `OUTPUT/results.json`, the ensemble beside a single model and a deep ensemble; and `OUTPUT/run.json`,
+what was run on which versions and how long each stage took. From `OUTPUT/components/` an interrupted run goes on with
+`--resume_from_checkpoint`. A mistake in the arguments ends the run with one line and exit code 2 before anything is
+trained.
 """
 
 import copy
