@@ -111,7 +111,9 @@ def publish_folder(
         files = {
             file.name: file
             for file in sorted(directory.iterdir())
-            if file.is_file() and (file.name in names or file.suffix.lower() in _PUBLISHED)
+            if file.is_file()
+            and not file.name.startswith(".")
+            and (file.name in names or file.suffix.lower() in _PUBLISHED)
         }
         files |= weights
         files |= {file.name: file for file in overlay.iterdir() if file.is_file()}
@@ -136,7 +138,8 @@ def publish_folder(
                 commit_message or "Upload ensemble",
                 commit_description,
             )
-        except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+        except (HfHubHTTPError, LocalTokenNotFoundError, OSError, RuntimeError) as error:
+            # An upload that was cut off raises a RuntimeError.
             raise _refused(repo_id, error) from error
 
 
@@ -308,4 +311,5 @@ def _refused(repo_id: str, error: Exception) -> OSError:
         404: "Check the names of repository and revision.",
         412: "Somebody committed to it meanwhile: publish again.",
     }.get(status or (401 if isinstance(error, LocalTokenNotFoundError) else 0), "Try again: what was sent is kept.")
-    return OSError(f"Nothing was published to {repo_id}: {error}. {advice}")
+    said = " ".join(str(error).split()).rstrip(".")
+    return OSError(f"Nothing was published to {repo_id}: {said}. {advice}")

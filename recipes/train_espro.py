@@ -126,7 +126,7 @@ class EsproArguments(SimplexTrainingArguments):
         default=9, metadata={"help": "Grid points along each axis of the card's loss surface; 0 draws none."}
     )
     surface_images: int = field(
-        default=200, metadata={"help": "Images that the loss, and BatchNorm statistics, at each point are taken of."}
+        default=128, metadata={"help": "Images that the loss, and BatchNorm statistics, at each point are taken of."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Columns are chosen by the recipe."})
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches in memory."})
