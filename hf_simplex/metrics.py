@@ -79,7 +79,7 @@ def negative_log_likelihood(probabilities: ArrayLike, references: ArrayLike) -> 
     Source: I. J. Good, Rational Decisions, Journal of the Royal Statistical Society B 14, 1952; Gneiting and Raftery,
     Strictly Proper Scoring Rules, Prediction, and Estimation, JASA 2007.
     """
-    probabilities, references = _check_probabilities(probabilities, references)
+    probabilities, references = check_predictions(probabilities, references)
     likelihoods = probabilities[np.arange(len(references)), references]
     # Rows may sum to a little over 1; a certain and right answer costs 0 all the same, never less.
     return float(-np.mean(np.log(np.clip(likelihoods, SMALLEST_PROBABILITY, 1.0))))
@@ -105,7 +105,7 @@ def brier_score(probabilities: ArrayLike, references: ArrayLike) -> float:
 
     Source: G. W. Brier, Verification of Forecasts Expressed in Terms of Probability, Monthly Weather Review 78, 1950.
     """
-    probabilities, references = _check_probabilities(probabilities, references)
+    probabilities, references = check_predictions(probabilities, references)
     differences = probabilities.copy()
     differences[np.arange(len(references)), references] -= 1.0
     return float(np.sum(differences**2) / len(references))
@@ -134,7 +134,7 @@ def expected_calibration_error(probabilities: ArrayLike, references: ArrayLike, 
     Source: Naeini, Cooper and Hauskrecht, Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015;
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3 (15 bins).
     """
-    probabilities, references = _check_probabilities(probabilities, references)
+    probabilities, references = check_predictions(probabilities, references)
     confidences, correct = _top_label(probabilities, references)
     return _calibration_error(confidences, correct, _equal_width_edges(num_bins))
 
@@ -163,7 +163,7 @@ def adaptive_calibration_error(probabilities: ArrayLike, references: ArrayLike, 
     EMNLP 2015 (adaptive binning); Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019. Nixon's
     own "adaptive calibration error" bins the probabilities of every label in this way; here it is the top label's.
     """
-    probabilities, references = _check_probabilities(probabilities, references)
+    probabilities, references = check_predictions(probabilities, references)
     confidences, correct = _top_label(probabilities, references)
     return _calibration_error(confidences, correct, _equal_mass_edges(confidences, num_bins))
 
@@ -191,7 +191,7 @@ def classwise_calibration_error(probabilities: ArrayLike, references: ArrayLike,
     Source: Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019 (static calibration error); Kull
     et al., Beyond Temperature Scaling, NeurIPS 2019 (classwise-ECE).
     """
-    probabilities, references = _check_probabilities(probabilities, references)
+    probabilities, references = check_predictions(probabilities, references)
     edges = _equal_width_edges(num_bins)
     errors = [
         _calibration_error(probabilities[:, label], references == label, edges)
@@ -269,7 +269,7 @@ def misclassification_auroc(
     Source: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
     Networks, ICLR 2017.
     """
-    probabilities, references = _check_probabilities(probabilities, references)
+    probabilities, references = check_predictions(probabilities, references)
     confidences, correct = _top_label(probabilities, references)
     # Only the order counts, and the negated confidence orders as 1 - confidence does, without its rounding.
     scores = -confidences if uncertainties is None else _check_scores(uncertainties, "uncertainties")
@@ -326,12 +326,11 @@ def classification_metrics(probabilities: ArrayLike, references: ArrayLike) -> d
     return results
 
 
-def _check_probabilities(probabilities: ArrayLike, references: ArrayLike) -> tuple[FloatArray, IntArray]:
+def check_probabilities(probabilities: ArrayLike) -> FloatArray:
+    """Probabilities [images, labels] as float64, or a ValueError that names the first bad row, as for `accuracy`."""
     table = _numbers(probabilities, "probabilities")
     if table.ndim != 2:
         raise ValueError(f"Probabilities must have the shape [images, labels], got the shape {list(table.shape)}.")
-    labels = _check_label_ids(references, "references")
-    _check_same_length(table, labels)
     bad = ~(np.isfinite(table) & (table >= 0))
     if bad.any():
         row, label = np.argwhere(bad)[0]
@@ -347,6 +346,14 @@ def _check_probabilities(probabilities: ArrayLike, references: ArrayLike) -> tup
             f"Row {row} of the probabilities sums to {sums[row]}: expected 1 within {SUM_TOLERANCE}. Apply softmax to "
             "logits first, in float32 or float64."
         )
+    return table
+
+
+def check_predictions(probabilities: ArrayLike, references: ArrayLike) -> tuple[FloatArray, IntArray]:
+    """`check_probabilities`, and as many label ids [images] as int64, or a ValueError as for `accuracy`."""
+    table = check_probabilities(probabilities)
+    labels = _check_label_ids(references, "references")
+    _check_same_length(table, labels)
     bad = labels >= table.shape[1]
     if bad.any():
         row = np.flatnonzero(bad)[0]
@@ -361,7 +368,7 @@ def _check_labels_or_probabilities(
     predictions: ArrayLike, references: ArrayLike
 ) -> tuple[FloatArray | IntArray, IntArray]:
     if _array(predictions, "predictions").ndim != 1:
-        return _check_probabilities(predictions, references)
+        return check_predictions(predictions, references)
     labels, expected = _check_label_ids(predictions, "predictions"), _check_label_ids(references, "references")
     _check_same_length(labels, expected)
     return labels, expected
@@ -542,7 +549,7 @@ class ArrayMetric(evaluate.Metric):
         return result
 
     def _check(self, predictions: Any, references: Any) -> tuple[NDArray[Any], IntArray]:
-        return _check_probabilities(predictions, references)
+        return check_predictions(predictions, references)
 
     def _value(self, predictions: NDArray[Any], references: IntArray, **options: Any) -> float:
         return self.function(predictions, references, **options)

@@ -38,6 +38,7 @@ from .checkpoint import (
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members
+from .sharding import whole
 from .subset import part_of, read_part
 from .tensor_tree import TensorTree, like
 from .weight_space import blocks, trainable_names, write_point
@@ -786,7 +787,7 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     tensors = dict(source.named_parameters()) | dict(source.named_buffers())
     for name, tensor in (dict(target.named_parameters()) | dict(target.named_buffers())).items():
         if name in tensors:
-            tensor.copy_(tensors[name])
+            tensor.copy_(whole(tensors[name]))
 
 
 def _configuration(

@@ -17,6 +17,7 @@ from .geometry import (
     sample_complex,
     simplex_log_volume,
 )
+from .sharding import local, local_parameters, sharded_like, sharing_processes, sum_over
 from .weight_space import Weights, blocks, copy_weights, trainable_names, weights_moved_to, write_point
 
 HEIGHT_FLOOR = 1e-4
@@ -39,10 +40,11 @@ class VolumeTerm:
 class _Face:
     """The fixed part of one simplex: its frozen vertices, what their inner products say, and its volume."""
 
-    def __init__(self, vertices: Sequence[Weights], names: Sequence[str]) -> None:
-        self.vertices = vertices
-        self.log_volume = float(simplex_log_volume(blocks(vertices, names)))
-        edges = len(vertices) - 1
+    def __init__(self, vertices: Sequence[Weights], indices: Sequence[int], names: Sequence[str]) -> None:
+        self.indices = indices
+        self.vertices: Sequence[Weights] = [vertices[index] for index in indices]
+        self.log_volume = float(simplex_log_volume(blocks(self.vertices, names)))
+        edges = len(indices) - 1
         self.edge_gram = torch.zeros(edges, edges, dtype=torch.float64)
         for name in names:
             block = self.edges(name)
@@ -68,6 +70,9 @@ class GrowingVertex:
         optimizer.step()
 
     Points are drawn from the simplexes that hold the vertex: all other points have a zero gradient.
+
+    An engine that divides the module among processes (FSDP2) may do so before or after this; if after, call
+    `shard_vertices` then. Processes that share one copy of the weights must be given the same points.
 
     Args:
         module: the weights of the growing vertex, its trainable parameters; any engine may wrap it.
@@ -105,11 +110,25 @@ class GrowingVertex:
         ]
         if not all(faces):
             raise ValueError(f"Vertex {vertex} is the only vertex of a simplex: it is a mode, trained without SPRO.")
-        self._faces = [_Face([vertices[index] for index in face], self.names) for face in faces]
+        self._faces = [_Face(vertices, face, self.names) for face in faces]
         norm = math.sqrt(sum(float(vertices[faces[0][0]][name].double().square().sum()) for name in self.names))
         self.height_floor = HEIGHT_FLOOR * norm
         """A height far below those that training reaches: keeps log volume and gradient finite at height 0."""
         self._log_volumes: Tensor | None = None
+        self.shard_vertices()
+
+    def shard_vertices(self) -> None:
+        """Divide the vertices among processes as the module is; without effect where it is not.
+
+        Raises:
+            ValueError: the engine divides the parameters of the module in several ways.
+        """
+        self._sharing = sharing_processes(self.module)
+        if self._sharing is None:
+            return
+        self.vertices = [sharded_like(vertex, self.module) for vertex in self.vertices]
+        for face in self._faces:
+            face.vertices = [self.vertices[index] for index in face.indices]
 
     @torch.no_grad()
     def start_at_mean(self, jitter: float = 0.0, generator: Generator | None = None) -> None:
@@ -118,7 +137,12 @@ class GrowingVertex:
         Args:
             jitter: standard deviation of Gaussian noise, relative to the root mean square of each parameter tensor.
             generator: of the noise.
+
+        Raises:
+            RuntimeError: the module is divided among processes already.
         """
+        if self._sharing is not None:
+            raise RuntimeError("The start of a vertex is computed on whole weights: do so before they are sharded.")
         others = [index for index in self.star_vertices if index != self.vertex]
         write_point(
             self.module, self.vertices, [(index in others) / len(others) for index in range(len(self.vertices))]
@@ -171,11 +195,11 @@ class GrowingVertex:
                 for name, parameter in parameters.items():
                     # Small where the vertex is near the face, so it must be there before it meets the large factor.
                     wide = torch.promote_types(parameter.dtype, torch.float32)
-                    perpendicular = parameter.detach().to(wide, copy=True)
+                    perpendicular = local(parameter.detach()).to(wide, copy=True)
                     for weight, vertex in zip(foot.tolist(), face.vertices, strict=True):
                         perpendicular.sub_(vertex[name], alpha=weight)
                     parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                    parameter.grad.sub_(perpendicular, alpha=factor)
+                    local(parameter.grad).sub_(perpendicular, alpha=factor)
         return VolumeTerm(log_volume, -self.volume_weight * log_volume)
 
     def volume_term(self) -> VolumeTerm:
@@ -187,7 +211,7 @@ class GrowingVertex:
     @torch.no_grad()
     def _heights(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Log volumes of the star [simplexes]; for each the squared height, and the foot's coordinates in the face."""
-        parameters = dict(self.module.named_parameters())
+        parameters = local_parameters(self.module)
         log_volumes, geometry = [], []
         for face in self._faces:
             edge_offset = torch.zeros(len(face.vertices) - 1, dtype=torch.float64)
@@ -196,10 +220,12 @@ class GrowingVertex:
                 edges = face.edges(name)
                 # From the face's mean, where the vertex starts: small, so that little cancels in the height.
                 mean = sum(vertex[name].flatten().double() for vertex in face.vertices) / len(face.vertices)
-                offset = parameters[name].detach().flatten().double() - mean
+                offset = parameters[name].flatten().double() - mean
                 edge_offset += (edges @ offset).cpu()
                 offset_squared += (offset @ offset).cpu()
-            height_squared, projection = height_over_face(face.edge_gram, edge_offset, offset_squared)
+            products = torch.cat([edge_offset, offset_squared[None]])
+            products = sum_over(self._sharing, products, next(iter(parameters.values())).device)
+            height_squared, projection = height_over_face(face.edge_gram, products[:-1], products[-1])
             log_volumes.append(
                 log_volume_with_floor(face.log_volume, height_squared, self.height_floor, len(face.vertices))
             )

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .sharding import local_parameters
+
 Weights = Mapping[str, Tensor]
 """One set of weights: tensors by the module's own parameter names."""
 
@@ -23,6 +25,8 @@ def write_point(module: nn.Module, vertices: Sequence[Weights], coordinates: Seq
     coordinates that single out one vertex, and vertices that are equal. Vertices of coordinate 0 are not read. Mixing
     happens in float32 (float64 for float64 parameters) whatever the dtypes of vertices and parameters.
 
+    Of a module that is divided among processes each writes its own shards, out of vertices that are divided alike.
+
     Args:
         module: its parameters are overwritten; any floating dtype, any device.
         vertices: one set of weights a vertex, each with a tensor for every parameter of `module`, of its shape.
@@ -36,10 +40,10 @@ def write_point(module: nn.Module, vertices: Sequence[Weights], coordinates: Seq
     support = [(float(c), vertex) for c, vertex in zip(coordinates, vertices, strict=True) if c != 0]
     if not support:
         raise ValueError("All coordinates are 0: a point needs coordinates that sum to 1.")
-    parameters = dict(module.named_parameters())
+    parameters = local_parameters(module)
     wide = [p for p in parameters.values() if p.dtype in (torch.float32, torch.float64)]
     mixed = {
-        name: p.data if p.dtype in (torch.float32, torch.float64) else torch.empty_like(p, dtype=torch.float32)
+        name: p if p.dtype in (torch.float32, torch.float64) else torch.empty_like(p, dtype=torch.float32)
         for name, p in parameters.items()
     }
     total = 0.0
@@ -55,14 +59,14 @@ def write_point(module: nn.Module, vertices: Sequence[Weights], coordinates: Seq
             ]
             torch._foreach_lerp_(targets, sources, coordinate / total)
     if len(wide) < len(parameters):
-        torch._foreach_copy_([p.data for p in parameters.values()], list(mixed.values()))
+        torch._foreach_copy_(list(parameters.values()), list(mixed.values()))
 
 
 @torch.no_grad()
 def copy_weights(module: nn.Module, into: Weights) -> None:
     """Copy the parameters of `module` bit for bit into the tensors of `into`, in place (same names, same shapes)."""
-    parameters = dict(module.named_parameters())
-    torch._foreach_copy_([into[name] for name in parameters], [p.data for p in parameters.values()])
+    parameters = local_parameters(module)
+    torch._foreach_copy_([into[name] for name in parameters], list(parameters.values()))
 
 
 @contextmanager

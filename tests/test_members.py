@@ -21,6 +21,15 @@ def test_members_alternate_between_the_simplexes_and_lie_within() -> None:
     assert ((coordinates[:, :3].sum(1) > 0.5) == torch.tensor([True, False] * 3 + [True])).all()
 
 
+def test_a_seed_means_these_members_on_every_machine() -> None:
+    expected = [
+        [0.707819864399788, 0.2622331374067651, 0.029946998193446928, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.45938294312745087, 0.5406170568725491],
+    ]
+    for member, values in zip(draw_members(TWO, 2, seed=0), expected, strict=True):
+        assert member == pytest.approx(values, abs=1e-15)
+
+
 def test_volume_sampling_prefers_the_larger_simplex() -> None:
     structure = SimplicialComplex(4, [[0, 1], [2, 3]])
     drawn = draw_members(structure, 500, seed=0, sampling="volume", log_volumes=torch.tensor([9.0, 1.0]).log())

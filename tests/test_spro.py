@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_simplex.complexes import SimplicialComplex
-from hf_simplex.geometry import simplex_log_volume
+from hf_simplex.geometry import simplex_log_volumes
 from hf_simplex.spro import GrowingVertex, scaled_volume_weight
 
 
@@ -22,6 +22,7 @@ def plane(*values: float) -> nn.Linear:
 
 
 TRIANGLE = SimplicialComplex(3, [[0, 1, 2]])
+SHARED = SimplicialComplex(4, [[0, 1, 3], [1, 2, 3]])
 
 
 def test_the_objective_equals_the_value_worked_out_by_hand() -> None:
@@ -55,7 +56,7 @@ def weights(seed: int) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in network(seed).named_parameters()}
 
 
-@pytest.mark.parametrize("structure", [TRIANGLE, SimplicialComplex(4, [[0, 1, 3], [2, 3]])])
+@pytest.mark.parametrize("structure", [TRIANGLE, SHARED, SimplicialComplex(4, [[0, 1, 3], [2, 3]])], ids=str)
 def test_the_gradient_is_that_of_autograd_through_the_mixed_weights(structure: SimplicialComplex) -> None:
     vertex, weight = structure.num_vertices - 1, 0.3
     module, vertices = network(vertex), [weights(seed) for seed in range(structure.num_vertices)]
@@ -112,6 +113,45 @@ def test_jitter_moves_the_start_in_proportion_to_each_tensor() -> None:
     assert torch.equal(vertices[2]["0.weight"], module[0].weight)
 
 
+def test_the_jitter_is_its_generators() -> None:
+    moved = []
+    for seed in (0, 0, 1):
+        module = network(9)
+        growing = GrowingVertex(module, [weights(seed) for seed in range(3)], TRIANGLE, 2)
+        growing.start_at_mean(jitter=0.1, generator=torch.Generator().manual_seed(seed))
+        moved.append(module[0].weight.detach().clone())
+    assert torch.equal(moved[0], moved[1]) and not torch.equal(moved[0], moved[2])
+
+
+@pytest.mark.parametrize(("sampling", "share"), [("equal", 0.5), ("volume", 0.8)])
+def test_points_are_uniform_on_the_star_of_a_shared_vertex(sampling: str, share: float) -> None:
+    # Two triangles with the edge from (0, 0) to the growing vertex (4, 1) in common; their areas are 4 and 1.
+    vertices = [point(0, 0), point(0, 2), point(-1, 0.25), point(4, 1)]
+    structure = SimplicialComplex(4, [[0, 1, 3], [0, 2, 3]])
+    growing = GrowingVertex(plane(4, 1), vertices, structure, 3, sampling=sampling)
+    drawn = torch.tensor(growing.draw(4000, torch.Generator().manual_seed(0)))
+    first = drawn[:, 1] > 0
+    assert float(first.double().mean()) == pytest.approx(share, abs=0.03)
+    assert drawn[first].mean(0).tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3], abs=0.03)
+    # A flat Dirichlet coordinate of three has the second moment 2 / (3 * 4); the mean alone would not tell it apart.
+    assert float(drawn[first, 3].square().mean()) == pytest.approx(1 / 6, abs=0.02)
+
+
+def test_volumes_follow_the_vertex_as_it_moves() -> None:
+    vertices = [point(0, 0), point(0, 2), point(1, 0), point(1, 1)]
+    module = plane(1, 1)
+    structure = SimplicialComplex(4, [[0, 1, 3], [0, 2, 3]])
+    growing = GrowingVertex(module, vertices, structure, 3, volume_weight=1.0, sampling="volume")
+    shares = []
+    for place in ([1.0, 1.0], [9.0, 1.0]):
+        # Areas 1 and 1/2, later 9 and 1/2.
+        module.weight.data.copy_(torch.tensor([place]))
+        growing.add_volume_gradient()
+        drawn = torch.tensor(growing.draw(4000, torch.Generator().manual_seed(0)))
+        shares.append(float((drawn[:, 1] > 0).double().mean()))
+    assert shares == pytest.approx([2 / 3, 18 / 19], abs=0.03)
+
+
 def test_points_come_from_the_simplexes_that_hold_the_vertex() -> None:
     structure = SimplicialComplex(5, [[0, 1], [1, 2, 4], [2, 3, 4]])
     growing = GrowingVertex(network(4), [weights(seed) for seed in range(5)], structure, 4, sampling="volume")
@@ -123,11 +163,91 @@ def test_points_come_from_the_simplexes_that_hold_the_vertex() -> None:
     assert 40 < (coordinates[:, 1] > 0).sum() < 160
 
 
-def test_the_log_volume_is_that_of_the_geometry_module() -> None:
-    vertices = [weights(seed) for seed in range(3)]
-    growing = GrowingVertex(network(2), vertices, TRIANGLE, 2)
-    flat = torch.stack([torch.cat([tensor.flatten() for tensor in vertex.values()]) for vertex in vertices])
-    assert growing.volume_term().log_volume == pytest.approx(float(simplex_log_volume(flat)), rel=1e-6)
+def exact_log_volume(vertices: list[dict[str, torch.Tensor]], structure: SimplicialComplex) -> float:
+    """By the integer arithmetic of the geometry module, which shares nothing with heights over faces."""
+    flat = torch.stack([torch.cat([tensor.double().flatten() for tensor in vertex.values()]) for vertex in vertices])
+    return float(simplex_log_volumes(structure, flat).logsumexp(0))
+
+
+@pytest.mark.parametrize("structure", [TRIANGLE, SHARED], ids=str)
+def test_the_volume_and_its_gradient_are_those_of_the_geometry_module(structure: SimplicialComplex) -> None:
+    grown = structure.num_vertices - 1
+    module, vertices = network(grown), [weights(seed) for seed in range(grown + 1)]
+    growing = GrowingVertex(module, vertices, structure, grown, volume_weight=1.0)
+    term = growing.add_volume_gradient()
+    assert term.log_volume == pytest.approx(exact_log_volume(vertices, structure), rel=1e-6)
+    assert growing.volume_term() == term and term.regularizer == -term.log_volume
+    torch.manual_seed(7)
+    direction = {name: torch.randn(tensor.shape, dtype=torch.float64) for name, tensor in vertices[grown].items()}
+    step = 1e-4
+    ends = [
+        exact_log_volume(
+            [
+                *vertices[:-1],
+                {name: t.double() + sign * step * direction[name] for name, t in vertices[grown].items()},
+            ],
+            structure,
+        )
+        for sign in (-1, 1)
+    ]
+    slope = -sum(float((p.grad.double() * direction[name]).sum()) for name, p in module.named_parameters())
+    assert slope == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=1e-5)
+
+
+def test_a_scaled_gradient_is_added_to_what_is_there_and_nothing_without_a_weight() -> None:
+    # Height 3 over the base: -log V pulls with 1/3 along the perpendicular (0, 1).
+    vertices = [point(0, 0), point(2, 0), point(1, 3)]
+    module = plane(1, 3)
+    module.weight.grad = torch.tensor([[5.0, 5.0]])
+    GrowingVertex(module, vertices, TRIANGLE, 2).add_volume_gradient()
+    assert module.weight.grad.tolist() == [[5.0, 5.0]]
+    growing = GrowingVertex(module, vertices, TRIANGLE, 2, volume_weight=1.0)
+    term = growing.add_volume_gradient(scale=6.0)
+    assert module.weight.grad[0].tolist() == pytest.approx([5.0, 3.0], rel=1e-6)
+    assert term.regularizer == pytest.approx(-math.log(3), rel=1e-6)
+
+
+def test_equal_frozen_vertices_leave_volume_and_gradient_finite() -> None:
+    module, vertices = network(2), [weights(0), weights(0), weights(2)]
+    growing = GrowingVertex(module, vertices, TRIANGLE, 2, volume_weight=1.0)
+    term = growing.add_volume_gradient()
+    assert math.isfinite(term.log_volume)
+    # The height is the distance of the one place where the others are: the gradient of its log is 1 / distance long.
+    distance = torch.cat([(vertices[2][name] - vertices[0][name]).flatten() for name in weights(0)]).norm()
+    pull = torch.cat([p.grad.flatten() for p in module.parameters()]).norm()
+    assert float(pull) == pytest.approx(1 / float(distance), rel=1e-5)
+
+
+def test_the_volume_term_works_in_float32_on_weights_of_low_precision() -> None:
+    narrow = [{name: tensor.bfloat16() for name, tensor in weights(seed).items()} for seed in range(3)]
+    for name, tensor in narrow[2].items():
+        # Near the mean of the others, where a perpendicular in bfloat16 would be made of rounding errors.
+        tensor.copy_((narrow[0][name] + narrow[1][name]) / 2 + 0.02 * torch.randn(tensor.shape))
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        vertices = [{name: tensor.to(dtype) for name, tensor in vertex.items()} for vertex in narrow]
+        module = network(0).to(dtype)
+        module.load_state_dict(vertices[2])
+        GrowingVertex(module, vertices, TRIANGLE, 2, volume_weight=1.0).add_volume_gradient()
+        found.append(torch.cat([p.grad.flatten().float() for p in module.parameters()]))
+    assert (found[0] - found[1]).norm() < 0.01 * found[1].norm()
+
+
+def test_no_graph_is_built_through_vertices_that_were_loaded_as_trainable() -> None:
+    def refuse(tensor: torch.Tensor) -> torch.Tensor:
+        raise AssertionError(f"a tensor of shape {tuple(tensor.shape)} was kept for a backward pass")
+
+    module = network(2)
+    vertices = [{name: nn.Parameter(t) for name, t in weights(seed).items()} for seed in range(3)]
+    with torch.autograd.graph.saved_tensors_hooks(refuse, lambda tensor: tensor):
+        growing = GrowingVertex(module, vertices, TRIANGLE, 2, volume_weight=1.0, sampling="volume")
+        growing.start_at_mean(jitter=0.1, generator=torch.Generator().manual_seed(0))
+        (coordinates,) = growing.draw(1, torch.Generator().manual_seed(0))
+        with growing.at(coordinates):
+            pass
+        growing.add_volume_gradient()
+    assert all(p.grad is not None for p in module.parameters())
+    assert all(tensor.grad is None for vertex in vertices for tensor in vertex.values())
 
 
 def test_a_lone_vertex_cannot_grow() -> None:
@@ -139,5 +259,9 @@ def test_the_papers_weight_is_lambda_over_the_log_volume_of_a_random_complex() -
     # A regular triangle of edge 100 has area sqrt(3)/4 * 10^4.
     expected = 1e-3 / math.log(math.sqrt(3) / 4 * 1e4)
     assert scaled_volume_weight(1e-3, TRIANGLE, 2, random_edge=100.0) == pytest.approx(expected)
+    # A vertex that two triangles share makes twice the volume; the simplex without it does not count.
+    structure = SimplicialComplex(5, [[0, 1], [1, 2, 4], [2, 3, 4]])
+    expected = 1e-3 / math.log(2 * math.sqrt(3) / 4 * 1e4)
+    assert scaled_volume_weight(1e-3, structure, 4, random_edge=100.0) == pytest.approx(expected)
     with pytest.raises(ValueError, match="plain weight"):
         scaled_volume_weight(1e-3, TRIANGLE, 2, random_edge=0.5)

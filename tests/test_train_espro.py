@@ -435,7 +435,8 @@ def test_a_save_that_fails_leaves_the_ensemble_that_was_there(tmp_path: Path, mo
     run(tmp_path, backbone=backbone, **settings)
     before = contents(tmp_path / "output")
 
-    def full(*arguments: Any, **kwargs: Any) -> None:
+    def full(tensors: Any, file: Path, **kwargs: Any) -> None:
+        file.write_bytes(b"half of")
         raise OSError("No space left on device")
 
     monkeypatch.setattr("hf_simplex.checkpoint.save_file", full)

@@ -58,6 +58,43 @@ def test_the_vertex_comes_back_bit_for_bit_even_after_an_error() -> None:
     assert all(torch.equal(vertices[1][name], before[name]) for name in before)
 
 
+def test_a_point_that_cannot_be_written_leaves_the_vertex_whole() -> None:
+    module, before = backbone("resnet", 1), weights("resnet", 1)
+    last = list(before)[-1]
+    incomplete = {name: tensor for name, tensor in weights("resnet", 0).items() if name != last}
+    vertices = [weights("resnet", 2), incomplete, weights("resnet", 9)]
+    with pytest.raises(KeyError, match=last), weights_moved_to(module, vertices, [0.5, 0.25, 0.25], vertex=2):
+        raise AssertionError("there is no such point")
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
+
+
+def test_vertices_of_coordinate_zero_are_not_read() -> None:
+    module = backbone("vit", 9)
+    write_point(module, [{}, weights("vit", 1), {}], [0.0, 1.0, 0.0])
+    assert torch.equal(module(images()).logits, backbone("vit", 1)(images()).logits)
+
+
+def test_frozen_vertices_are_only_read() -> None:
+    vertices = [weights("resnet", seed) for seed in range(3)]
+    before = [{name: tensor.clone() for name, tensor in vertex.items()} for vertex in vertices]
+    module = backbone("resnet", 2)
+    with weights_moved_to(module, vertices, [0.25, 0.25, 0.5], vertex=2):
+        module(images()).logits.sum().backward()
+    for vertex, unchanged in zip(vertices, before, strict=True):
+        assert all(torch.equal(vertex[name], unchanged[name]) for name in unchanged)
+        assert all(tensor.grad is None for tensor in vertex.values())
+
+
+def test_the_gradient_at_a_point_is_the_one_of_a_module_that_was_built_there() -> None:
+    vertices, coordinates = [weights("vit", 0), weights("vit", 1)], [0.25, 0.75]
+    module, built = backbone("vit", 1), backbone("vit", 9)
+    write_point(built, vertices, coordinates)
+    with weights_moved_to(module, vertices, coordinates, vertex=1):
+        module(images()).logits.square().sum().backward()
+    built(images()).logits.square().sum().backward()
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(module.parameters(), built.parameters(), strict=True))
+
+
 def test_blocks_stack_the_vertices_parameter_by_parameter() -> None:
     vertices = [weights("resnet", seed) for seed in range(2)]
     names = trainable_names(backbone("resnet"))

@@ -1,0 +1,37 @@
+"""Two processes on one CPU, through gloo: each claim is checked in `two_processes.py`, within both of them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names of the claims that held in both processes; one launch for all, since imports take most of its time."""
+    directory = tmp_path_factory.mktemp("two")
+    script = Path(__file__).with_name("two_processes.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    paths = os.pathsep.join(str(path) for path in (script.parent, script.parent.parent / "recipes"))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*command, str(script), str(directory)], capture_output=True, text=True, timeout=500, env=environment
+    )
+    held = [{path.name for path in directory.glob(f"process-{process}/*")} for process in (0, 1)]
+    print(done.stdout, done.stderr)
+    return held[0] & held[1]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "sharded_weights_train_as_whole_ones",
+        "weights_in_replicated_shards_train_as_whole_ones",
+        "each_process_keeps_its_shards_of_frozen_vertices",
+        "copies_are_numbered_by_replica",
+    ],
+)
+def test_in_two_processes(claim: str, finished: set[str]) -> None:
+    assert claim in finished
