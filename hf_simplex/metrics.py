@@ -231,7 +231,7 @@ def reliability_bins(probabilities: ArrayLike, references: ArrayLike, num_bins: 
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (reliability diagrams).
     """
-    probabilities, references = _check_probabilities(probabilities, references)
+    probabilities, references = check_predictions(probabilities, references)
     confidences, correct = _top_label(probabilities, references)
     inner = _equal_width_edges(num_bins)
     bins = np.searchsorted(inner, confidences, side="left")

@@ -553,10 +553,10 @@ class SimplexForImageClassification(PreTrainedModel):
         if kwargs.pop("use_safetensors", True) is False:
             raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
         with_loading_info = kwargs.pop("output_loading_info", False)
-        processor_arguments = _image_processor_arguments(kwargs)
         index = read_index(pretrained_model_name_or_path, **kwargs)
         # All files come from the same commit, whatever is committed meanwhile.
         kwargs["revision"] = index.commit or kwargs.get("revision")
+        processor_arguments = _image_processor_arguments(kwargs)
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         renamed = {name: name for name in index.weight_map}
         if simplex is None and num_members is None:

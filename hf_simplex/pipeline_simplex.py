@@ -90,8 +90,8 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         if isinstance(inputs, Iterable):
             return classify(_numbered(inputs), **kwargs)
         raise TypeError(
-            f"Cannot classify a {type(inputs).__name__}: give a path, an URL, a PIL image, bytes, an array, or a list, "
-            "data set or iterator of these."
+            f"Cannot classify a {type(inputs).__name__}: give a path, an URL, a PIL image, bytes, an array, or a "
+            "list, data set or iterator of these."
         )
 
     def _sanitize_parameters(  # type: ignore[override]
