@@ -209,7 +209,7 @@ def new_card(
     if not evidence.results:
         # Without results it is of no use, and would be one more key of the metadata.
         data.model_name = None
-    best = evidence.results.get("espro")
+    errors = [_standard_error(result["accuracy"], evidence.test_images) for result in evidence.results.values()]
     return ModelCard.from_template(
         data,
         template_str=files("hf_simplex.model_cards").joinpath("template.md").read_text("utf-8"),
@@ -229,7 +229,7 @@ def new_card(
         end_code=_END_CODE,
         results=[{"name": PARTS.get(name, name), **result} for name, result in evidence.results.items()],
         test_images=evidence.test_images,
-        standard_error=None if best is None else _standard_error(best["accuracy"], evidence.test_images),
+        standard_error=max(errors, default=math.nan),
         reliability=RELIABILITY_FILE if evidence.predictions else None,
         surface=None if evidence.surface is None else SURFACE_FILE,
         surface_images=evidence.surface_images,
