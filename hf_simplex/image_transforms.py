@@ -102,7 +102,7 @@ def resize_image_processor(image_processor: BaseImageProcessor, image_size: int)
 def build_transforms(
     image_processor: BaseImageProcessor,
     *,
-    augment: Literal["timm", "none"] = "timm",
+    augment: Literal["timm", "crop", "none"] = "timm",
     horizontal_flip: float = 0.5,
     scale_min: float = 0.08,
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
@@ -117,8 +117,9 @@ def build_transforms(
 
     Args:
         image_processor: the one that is saved with the model; size, colors and normalization are its own in both.
-        augment: `timm` for the augmentation that the other arguments describe, `none` to train on what evaluation
-            sees.
+        augment: `timm` for the augmentation that the other arguments describe; `crop` for a random crop of the resized
+            image with an eighth of its size in black around it (4 pixels at 32, as is usual for CIFAR), the horizontal
+            flip and random erasing; `none` to train on what evaluation sees.
         horizontal_flip: probability of mirroring left and right.
         scale_min: least part of the image's area that a random crop keeps, in (0, 1].
         ratio: least and greatest ratio of width to height of a random crop, before it is made square.
@@ -136,8 +137,8 @@ def build_transforms(
     evaluation = EvaluationTransform(image_processor)
     if augment == "none":
         return evaluation, evaluation
-    if augment != "timm":
-        raise ValueError(f"augment is {augment!r}: choose 'timm' or 'none'.")
+    if augment not in ("timm", "crop"):
+        raise ValueError(f"augment is {augment!r}: choose 'timm', 'crop' or 'none'.")
     for name, value in (("horizontal_flip", horizontal_flip), ("random_erasing", random_erasing)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}: give a probability between 0 and 1.")
@@ -147,6 +148,8 @@ def build_transforms(
         raise ValueError(f"ratio is {ratio}: give the least and the greatest ratio of width to height.")
     if color_jitter < 0:
         raise ValueError(f"color_jitter is {color_jitter}: give 0 or more.")
+    if augment == "crop" and (auto_augment or color_jitter):
+        raise ValueError("auto_augment and color_jitter belong to augment='timm', not to 'crop'.")
     if auto_augment and color_jitter:
         raise ValueError("timm applies no color_jitter beside an auto_augment policy: choose one of them.")
     height, width = _image_size(image_processor)
@@ -155,25 +158,19 @@ def build_transforms(
             f"the image processor gives images of {height} x {width} pixels, not squares: use augment='none'."
         )
     interpolation = _interpolation(image_processor)
-    try:
-        crop_and_flip, change_colors, _ = timm.data.create_transform(
-            input_size=(3, height, width),
-            is_training=True,
-            separate=True,
-            hflip=horizontal_flip,
-            scale=(scale_min, 1.0),
-            ratio=ratio,
-            auto_augment=auto_augment,
-            color_jitter=color_jitter,
-            interpolation=interpolation,
+    if augment == "crop":
+        mode = torchvision.transforms.InterpolationMode(interpolation)
+        crop_and_flip = torchvision.transforms.Compose([
+            torchvision.transforms.Resize((height, width), mode),
+            torchvision.transforms.RandomCrop(height, padding=height // 8),
+            torchvision.transforms.RandomHorizontalFlip(horizontal_flip),
+        ])  # fmt: skip
+    else:
+        crop_and_flip = _timm_augmentation(
+            height, horizontal_flip, (scale_min, 1.0), ratio, auto_augment, color_jitter, interpolation
         )
-    except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
-        raise ValueError(
-            f"auto_augment is {auto_augment!r}, which timm does not understand ({error}): give a policy such as "
-            "'rand-m9-mstd0.5', 'augmix-m3', 'original' or '3a'."
-        ) from error
     training = TrainingTransform(
-        augmentation=torchvision.transforms.Compose([crop_and_flip, change_colors]),
+        augmentation=crop_and_flip,
         # The crop has the final size already: the image processor is left to convert and normalize, and must not crop.
         evaluation=EvaluationTransform(resize_image_processor(image_processor, height)),
         erasing=RandomErasing(random_erasing, device="cpu"),
@@ -241,6 +238,39 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
         "labels": torch.tensor([example["labels"] for example in examples], dtype=torch.int64),
     }
+
+
+def _timm_augmentation(
+    image_size: int,
+    horizontal_flip: float,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    auto_augment: str | None,
+    color_jitter: float,
+    interpolation: str,
+) -> Callable[[PIL.Image.Image], PIL.Image.Image]:
+    """timm's training transform up to, and without, the conversion to a tensor."""
+    try:
+        crop_and_flip, change_colors, _ = timm.data.create_transform(
+            input_size=(3, image_size, image_size),
+            is_training=True,
+            separate=True,
+            hflip=horizontal_flip,
+            scale=scale,
+            ratio=ratio,
+            auto_augment=auto_augment,
+            color_jitter=color_jitter,
+            interpolation=interpolation,
+        )
+    except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
+        raise ValueError(
+            f"auto_augment is {auto_augment!r}, which timm does not understand ({error}): give a policy such as "
+            "'rand-m9-mstd0.5', 'augmix-m3', 'original' or '3a'."
+        ) from error
+    augmentation: Callable[[PIL.Image.Image], PIL.Image.Image] = torchvision.transforms.Compose(
+        [crop_and_flip, change_colors]
+    )
+    return augmentation
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""Pictures of loss surfaces and of calibration, fit for a paper. Needs matplotlib: `pip install "hf-simplex[plots]"`.
+"""Pictures of loss surfaces, calibration and dataset shift, for a paper. Need matplotlib: `hf-simplex[plots]`.
 
-Every function takes a `surfaces.Surface`, or predictions, and returns a matplotlib `Figure`, which belongs to no
-window: `figure.savefig("plane.pdf")`. The colours of surfaces are cividis, which reads the same with every common
-colour blindness and in grey; dark is good, for losses and for accuracies.
+Every function returns a matplotlib `Figure`, which belongs to no window: `figure.savefig("plane.pdf")`. The colours of
+surfaces (`surfaces.Surface`) are cividis, which reads the same with every common colour blindness and in grey; dark is
+good, for losses and for accuracies.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _LEVELS = 24
 # The share of points whose loss the default clipping level does not change.
 _UNCLIPPED = 0.75
+# Okabe & Ito's colours, the lighter ones first, so that neighbours differ in brightness too.
+_FILLS = ("#56B4E9", "#D55E00", "#F0E442", "#009E73", "#E69F00", "#0072B2", "#CC79A7", "#999999")
 # Okabe & Ito's colours, which are told apart with every common colour blindness; also by line style.
 _LINES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#000000", (0, (5, 1, 1, 1))))
 
@@ -286,6 +288,64 @@ def plot_reliability(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, 
         axes.spines[["top", "right"]].set_visible(False)
     # Beside the axes: curves of few images may be anywhere within.
     figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def plot_shift(results: Sequence[Mapping[str, Any]], *, calibrated: bool = False) -> "Figure":
+    """Accuracy, negative log-likelihood and calibration error against severity (Benton et al. 2021, figure 11).
+
+    At each severity each method has a box over the corruptions: the median, the quartiles, and whiskers to the best
+    and the worst corruption.
+
+    Args:
+        results: the rows of `shift.evaluate_under_shift`; those of severity 0 are images without corruption.
+        calibrated: draw the likelihood and the calibration error after temperature scaling.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: no rows, more than eight methods, or a row without what is drawn.
+    """
+    methods = list(dict.fromkeys(row["method"] for row in results))
+    if not 0 < len(methods) <= len(_FILLS):
+        raise ValueError(f"There are {len(methods)} methods to draw: give 1 to {len(_FILLS)}.")
+    prefix = "calibrated_" if calibrated else ""
+    quantities = (
+        ("accuracy", "accuracy (%)", 100),
+        (f"{prefix}nll", "negative log-likelihood (nats)", 1),
+        (f"{prefix}ece", "expected calibration error", 1),
+    )
+    for row, (key, _, _) in product(results, quantities):
+        if key not in row:
+            raise ValueError(f"The row of {row['method']!r}, {row['corruption']} {row['severity']} has no {key!r}.")
+    severities = sorted({row["severity"] for row in results})
+    figure = _figure(9.6, 3.0)
+    width = 0.8 / len(methods)
+    for axes, (key, title, scale) in zip(figure.subplots(1, 3), quantities, strict=True):
+        for place, (method, fill) in enumerate(zip(methods, _FILLS, strict=False)):
+            values = [
+                [scale * row[key] for row in results if row["method"] == method and row["severity"] == severity]
+                for severity in severities
+            ]
+            axes.boxplot(
+                values,
+                positions=[x + (place + 0.5) * width - 0.4 for x in range(len(severities))],
+                widths=0.85 * width,
+                whis=(0, 100),
+                patch_artist=True,
+                manage_ticks=False,
+                label=method,
+                boxprops={"facecolor": fill, "linewidth": 0.6},
+                medianprops={"color": "black", "linewidth": 1.4},
+                whiskerprops={"linewidth": 0.6},
+                capprops={"linewidth": 0.6},
+            )
+        axes.set_xticks(range(len(severities)), ["none" if level == 0 else str(level) for level in severities])
+        axes.set_xlabel("severity of the corruption")
+        axes.set_ylabel(title)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 6), frameon=False)
     return figure
 
 

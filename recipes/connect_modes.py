@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from backbones_from_scratch import SMALL_RESNET, random_mode
 from recipe_arguments import parse_arguments
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -33,21 +34,13 @@ from train_espro import (
     transformed,
     versions,
 )
-from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
-    ResNetConfig,
-    ViTImageProcessor,
-    set_seed,
-)
+from transformers import ViTImageProcessor, set_seed
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
 from hf_simplex.checkpoint import written_aside
 from hf_simplex.geometry import sample_complex
 from hf_simplex.image_transforms import collate, resize_image_processor
 from hf_simplex.surfaces import evaluate_points
-
-SMALL_RESNET = "small_resnet"
 
 
 @dataclass
@@ -59,7 +52,7 @@ class ModeArguments:
     backbone: str = field(
         default=SMALL_RESNET,
         metadata={
-            "help": f"Architecture of modes from scratch: Hub id or folder of a classifier, or '{SMALL_RESNET}'."
+            "help": f"Architecture of modes from scratch: '{SMALL_RESNET}', a name of timm's, or a Hub id or folder."
         },
     )
     width: int = field(default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}'."})
@@ -202,24 +195,7 @@ def start_modes(
         modes.append(mode)
     for index in range(mode_args.train_modes or 0):
         set_seed(args.seed + SEEDS_A_COMPONENT * index)
-        settings: dict[str, Any] = {
-            "id2label": labels,
-            "label2id": {label: number for number, label in labels.items()},
-        }
-        config: Any
-        if mode_args.backbone == SMALL_RESNET:
-            width = mode_args.width
-            config = ResNetConfig(
-                embedding_size=width,
-                hidden_sizes=[width, 2 * width, 4 * width],
-                depths=[1, 1, 1],
-                layer_type="basic",
-                **settings,
-            )
-        else:
-            config = AutoConfig.from_pretrained(mode_args.backbone, num_labels=len(labels), **settings)
-        module = AutoModelForImageClassification.from_config(config)
-        modes.append(SimplexForImageClassification.from_backbone(module, fine_tuned=False))
+        modes.append(random_mode(mode_args.backbone, labels, width=mode_args.width))
     SimplexForImageClassification.unite(modes)
     for mode in modes:
         if mode.image_processor is None:

@@ -27,6 +27,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from backbones_from_scratch import random_mode
 from embedded_backbone import write_efficientnet_lite0
 from huggingface_hub import HfApi
 from recipe_arguments import parse_arguments
@@ -60,6 +61,13 @@ class BackboneArguments:
         default=None,
         metadata={
             "help": f"Hub id or folder of an image classifier, timm's included; '{EMBEDDED_BACKBONE}' needs no Hub."
+        },
+    )
+    from_scratch: bool = field(
+        default=False,
+        metadata={
+            "help": "Draw the weights at random: backbone is then an architecture, such as 'vgg16_cifar', a name of "
+            "timm's, or a Hub id or folder."
         },
     )
     modes: list[str] | None = field(
@@ -103,7 +111,13 @@ class DataArguments:
     max_test_examples: int | None = field(default=None, metadata={"help": "Use only so many test images."})
     data_split_seed: int = field(default=0, metadata={"help": "Seed of subsets and splits; the same for all modes."})
     image_size: int | None = field(default=None, metadata={"help": "Height and width; default: the backbone's own."})
-    augment: str = field(default="timm", metadata={"help": "Augmentation for training.", "choices": ("timm", "none")})
+    augment: str = field(
+        default="timm",
+        metadata={
+            "help": "Augmentation for training: 'timm' has random resized crops, 'crop' shifts by up to an eighth.",
+            "choices": ("timm", "crop", "none"),
+        },
+    )
     horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring."})
     scale_min: float = field(default=0.35, metadata={"help": "Least part of the image that a random crop keeps."})
     auto_augment: str | None = field(default=None, metadata={"help": "timm's policy, such as rand-m9-mstd0.5."})
@@ -244,6 +258,8 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
     """Raise ValueError for arguments that contradict each other or would destroy an earlier result."""
     if (backbone_args.backbone is None) == (backbone_args.modes is None):
         raise ValueError("Give either backbone, to fine-tune, or modes, checkpoints that are fine-tuned already.")
+    if backbone_args.from_scratch and backbone_args.modes is not None:
+        raise ValueError("Give from_scratch with a backbone, not with modes, which are trained already.")
     components = len(backbone_args.modes or ()) or backbone_args.num_components
     if components < 1:
         raise ValueError(f"num_components is {components}: expected at least 1.")
@@ -319,13 +335,16 @@ def start_components(
         SimplexForImageClassification.unite(components)
     else:
         backbone: Any = backbone_args.backbone
-        if backbone == EMBEDDED_BACKBONE:
+        if backbone == EMBEDDED_BACKBONE and not backbone_args.from_scratch:
             backbone = str(write_efficientnet_lite0(Path(args.output_dir) / "backbone"))
         verbosity = logging.get_verbosity()
         for index in range(backbone_args.num_components):
-            # The head is drawn from the component's own seed; the pretrained weights are the same.
+            # The head, or all weights, are drawn from the component's own seed; pretrained weights are the same.
             set_seed(args.seed + SEEDS_A_COMPONENT * index)
-            component = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
+            if backbone_args.from_scratch:
+                component = random_mode(backbone, names, **source)
+            else:
+                component = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
             component.config.provenance["backbone"] = backbone_args.backbone
             components.append(component)
             # What transformers tells about the first is true of all.

@@ -241,6 +241,26 @@ def test_augment_none_trains_on_what_evaluation_sees(photo: PIL.Image.Image) -> 
     assert torch.equal(training(photo), evaluation(photo))
 
 
+def test_a_crop_shifts_the_resized_image_by_up_to_an_eighth_over_black(photo: PIL.Image.Image) -> None:
+    training, evaluation = build_transforms(
+        ViTImageProcessor(size={"height": 32, "width": 32}, do_normalize=False), augment="crop", horizontal_flip=0.0
+    )
+    whole = torch.nn.functional.pad(evaluation(photo), (4, 4, 4, 4))
+    found = set()
+    torch.manual_seed(0)
+    for _ in range(200):
+        crop = training(photo)
+        shifts = [
+            (y, x)
+            for y in range(9)
+            for x in range(9)
+            if torch.allclose(whole[:, y : y + 32, x : x + 32], crop, atol=0.02)
+        ]
+        assert len(shifts) == 1
+        found |= set(shifts)
+    assert {y for y, _ in found} == {x for _, x in found} == set(range(9))
+
+
 def test_a_certain_flip_mirrors_the_image(photo: PIL.Image.Image) -> None:
     square = photo.resize((40, 40))
     image_processor = resize_image_processor(timm_processor(), 40)
@@ -274,7 +294,8 @@ def test_each_augmentation_is_random_and_repeats_with_the_seed(photo: PIL.Image.
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"augment": "heavy"}, "augment is 'heavy': choose 'timm' or 'none'"),
+        ({"augment": "heavy"}, "augment is 'heavy': choose 'timm', 'crop' or 'none'"),
+        ({"augment": "crop", "color_jitter": 0.1}, "belong to augment='timm', not to 'crop'"),
         ({"horizontal_flip": 1.5}, "horizontal_flip is 1.5"),
         ({"random_erasing": -0.1}, "random_erasing is -0.1"),
         ({"scale_min": 0.0}, "scale_min is 0.0"),

@@ -394,6 +394,8 @@ MISTAKES: list[tuple[str, Any]] = [
     ("output is another model", output_is_another_model),
     ("no image processor", no_image_processor),
     ("both sources", lambda path: ({"modes": ["a"]}, "either backbone")),
+    ("modes from scratch", lambda path: ({"backbone": None, "modes": ["a"], "from_scratch": True}, "from_scratch")),
+    ("unknown architecture", lambda path: ({"backbone": "vgg17", "from_scratch": True}, "'vgg17' is no architecture")),
     ("neither source", lambda path: ({"backbone": None}, "either backbone")),
     ("few members", lambda path: ({"num_members": 1}, "num_members is 1")),
     ("unknown argument", lambda path: ({"no_such_argument": 1}, "'no_such_argument'")),

@@ -1,0 +1,146 @@
+"""Backbones with random weights: the paper's for images of 32 pixels, a small one, and any of timm or the Hub.
+
+The paper's are registered with timm here, because timm's own VGG and pre-activation ResNet shrink such an image to one
+pixel, the former with 100 million weights behind it. To load an ensemble of them elsewhere, import this file first.
+"""
+
+from collections import OrderedDict
+from typing import Any
+
+import timm
+from huggingface_hub.errors import HFValidationError
+from timm.layers import BatchNormAct2d, create_conv2d
+from timm.models import register_model
+from timm.models.resnetv2 import ResNetV2
+from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    ResNetConfig,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    TimmWrapperImageProcessor,
+    ViTImageProcessor,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from hf_simplex import SimplexForImageClassification
+
+SMALL_RESNET = "small_resnet"
+# The normalization of ImageNet is the paper's for CIFAR too.
+CIFAR_IMAGES = {
+    "input_size": [3, 32, 32],
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+    "interpolation": "bicubic",
+    "crop_pct": 1.0,
+}
+
+
+@register_model
+def vgg16_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
+    """VGG-16 without BatchNorm and with two hidden layers of 512 units after the convolutions: 15 million weights."""
+    features = make_layers(cfgs["D"], batch_norm=False)
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    hidden = [layer for _ in range(2) for layer in (nn.Dropout(), nn.Linear(512, 512), nn.ReLU())]
+    head = nn.Sequential(*hidden, nn.Linear(512, num_classes))
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(OrderedDict(features=features, pool=pool, head=head))
+
+
+@register_model
+def preresnet110_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
+    """Pre-activation ResNet of 110 layers in bottleneck blocks, without a stem that shrinks the image."""
+    return _preresnet(12, num_classes)
+
+
+@register_model
+def preresnet164_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
+    """As `preresnet110_cifar`, of 164 layers."""
+    return _preresnet(18, num_classes)
+
+
+def _preresnet(blocks: int, num_classes: int) -> ResNetV2:
+    model = ResNetV2(
+        layers=[blocks] * 3,
+        channels=(64, 128, 256),
+        num_classes=num_classes,
+        stem_chs=16,
+        conv_layer=create_conv2d,
+        norm_layer=BatchNormAct2d,
+    )
+    stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    model.stem = nn.Sequential(stem)
+    return model
+
+
+def random_mode(
+    architecture: str, labels: dict[int, str], width: int = 32, **source: Any
+) -> SimplexForImageClassification:
+    """A complex of one vertex whose weights are drawn from torch's global random state.
+
+    Args:
+        architecture: `small_resnet`; one of timm's names, those registered here included; or a Hub id or folder (one
+            that bears such a name is written `./resnet18`) of an image classifier, of which only the configuration and
+            the image processor are read.
+        labels: the classes by their numbers.
+        width: channels of the first stage of `small_resnet`.
+        source: of `from_pretrained`, such as `revision` and `token`, for a Hub id.
+
+    Raises:
+        OSError: there is no such architecture.
+    """
+    settings: dict[str, Any] = {
+        "id2label": labels,
+        "label2id": {label: number for number, label in labels.items()},
+    }
+    image_processor: BaseImageProcessor
+    if architecture == SMALL_RESNET:
+        config: Any = ResNetConfig(
+            embedding_size=width,
+            hidden_sizes=[width, 2 * width, 4 * width],
+            depths=[1, 1, 1],
+            layer_type="basic",
+            **settings,
+        )
+        image_processor = ViTImageProcessor()
+    elif timm.is_model(architecture):
+        images = CIFAR_IMAGES
+        if (known := timm.models.get_pretrained_cfg(architecture)) is not None:
+            images = {
+                key: list(value) if isinstance(value, tuple) else value for key, value in known.to_dict().items()
+            }
+        images = {**images, "num_classes": len(labels)}
+        config = TimmWrapperConfig.from_dict(
+            {"architecture": architecture, "num_classes": len(labels), "pretrained_cfg": images}
+        )
+        config.id2label, config.label2id = settings["id2label"], settings["label2id"]
+        image_processor = TimmWrapperImageProcessor(pretrained_cfg=images, architecture=architecture)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(architecture, num_labels=len(labels), **settings, **source)
+        except (OSError, HFValidationError) as error:
+            raise OSError(
+                f"{architecture!r} is no architecture: give {SMALL_RESNET!r}, a name of timm's such as 'resnet18' or "
+                f"'vgg16_cifar', or the Hub id or folder of an image classifier ({error})."
+            ) from error
+        try:
+            image_processor = AutoImageProcessor.from_pretrained(architecture, **source)
+        except (OSError, ValueError):
+            image_processor = ViTImageProcessor()
+    module: PreTrainedModel = AutoModelForImageClassification.from_config(
+        config, trust_remote_code=source.get("trust_remote_code")
+    )
+    if isinstance(module, TimmWrapperForImageClassification):
+        # transformers draws every weight of a timm model with a deviation of 0.02, which deep plain networks do not
+        # recover from: the weights are timm's instead.
+        drawn = timm.create_model(config.architecture, num_classes=len(labels), **(config.model_args or {}))
+        module.timm_model.load_state_dict(drawn.state_dict())
+    return SimplexForImageClassification.from_backbone(module, fine_tuned=False, image_processor=image_processor)
