@@ -191,15 +191,16 @@ def new_card(
 ) -> ModelCard:
     """The card of an ensemble, without pictures; arguments as for `write_card`."""
     config = model.config
-    backbone = config.provenance.get("backbone")
+    backbone, from_scratch = config.provenance.get("backbone"), bool(config.provenance.get("from_scratch"))
     data_set = evidence.data_set or config.provenance.get("data_set")
     repository = repository or f"me/{_placeholder(data_set)}"
     title = repository.split("/")[-1]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        license=inherited_license(config),
-        base_model=hub_id(backbone),
+        # Only the architecture is a backbone's whose weights were not used.
+        license=None if from_scratch else inherited_license(config),
+        base_model=None if from_scratch else hub_id(backbone),
         datasets=None if (on_the_hub := _data_set_id(data_set)) is None else [on_the_hub],
         metrics=list(_METRICS),
         tags=[*TAGS, *tags],

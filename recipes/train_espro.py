@@ -346,6 +346,8 @@ def start_components(
             else:
                 component = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
             component.config.provenance["backbone"] = backbone_args.backbone
+            if backbone_args.from_scratch:
+                component.config.provenance["from_scratch"] = True
             components.append(component)
             # What transformers tells about the first is true of all.
             logging.set_verbosity_error()

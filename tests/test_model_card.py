@@ -112,6 +112,8 @@ def test_the_license_is_the_backbones_where_it_is_known(tmp_path: Path) -> None:
     assert new_card(model, Evidence()).data.license is None
     model.config.backbone_config.pretrained_cfg["license"] = "apache-2.0"
     assert new_card(model, Evidence()).data.license == "apache-2.0"
+    model.config.provenance["from_scratch"] = True
+    assert new_card(model, Evidence()).data.license is None, "its weights are not the backbone's"
     source = folder("vit", tmp_path / "vit")
     (source / "README.md").write_text("---\nlicense: mit\n---\n# A backbone\n")
     card = new_card(SimplexForImageClassification.from_backbone(source), Evidence())
