@@ -4,8 +4,9 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,10 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
 
 MEMBERS_FILE = "members.safetensors"
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
+_CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def vertex_file(vertex: int) -> str:
@@ -99,7 +102,12 @@ def indexed_files(directory: str | os.PathLike[str]) -> set[str]:
         files = {str(file) for file in index["weight_map"].values()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return set()
-    return {file for file in files if _VERTEX_FILE.fullmatch(file) or file == MEMBERS_FILE}
+    return {file for file in files if is_weight_file(file)}
+
+
+def is_weight_file(file: str) -> bool:
+    """Whether a file of that name is one that an ensemble's weights are saved in."""
+    return bool(_VERTEX_FILE.fullmatch(file)) or file == MEMBERS_FILE
 
 
 def remove_stale(directory: Path, before: set[str]) -> None:
@@ -108,21 +116,34 @@ def remove_stale(directory: Path, before: set[str]) -> None:
         (directory / file).unlink(missing_ok=True)
 
 
-def check_files(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
-    """Check index and safetensors files of an ensemble before anything is read from them.
+@dataclass(frozen=True)
+class Index:
+    """What the index of an ensemble says, checked.
+
+    Attributes:
+        weight_map: from each tensor's name to the plain name of its safetensors file.
+        commit: of the Hub, where it was read from there: the other files of the same commit belong to it.
+    """
+
+    weight_map: dict[str, str]
+    commit: str | None
+
+
+def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
+    """Read and check the index of an ensemble.
 
     Args:
         name_or_path: a folder or a Hub id.
         **kwargs: those of `from_pretrained`; the ones that say where on the Hub to look are used.
 
     Raises:
-        FileNotFoundError: there is no index, so this is no ensemble, or a file that it names is missing.
-        ValueError: the index names a file outside the folder, or a file is empty or not whole.
+        OSError: there is no such repository or revision, or not for this token.
+        FileNotFoundError: there is no index, so this is no ensemble.
+        ValueError: the index is broken, or names a file outside the folder.
     """
-    hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
     try:
         index_file = cached_file(
-            name_or_path, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **hub
+            name_or_path, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **_hub(kwargs)
         )
     except OSError as error:
         raise OSError(f"The ensemble {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
@@ -134,17 +155,36 @@ def check_files(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
         )
     try:
         index = json.loads(Path(index_file).read_text("utf-8"))
-        files = sorted(set(index["weight_map"].values()))
-        if not files or not isinstance(index["metadata"], dict):
+        weight_map = dict(index["weight_map"])
+        if not weight_map or not isinstance(index["metadata"], dict):
             raise ValueError("no tensors or no metadata")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{index_file} is not an index of safetensors files ({error!r}). Restore or re-save it."
         ) from error
-    for file in files:
+    for file in weight_map.values():
         check_file_name(file, index_file)
-    for file in files:
-        path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **hub)
+    return Index(weight_map, extract_commit_hash(index_file, None))
+
+
+def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kwargs: Any) -> dict[str, Path]:
+    """Find the safetensors files of an ensemble, and check each before anything is read from it.
+
+    Args:
+        name_or_path: a folder or a Hub id, from which the files are downloaded.
+        files: their names, from `read_index`.
+        **kwargs: as for `read_index`.
+
+    Returns:
+        From each name to where the file is.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is empty or not whole, or its header contradicts itself.
+    """
+    found = {}
+    for file in sorted(set(files)):
+        path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **_hub(kwargs))
         if path is None:
             raise FileNotFoundError(f"{name_or_path} holds no {file}, which its index names. Restore or re-save it.")
         try:
@@ -155,6 +195,48 @@ def check_files(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
             raise ValueError(
                 f"{path} ({size} bytes) is empty or not a whole safetensors file ({error}). Restore or re-save it."
             ) from error
+        found[file] = Path(path)
+    return found
+
+
+def check_dtypes(files: Iterable[Path], expected: Mapping[str, Tensor], stored: str | None) -> None:
+    """Check that the tensors in the files are of the kind that the model has: other numbers would be read as weights.
+
+    Args:
+        files: safetensors files.
+        expected: the model's tensors by their names in the files; others are passed over.
+        stored: the `dtype` in config.json, the only one for weights beside float32; None: any floating one will do.
+
+    Raises:
+        ValueError: a tensor that is to be floating is not, or the other way round, or is of another floating dtype.
+    """
+    floating = None if stored not in _CODES else {_CODES[stored], _CODES["float32"]}
+    for path in files:
+        with safe_open(path, framework="pt") as opened:
+            for name in sorted(set(opened.keys()) & expected.keys()):
+                code = opened.get_slice(name).get_dtype()
+                is_floating = code.startswith(("F", "BF"))
+                if is_floating != expected[name].is_floating_point() or (
+                    is_floating and floating is not None and code not in floating
+                ):
+                    raise ValueError(
+                        f"{path} says that {name} is of dtype {code}, but config.json and the backbone make it "
+                        f"{stored if expected[name].is_floating_point() else expected[name].dtype}: the numbers would "
+                        "be misread. Restore or re-save the checkpoint."
+                    )
+
+
+def stored_dtype(name_or_path: str | os.PathLike[str], **kwargs: Any) -> str | None:
+    """The dtype that config.json gives for the weights, whatever they are to be loaded as."""
+    config_file = cached_file(name_or_path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **_hub(kwargs))
+    if config_file is None:
+        return None
+    dtype = json.loads(Path(config_file).read_text("utf-8")).get("dtype")
+    return str(dtype) if dtype else None
+
+
+def _hub(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
 
 
 def check_file_name(file: object, index_file: str | os.PathLike[str]) -> None:

@@ -1,5 +1,6 @@
 """The configuration of a simplicial complex of backbones: what config.json holds."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,10 @@ class SimplexConfig(PreTrainedConfig):
         for name in (*_IMAGE_PROCESSOR_KEYS, "transformers_weights"):
             # The last could name another weight file than the index does, a pickled one even.
             kwargs.pop(name, None)
+        if not self.is_remote_code():
+            # Where this package is installed its classes serve, and transformers need not ask for trust.
+            for name in _REMOTE_CODE_KEYS:
+                kwargs.pop(name, None)
         super().__init__(**kwargs)
         self.check()
 
@@ -105,6 +110,8 @@ class SimplexConfig(PreTrainedConfig):
         return output
 
 
+_TIMM_FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+_REMOTE_CODE_KEYS = ("auto_map", "custom_pipelines")
 _IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type")
 
 
@@ -119,5 +126,22 @@ def _backbone_config(value: PreTrainedConfig | dict[str, Any] | None) -> PreTrai
             f"The backbone's model_type is {model_type!r}, which the installed transformers does not know; "
             "expected the model_type of an image classifier such as 'timm_wrapper' or 'vit'. Update transformers."
         )
+    _check_timm_arguments(value)
     # from_dict, not the constructor: timm's configuration reads its label count there only.
     return CONFIG_MAPPING[model_type].from_dict(value)
+
+
+def _check_timm_arguments(value: dict[str, Any]) -> None:
+    """Raise ValueError where timm would read other files than the checkpoint's, pickled weights even."""
+    architecture = value.get("architecture")
+    if architecture is not None and not re.fullmatch(r"[\w.]+", str(architecture)):
+        raise ValueError(
+            f"The backbone's architecture is {architecture!r}; expected a name of timm's such as 'resnet50'. Do "
+            "not load this checkpoint: its configuration points elsewhere."
+        )
+    model_args = value.get("model_args") or {}
+    if elsewhere := [name for name in _TIMM_FILE_ARGUMENTS if name in model_args]:
+        raise ValueError(
+            f"The backbone's model_args have {elsewhere[0]}={model_args[elsewhere[0]]!r}, which names other files "
+            "than this checkpoint's. Do not load it."
+        )

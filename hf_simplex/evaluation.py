@@ -1,7 +1,8 @@
 """Evaluates an ensemble beside what one would have used otherwise: a single model, a deep ensemble, the centroid."""
 
 import copy
-from typing import Any, TypedDict
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -33,6 +34,20 @@ class Result(TypedDict):
     forward_passes: int
 
 
+class Prediction(NamedTuple):
+    """What one way to predict says of every image, and what it cost.
+
+    Attributes:
+        probabilities: [images, labels] float64.
+        training_epochs: epochs of all vertices that it needs.
+        forward_passes: of the backbone, for an image.
+    """
+
+    probabilities: np.ndarray[Any, np.dtype[np.float64]]
+    training_epochs: float
+    forward_passes: int
+
+
 def compare(
     model: SimplexForImageClassification,
     dataset: Dataset,
@@ -41,7 +56,35 @@ def compare(
     given_mode_epochs: float = 0.0,
     data_collator: DataCollator | None = None,
 ) -> dict[str, Result]:
-    """Evaluate an ESPRO ensemble and its parts in one pass over the data, through `Trainer.predict`.
+    """Evaluate an ESPRO ensemble and its parts: `results_of` what `predict_parts` predicts, with its arguments."""
+    return results_of(
+        *predict_parts(model, dataset, args, given_mode_epochs=given_mode_epochs, data_collator=data_collator)
+    )
+
+
+def results_of(
+    predictions: Mapping[str, Prediction], references: np.ndarray[Any, np.dtype[np.int64]]
+) -> dict[str, Result]:
+    """The metrics of each prediction against the labels [images], beside its cost."""
+    return {
+        name: Result(
+            **classification_metrics(prediction.probabilities, references),  # type: ignore[typeddict-item]
+            training_epochs=prediction.training_epochs,
+            forward_passes=prediction.forward_passes,
+        )
+        for name, prediction in predictions.items()
+    }
+
+
+def predict_parts(
+    model: SimplexForImageClassification,
+    dataset: Dataset,
+    args: TrainingArguments,
+    *,
+    given_mode_epochs: float = 0.0,
+    data_collator: DataCollator | None = None,
+) -> tuple[dict[str, Prediction], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Predict with an ESPRO ensemble and its parts in one pass over the data, through `Trainer.predict`.
 
     Args:
         model: components of one simplex each, whose first vertex is the component's mode.
@@ -51,8 +94,8 @@ def compare(
         data_collator: default: transformers' own.
 
     Returns:
-        Results of `backbone` (the first mode), `deep_ensemble` (the modes), `centroid` and `simplex` (both of the
-        first component) and `espro` (all members).
+        Predictions of `backbone` (the first mode), `deep_ensemble` (the modes), `centroid` and `simplex` (both of the
+        first component) and `espro` (all members); and the labels, [images] int64.
 
     Raises:
         ValueError: no member lies in the first simplex, or the data set gives no labels.
@@ -82,14 +125,15 @@ def compare(
         "simplex": ([after + index for index in of_first], list(first)),
         "espro": ([after + index for index in range(len(members))], list(range(structure.num_vertices))),
     }
-    return {
-        name: Result(
-            **classification_metrics(probabilities[:, which].mean(axis=1), references),  # type: ignore[typeddict-item]
-            training_epochs=sum(epochs.get(vertex, given_mode_epochs) for vertex in vertices),
-            forward_passes=len(which),
+    predictions = {
+        name: Prediction(
+            probabilities[:, which].mean(axis=1),
+            sum(epochs.get(vertex, given_mode_epochs) for vertex in vertices),
+            len(which),
         )
         for name, (which, vertices) in parts.items()
     }
+    return predictions, references
 
 
 def member_probabilities(

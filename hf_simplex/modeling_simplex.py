@@ -1,6 +1,7 @@
 """A simplicial complex of backbones as one image classifier that transformers loads and saves."""
 
 import copy
+import importlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,11 +23,23 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .batch_norm import copy_statistics, recompute_statistics, statistics
-from .checkpoint import check_files, check_target, indexed_files, remove_stale, write_tensors, written_aside
+from .checkpoint import (
+    HUB_ARGUMENTS,
+    check_dtypes,
+    check_files,
+    check_target,
+    indexed_files,
+    read_index,
+    remove_stale,
+    stored_dtype,
+    write_tensors,
+    written_aside,
+)
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members
 from .sharding import whole
+from .subset import part_of, read_part
 from .tensor_tree import TensorTree, like
 from .weight_space import blocks, trainable_names, write_point
 
@@ -514,22 +527,53 @@ class SimplexForImageClassification(PreTrainedModel):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *model_args: Any,
+        simplex: int | Sequence[int] | None = None,
+        num_members: int | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """Load an ensemble from a folder or the Hub; arguments as for every transformers model.
+        """Load an ensemble, or a part of one, from a folder or the Hub.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a Hub id.
+            simplex: load only this simplex (or these), with the members that lie in it.
+            num_members: load only the first so many members, with the simplexes that they lie in. Of a part only the
+                vertex files that it needs are downloaded; it is an ensemble of its own.
+            **kwargs: as for every transformers model: `revision`, `token`, `cache_dir`, `local_files_only`, `dtype`,
+                `device_map`, ...
 
         Raises:
+            OSError: there is no such repository or revision, or not for this token.
             FileNotFoundError: the folder or repository is no ensemble, or a file that its index names is missing.
-            ValueError: a file is corrupt, the index points outside the folder, or tensors are missing or misshapen.
+            ValueError: a file is corrupt or its header lies, the index points outside the folder, tensors are missing
+                or misshapen, or the ensemble has no such simplex or not so many members.
         """
         if kwargs.pop("use_safetensors", True) is False:
             raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
         with_loading_info = kwargs.pop("output_loading_info", False)
+        index = read_index(pretrained_model_name_or_path, **kwargs)
+        # All files come from the same commit, whatever is committed meanwhile.
+        kwargs["revision"] = index.commit or kwargs.get("revision")
         processor_arguments = _image_processor_arguments(kwargs)
-        check_files(pretrained_model_name_or_path, **kwargs)
-        loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, use_safetensors=True, **kwargs
-        )
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        renamed = {name: name for name in index.weight_map}
+        if simplex is None and num_members is None:
+            files = check_files(pretrained_model_name_or_path, index.weight_map.values(), **hub)
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, use_safetensors=True, **kwargs
+            )
+        else:
+            config, kwargs = _configuration(pretrained_model_name_or_path, kwargs)
+            config, renamed = part_of(config, list(renamed), simplex=simplex, num_members=num_members)
+            needed = {index.weight_map[name] for name in renamed}
+            files = check_files(pretrained_model_name_or_path, needed, **hub)
+            state = read_part(index.weight_map, files, renamed)
+            loaded = super().from_pretrained(
+                None, *model_args, config=config, state_dict=state, output_loading_info=True, **kwargs
+            )
+            loaded[0].config.name_or_path = os.fspath(pretrained_model_name_or_path)
         model, loading = loaded
         for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
             if loading[kind]:
@@ -538,6 +582,9 @@ class SimplexForImageClassification(PreTrainedModel):
                     f"{pretrained_model_name_or_path}: {len(loading[kind])} {kind.replace('_', ' ')}, {example} among "
                     "them. The weight files do not fit config.json; restore or re-save the checkpoint."
                 )
+        tensors = model.state_dict()
+        stored = stored_dtype(pretrained_model_name_or_path, **hub)
+        check_dtypes(files.values(), {name: tensors[new] for name, new in renamed.items()}, stored)
         model._image_processor_source = (os.fspath(pretrained_model_name_or_path), processor_arguments)
         return (model, loading) if with_loading_info else model
 
@@ -550,7 +597,8 @@ class SimplexForImageClassification(PreTrainedModel):
     ) -> None:
         """Save one safetensors file a vertex, the standard index, config.json and the image processor.
 
-        All is written aside first and then renamed into place; vertices that did not change get the same bytes.
+        All is written aside first and then renamed into place; vertices that did not change get the same bytes. An
+        ensemble that was loaded by `trust_remote_code=True` gets its code saved beside it, see `remote_code`.
 
         Args:
             save_directory: created if it is not there.
@@ -577,10 +625,58 @@ class SimplexForImageClassification(PreTrainedModel):
             write_tensors(aside, state)
             self._save_image_processor(aside)
             self.config.save_pretrained(aside)
+            if self.is_remote_code():
+                # Imported here because that file imports this one.
+                from .remote_code import write_inference_code
+
+                write_inference_code(aside)
         remove_stale(Path(save_directory), before)
         if push_to_hub:
             kwargs.pop("state_dict", None)
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = None,
+        tags: str | list[str] | None = None,
+        include_code: bool = True,
+    ) -> Any:
+        """Publish the ensemble in one commit, with its card; see `publishing.publish_folder`.
+
+        Args:
+            max_shard_size: not used, every vertex is one file; there because transformers has it.
+            include_code: also publish the code that loads the ensemble where hf-simplex is not installed.
+
+        Raises:
+            ImportError: hf-simplex is not installed, but this model came with its own code from the Hub.
+            ValueError, OSError: as `publishing.publish_folder`.
+        """
+        try:
+            # Not a relative import: transformers would take the module for one that inference needs.
+            publishing = importlib.import_module("hf_simplex.publishing")
+        except ModuleNotFoundError as error:
+            raise ImportError(f"Publishing needs all of hf-simplex ({error}): pip install hf-simplex.") from error
+        own_tags = [tags] if isinstance(tags, str) else list(tags or ())
+        return publishing.publish_model(
+            self,
+            repo_id,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            tags=[*own_tags, *(self.model_tags or ())],
+            include_code=include_code,
+        )
 
     def export_vertex(self, vertex: int, save_directory: str | os.PathLike[str]) -> None:
         """Save one vertex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
@@ -692,6 +788,19 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     for name, tensor in (dict(target.named_parameters()) | dict(target.named_buffers())).items():
         if name in tensors:
             tensor.copy_(whole(tensors[name]))
+
+
+def _configuration(
+    name_or_path: str | os.PathLike[str], kwargs: dict[str, Any]
+) -> tuple[SimplexConfig, dict[str, Any]]:
+    """The configuration that arguments of `from_pretrained` give or change, and those that are still to be used."""
+    config = kwargs.pop("config", None)
+    if isinstance(config, SimplexConfig):
+        return config, {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
+    dtypes = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
+    source = name_or_path if config is None else config
+    config, unused = SimplexConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
+    return config, unused | dtypes
 
 
 def _image_processor_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -258,7 +258,7 @@ def plot_reliability(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, 
             f"A reliability diagram shows 1 to {len(_LINES)} predictions, got {len(predictions)}: {list(predictions)}."
         )
     found = {name: reliability_bins(*given, num_bins) for name, given in predictions.items()}
-    figure = _figure(4.4, 4.6)
+    figure = _figure(4.4, 4.9)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], color="#999999", linewidth=1.0, zorder=1)
     for (name, bins), (colour, style) in zip(found.items(), _LINES, strict=False):
@@ -286,7 +286,8 @@ def plot_reliability(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, 
     below.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
-    above.legend(frameon=False, loc="upper left", fontsize=8)
+    # Beside the axes: curves of few images may be anywhere within.
+    figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 

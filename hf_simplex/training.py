@@ -151,8 +151,9 @@ class SimplexTrainer(Trainer):
     ) -> None:
         if not isinstance(model, SimplexForImageClassification):
             raise TypeError(
-                f"SimplexTrainer grows a SimplexForImageClassification, not a {type(model).__name__}. "
-                "Make one with SimplexForImageClassification.from_backbone(model)."
+                f"SimplexTrainer grows a SimplexForImageClassification, not a {type(model).__module__}."
+                f"{type(model).__name__}. Make one with SimplexForImageClassification.from_backbone(model); load an "
+                "ensemble that comes with its own code with SimplexForImageClassification.from_pretrained."
             )
         args = SimplexTrainingArguments("tmp_trainer") if args is None else args
         if not isinstance(args, SimplexTrainingArguments):
@@ -493,6 +494,35 @@ class SimplexTrainer(Trainer):
         backbone = self.simplex.backbone
         saved: Any = type(backbone).from_pretrained(checkpoint_folder, use_safetensors=True)
         backbone.load_state_dict(saved.state_dict())
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        tags: str | list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save the ensemble to `args.output_dir` and publish it with its card in one commit, when that is done.
+
+        Arguments and result as in `Trainer`, but for `blocking=False` and the contents of its card, which are not
+        taken; with an `eval_dataset` the ensemble is evaluated for the card. See `publishing.publish_run`.
+        """
+        from .publishing import publish_run
+
+        if kwargs or not blocking:
+            raise ValueError(f"push_to_hub takes no {', '.join(kwargs) or 'blocking=False'} here.")
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        return publish_run(
+            self,
+            commit_message=commit_message,
+            token=token,
+            revision=revision,
+            private=private,
+            tags=[tags] if isinstance(tags, str) else tags or (),
+        )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """A stage's checkpoint is one vertex and no ensemble: it is not for the Hub."""

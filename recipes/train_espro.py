@@ -6,10 +6,11 @@
         --backbone timm/resnet50.a1_in1k --data_set zalando-datasets/fashion_mnist --output_dir output/resnet50
 
 Every line of the configuration is an argument, and every argument can be given as a flag, which wins. Written are
-`OUTPUT/ensemble/`, the checkpoint that transformers loads; `OUTPUT/results.json`, the ensemble beside a single model
-and a deep ensemble; and `OUTPUT/run.json`, what was run on which versions and how long each stage took. From
-`OUTPUT/components/` an interrupted run goes on with `--resume_from_checkpoint`. A mistake in the arguments ends the
-run with one line and exit code 2 before anything is trained.
+`OUTPUT/ensemble/`, the checkpoint that transformers loads, with its card and pictures, which is published as it is by
+`--push_to_hub`; `OUTPUT/results.json`, the ensemble beside a single model and a deep ensemble; and `OUTPUT/run.json`,
+what was run on which versions and how long each stage took. From `OUTPUT/components/` an interrupted run goes on with
+`--resume_from_checkpoint`. A mistake in the arguments ends the run with one line and exit code 2 before anything is
+trained.
 """
 
 import copy
@@ -30,15 +31,20 @@ from backbones_from_scratch import random_mode
 from embedded_backbone import write_efficientnet_lite0
 from huggingface_hub import HfApi
 from recipe_arguments import parse_arguments
+from torch.utils.data import DataLoader, Subset
 from transformers import set_seed
 from transformers.utils import logging
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
 from hf_simplex.checkpoint import check_target, written_aside
 from hf_simplex.configuration_simplex import MODE, SimplexConfig
-from hf_simplex.evaluation import Result, compare
+from hf_simplex.evaluation import Result, predict_parts, results_of
 from hf_simplex.image_data import FASHION_MNIST_DIRECTORY, ImageData, load_image_data
 from hf_simplex.image_transforms import build_transforms, collate, resize_image_processor, with_pixel_values
+from hf_simplex.model_card import DRAWN_PARTS, Evidence, describe_hardware, shown_arguments, write_card
+from hf_simplex.publishing import publish_folder
+from hf_simplex.surfaces import Surface, model_surface, plane_points
+from hf_simplex.weight_space import trainable_names
 
 EMBEDDED_BACKBONE = "efficientnet_lite0"
 # Components must not share a seed with each other's vertices, which count up from the component's own.
@@ -130,6 +136,12 @@ class EsproArguments(SimplexTrainingArguments):
         default=False,
         metadata={"help": "Continue an interrupted run with the same arguments from what it left in output_dir."},
     )
+    surface_resolution: int = field(
+        default=9, metadata={"help": "Grid points along each axis of the card's loss surface; 0 draws none."}
+    )
+    surface_images: int = field(
+        default=128, metadata={"help": "Images that the loss, and BatchNorm statistics, at each point are taken of."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Columns are chosen by the recipe."})
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches in memory."})
 
@@ -168,13 +180,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
             data_collator=collate,
         ).grow(args.resume_from_checkpoint)
     ensemble = SimplexForImageClassification.unite(components)
-    results = compare(
+    predictions, references = predict_parts(
         ensemble,
         test,
         component_arguments(args, 0, len(components)),
         given_mode_epochs=backbone_args.given_mode_epochs,
         data_collator=collate,
     )
+    results = results_of(predictions, references)
     if args.should_save:
         ensemble.save_pretrained(output / "ensemble")
         run = {
@@ -195,9 +208,50 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
             (aside / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
             (aside / "run.json").write_text(json.dumps(run, indent=2, default=str) + "\n", "utf-8")
         print(table(results))
+        evidence = Evidence(
+            data_set=data.name,
+            test_images=len(data.test),
+            results=results,
+            predictions={name: (predictions[name].probabilities, references) for name in DRAWN_PARTS},
+            surface=loss_surface(ensemble, test, plain_train, args) if args.surface_resolution else None,
+            surface_images=min(args.surface_images, len(data.test)),
+            arguments={
+                "num_components": len(components),
+                "train_images": len(data.train),
+                "image_size": data_args.image_size,
+                **shown_arguments(args),
+            },
+            hardware=describe_hardware(time.perf_counter() - started),
+        )
+        write_card(ensemble, output / "ensemble", evidence, repository=args.hub_model_id)
         if args.push_to_hub:
-            ensemble.push_to_hub(repository.repo_id, token=args.hub_token, revision=args.hub_revision)  # type: ignore[arg-type]
+            publish_folder(output / "ensemble", repository.repo_id, token=args.hub_token, revision=args.hub_revision)
     return results
+
+
+def loss_surface(
+    ensemble: SimplexForImageClassification, test: Any, train: Any, args: EsproArguments
+) -> Surface | None:
+    """The loss of some test images over the plane through the first three vertices of the first simplex, if any."""
+    vertices = ensemble.config.simplexes[0][:3]
+    if len(vertices) < 3:
+        return None
+    names = trainable_names(ensemble.backbone)
+    points = plane_points(
+        ensemble.config.complex, ensemble.weights, names, vertices=vertices, resolution=args.surface_resolution
+    )
+    tests, trains = (
+        DataLoader(random_subset(images, args.surface_images), args.eval_batch_size, collate_fn=collate)
+        for images in (test, train)
+    )
+    inputs = [{"pixel_values": batch["pixel_values"]} for batch in trains if len(batch["labels"]) > 1]
+    return model_surface(ensemble, points, list(tests), batch_norm_batches=inputs)
+
+
+def random_subset(images: Any, number: int) -> Any:
+    """So many images, the same whenever asked: the first ones of a data set may all be of one label."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return Subset(images, sorted(order[:number].tolist()))
 
 
 def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
@@ -212,6 +266,11 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
     if args.num_members < components:
         raise ValueError(
             f"num_members is {args.num_members}: expected at least one for each of {components} components."
+        )
+    if args.surface_resolution == 1 or args.surface_resolution < 0 or args.surface_images < 2:
+        raise ValueError(
+            f"surface_resolution is {args.surface_resolution} and surface_images {args.surface_images}: expected 0 or "
+            "at least 2, and at least 2."
         )
     output = Path(args.output_dir)
     if output.exists() and not output.is_dir():
@@ -287,6 +346,8 @@ def start_components(
             else:
                 component = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
             component.config.provenance["backbone"] = backbone_args.backbone
+            if backbone_args.from_scratch:
+                component.config.provenance["from_scratch"] = True
             components.append(component)
             # What transformers tells about the first is true of all.
             logging.set_verbosity_error()

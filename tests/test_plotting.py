@@ -169,7 +169,7 @@ def test_a_reliability_diagram_shows_accuracy_confidence_and_share_of_each_bin()
     assert len(second.get_xydata()) == 4, "the largest of four probabilities is never in the first of five bins"
     assert below.patches[0].get_data().values == pytest.approx([0, 0, 50, 0, 50])
     error = expected_calibration_error(*predictions(), num_bins=5)
-    names = [text.get_text() for text in above.get_legend().get_texts()]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["sure (ECE 0.450)", f"random (ECE {error:.3f})"]
     assert rendered(figure).startswith(b"\x89PNG")
 

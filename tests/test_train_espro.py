@@ -16,6 +16,7 @@ import pytest
 import torch
 import train_espro
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+from huggingface_hub import ModelCard
 from PIL import Image as PILImage
 from tiny import LABELS, SIZE, folder
 from transformers import AutoModelForImageClassification, pipeline
@@ -53,6 +54,7 @@ def config(path: Path, **settings: Any) -> Path:
         "per_device_eval_batch_size": 30,
         "learning_rate": "1e-2",
         "batch_norm_images": 20,
+        "surface_resolution": 0,
         "report_to": "none",
         "use_cpu": True,
         "disable_tqdm": True,
@@ -281,13 +283,23 @@ def test_data_come_from_idx_files_folders_and_saved_data_sets(write: Any, tmp_pa
 
 def test_an_ensemble_is_pushed_to_the_hub(hub: Any, tmp_path: Path) -> None:
     backbone = str(folder("resnet", tmp_path / "backbone"))
-    settings = {"num_components": 1, "num_vertices": 2, "num_members": 2, "num_train_epochs": 1, **DIGITS}
-    run(tmp_path, "--push_to_hub", "--hub_model_id", "alice/digits", backbone=backbone, **settings)
+    settings = {"num_components": 1, "num_members": 2, "num_train_epochs": 1, **DIGITS}
+    settings |= {"surface_resolution": 2, "surface_images": 10}
+    results = run(tmp_path, "--push_to_hub", "--hub_model_id", "alice/digits", backbone=backbone, **settings)
     pushed = SimplexForImageClassification.from_pretrained("alice/digits")
     kept = SimplexForImageClassification.from_pretrained(tmp_path / "output/ensemble")
     pixels = torch.randn(2, 3, SIZE, SIZE)
     assert torch.equal(pushed(pixels).logits, kept(pixels).logits)
-    assert {"vertex-00000.safetensors", "members.safetensors", "config.json"} <= set(hub.files("alice/digits"))
+    files = hub.files("alice/digits")
+    assert {"vertex-00000.safetensors", "members.safetensors", "config.json", "modeling_simplex.py"} <= set(files)
+    assert len(hub.commits("alice/digits")) == 2, "the Hub's own first, and one of ours"
+    # What was published is what is on disk, but for the code and its entry in config.json.
+    for name in ("README.md", "reliability.png", "loss_surface.png"):
+        assert (tmp_path / "output/ensemble" / name).read_bytes() == files[name], name
+    card = ModelCard(files["README.md"].decode())
+    values = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert values["NLL (ESPRO)"] == pytest.approx(results["espro"]["nll"], abs=1e-6)
+    assert "connector_epochs: 1" in card.text and "The loss of 10 test images" in card.text
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------

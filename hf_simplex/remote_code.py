@@ -1,0 +1,68 @@
+"""The inference code beside a checkpoint, for those who load it by `trust_remote_code=True` without this package."""
+
+import inspect
+import json
+import os
+import shutil
+from pathlib import Path
+
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import CONFIG_NAME
+
+from .checkpoint import written_aside
+from .configuration_simplex import SimplexConfig
+from .modeling_simplex import SimplexForImageClassification
+from .pipeline_simplex import TASK, SimplexImageClassificationPipeline
+
+_AUTO_CLASSES = {"AutoConfig": SimplexConfig, "AutoModelForImageClassification": SimplexForImageClassification}
+
+
+def inference_files() -> list[Path]:
+    """The source files that loading and predicting take: configuration, model, pipeline, and all that they import."""
+    roots = [inspect.getfile(cls) for cls in (*_AUTO_CLASSES.values(), SimplexImageClassificationPipeline)]
+    return sorted({Path(file) for root in roots for file in (root, *get_relative_import_files(root))})
+
+
+def write_inference_code(directory: str | os.PathLike[str]) -> None:
+    """Write the inference code beside a saved ensemble, and say in its config.json where transformers finds it.
+
+    With torch and transformers alone, `AutoModelForImageClassification.from_pretrained(..., trust_remote_code=True)`
+    and `pipeline(..., trust_remote_code=True)` then load it. Where hf_simplex is imported its own classes are used and
+    the files are not read. All is written aside first and then renamed into place, config.json last.
+
+    Args:
+        directory: where `SimplexForImageClassification.save_pretrained` wrote an ensemble.
+
+    Raises:
+        FileNotFoundError: there is no config.json.
+        ValueError: config.json is of another model, or no JSON.
+    """
+    config_file = Path(directory) / CONFIG_NAME
+    if not config_file.is_file():
+        raise FileNotFoundError(f"{directory} holds no {CONFIG_NAME}: save the ensemble there first.")
+    try:
+        config = json.loads(config_file.read_text("utf-8"))
+        model_type = config["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config_file} is not the configuration of a model ({error!r}).") from error
+    if model_type != SimplexConfig.model_type:
+        raise ValueError(
+            f"{config_file} is of model_type {model_type!r}, for which this code is of no use; expected "
+            f"{SimplexConfig.model_type!r}."
+        )
+    config["auto_map"] = {name: _reference(cls) for name, cls in _AUTO_CLASSES.items()}
+    config["custom_pipelines"] = {
+        TASK: {
+            "impl": _reference(SimplexImageClassificationPipeline),
+            "pt": ["AutoModelForImageClassification"],
+            "type": "image",
+        }
+    }
+    with written_aside(directory) as aside:
+        for file in inference_files():
+            shutil.copyfile(file, aside / file.name)
+        (aside / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _reference(cls: type) -> str:
+    return f"{Path(inspect.getfile(cls)).stem}.{cls.__name__}"
