@@ -57,12 +57,11 @@ def inspect(ensemble: Ensemble, as_json: Json = False, revision: Revision = None
         _print_json(described)
         return
     summary = ("backbone", "labels", "parameters_per_vertex", "bytes", "sampling", "log_volume")
-    _print_table(ensemble, ["", ""], [[name.replace("_", " "), described[name]] for name in summary])
+    _print_table(["", ""], [[name.replace("_", " "), described[name]] for name in summary])
     for part in ("vertices", "simplexes", "members"):
         rows = described[part]
         if rows:
-            columns = [name.replace("_", " ") for name in rows[0]]
-            _print_table(part, columns, [list(row.values()) for row in rows])
+            _print_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 @app.command()
@@ -78,35 +77,27 @@ def predict(
 ) -> None:
     """Classify images, and say how sure the ensemble is.
 
-    Entropy is all of the uncertainty, mutual information the part that the members disagree on, both in nats; votes is
-    the share of the members that choose the first label, and +- the standard deviation over them.
+    Entropy is all of the uncertainty, mutual information the part that the members disagree on, both in nats; the vote
+    share is the part of the members that choose the first label, the standard deviation that over the members.
 
     Example: hf-simplex predict me/resnet50-simplex cat.png dog.png --top-k 3
 
     Example: hf-simplex predict output/quickstart/ensemble digit.png --json
     """
-    from transformers import pipeline
+    from hf_simplex import SimplexImageClassificationPipeline
 
-    import hf_simplex  # noqa: F401  # registers the task
-
-    _check_ensemble(ensemble, revision, token)
-    classify = pipeline("simplex-image-classification", model=ensemble, revision=revision, token=token, device=device)
+    model = _load(ensemble, revision, token)
+    classify = SimplexImageClassificationPipeline(model=model, image_processor=model.image_processor, device=device)
     results = classify(images, top_k=top_k, batch_size=batch_size)
     if as_json:
         _print_json([{"image": image, **result} for image, result in zip(images, results, strict=True)])
         return
-    rows = []
     for image, result in zip(images, results, strict=True):
-        of_image = [
-            image,
-            result["predictive_entropy_nats"],
-            result["mutual_information_nats"],
-            result["vote_share"],
-        ]
-        for entry in result["labels"]:
-            rows.append([*of_image, entry["label"], f"{entry['score']:.4f} +- {entry['standard_deviation']:.4f}"])
-            of_image = [""] * len(of_image)
-    _print_table(ensemble, ["image", "entropy", "mutual information", "votes", "label", "probability"], rows)
+        typer.echo(
+            f"{image}: entropy {result['predictive_entropy_nats']:.4f} nats, mutual information "
+            f"{result['mutual_information_nats']:.4f} nats, vote share {result['vote_share']:.4f}"
+        )
+        _print_table(list(result["labels"][0]), [list(entry.values()) for entry in result["labels"]])
 
 
 @app.command()
@@ -138,7 +129,7 @@ def evaluate(
     if as_json:
         _print_json({"ensemble": ensemble, "data_set": data_set, **results})
     else:
-        _print_table(f"{ensemble} on {data_set}", list(results), [list(results.values())])
+        _print_table(list(results), [list(results.values())])
 
 
 @app.command()
@@ -226,20 +217,15 @@ def push(
 
 
 def _load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForImageClassification":
+    from transformers.utils import logging
+
     from hf_simplex import SimplexForImageClassification
 
+    logging.disable_progress_bar()
     model: SimplexForImageClassification = SimplexForImageClassification.from_pretrained(
         ensemble, revision=revision, token=token
     )
     return model
-
-
-def _check_ensemble(ensemble: str, revision: str | None, token: str | None) -> None:
-    """Raise what loading an ensemble would raise; transformers' pipelines hide it in a page of tracebacks."""
-    from hf_simplex.checkpoint import check_files, read_index
-
-    index = read_index(ensemble, revision=revision, token=token)
-    check_files(ensemble, index.weight_map.values(), revision=revision, token=token)
 
 
 def _describe(model: "SimplexForImageClassification", name: str) -> dict[str, Any]:
@@ -322,15 +308,15 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-def _print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+def _print_table(columns: list[str], rows: list[list[Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     # Text, because rich would take what is in square brackets for markup.
-    table = Table(title=Text(title), title_justify="left", show_header=any(columns))
+    table = Table(show_header=any(columns))
     for column in columns:
-        table.add_column(column)
+        table.add_column(column.replace("_", " "))
     for row in rows:
         table.add_row(*(Text(_shown(value)) for value in row))
     Console().print(table)
