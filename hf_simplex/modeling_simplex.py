@@ -693,6 +693,21 @@ class SimplexForImageClassification(PreTrainedModel):
         self._write(vertex_coordinates(self.config.complex, vertex).tolist())
         self._export(save_directory)
 
+    def export_member(self, member: int, save_directory: str | os.PathLike[str]) -> None:
+        """Save one member as an ordinary checkpoint of the backbone, which loads without hf_simplex.
+
+        Args:
+            member: its index.
+            save_directory: created if it is not there.
+
+        Raises:
+            IndexError: there is no such member.
+        """
+        if not 0 <= member < len(self.config.members):
+            raise IndexError(f"There is no member {member}: the ensemble has {len(self.config.members)}, from 0.")
+        self._member(member)
+        self._export(save_directory)
+
     def export_centroid(self, save_directory: str | os.PathLike[str], simplex: int = 0) -> None:
         """Save the centroid of one simplex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
 

@@ -151,6 +151,22 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
             "vote_share": vote_share(members).item(),
         }
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save the ensemble, this image processor and the inference code; arguments as for the model."""
+        # Imported here because that file imports this one.
+        from .remote_code import write_inference_code
+
+        model: Any = self.model
+        model.image_processor = self.image_processor
+        model.save_pretrained(save_directory, **kwargs)
+        write_inference_code(save_directory)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Publish the ensemble with its card; arguments as for the model."""
+        model: Any = self.model
+        model.image_processor = self.image_processor
+        return model.push_to_hub(*args, **kwargs)
+
 
 @dataclass(frozen=True)
 class _NumberedImage:
