@@ -63,6 +63,9 @@ class ModeArguments:
         },
     )
     width: int = field(default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}'."})
+    channels_last: bool = field(
+        default=False, metadata={"help": "Memory format of the weights: faster for many convolutional backbones."}
+    )
     connectors: int = field(default=2, metadata={"help": "Connectors to train, one after the other."})
     joins: list[str] | None = field(
         default=None,
@@ -154,7 +157,8 @@ def prepare(argv: Sequence[str] | None) -> Setup:
         "versions": versions(),
         "hardware": hardware(),
     }
-    batches = {"train": in_batches(plain, args), "test": in_batches(test, args)}
+    size = args.per_device_eval_batch_size
+    batches = {"train": in_batches(plain, size), "test": in_batches(test, size)}
     grower = trainer(model, args.seed + SEEDS_A_COMPONENT * len(modes))
     return Setup(mode_args, args, joins, model, grower, batches, told)
 
@@ -226,6 +230,8 @@ def start_modes(
             mode.image_processor = ViTImageProcessor()
         if data_args.image_size is not None:
             mode.image_processor = resize_image_processor(mode.image_processor, data_args.image_size)
+        if mode_args.channels_last:
+            mode.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     return modes
 
 
@@ -237,9 +243,9 @@ def check_distinct(model: SimplexForImageClassification) -> None:
             raise ValueError(f"Modes {first} and {second} have the same weights: there is nothing to connect.")
 
 
-def in_batches(dataset: Any, args: ConnectArguments) -> list[dict[str, Tensor]]:
-    """All images and labels, in memory: every point of the complex is evaluated on them."""
-    return list(DataLoader(dataset, args.per_device_eval_batch_size, collate_fn=collate))
+def in_batches(dataset: Any, size: int) -> list[dict[str, Tensor]]:
+    """All images and labels, in memory, in batches of `size`: every point of the complex is evaluated on them."""
+    return list(DataLoader(dataset, size, collate_fn=collate))
 
 
 def measure(
