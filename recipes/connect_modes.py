@@ -12,6 +12,7 @@ through a connector, and at uniform points of the complex) and `OUTPUT/paths.png
 import copy
 import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     ResNetConfig,
+    ViTConfig,
     ViTImageProcessor,
     set_seed,
 )
@@ -47,7 +49,7 @@ from hf_simplex.geometry import sample_complex
 from hf_simplex.image_transforms import collate, resize_image_processor
 from hf_simplex.surfaces import evaluate_points
 
-SMALL_RESNET = "small_resnet"
+SMALL_RESNET, SMALL_VIT = "small_resnet", "small_vit"
 
 
 @dataclass
@@ -59,10 +61,13 @@ class ModeArguments:
     backbone: str = field(
         default=SMALL_RESNET,
         metadata={
-            "help": f"Architecture of modes from scratch: Hub id or folder of a classifier, or '{SMALL_RESNET}'."
+            "help": f"Architecture of modes from scratch: '{SMALL_RESNET}', '{SMALL_VIT}', or the Hub id or folder of "
+            "a classifier."
         },
     )
-    width: int = field(default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}'."})
+    width: int = field(
+        default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}', half those of '{SMALL_VIT}'."}
+    )
     channels_last: bool = field(
         default=False, metadata={"help": "Memory format of the weights: faster for many convolutional backbones."}
     )
@@ -89,6 +94,13 @@ class PointResults(NamedTuple):
     accuracy: np.ndarray[Any, np.dtype[np.float64]]
 
 
+class Images(NamedTuple):
+    """What a point is measured on: the train and the test images, and the inputs of its BatchNorm statistics."""
+
+    sets: dict[str, list[dict[str, Tensor]]]
+    batch_norm: list[dict[str, Tensor]]
+
+
 @dataclass
 class Setup:
     """What the arguments come to: trained modes, one simplex each, and how to connect and to measure them."""
@@ -98,7 +110,7 @@ class Setup:
     joins: list[list[int] | None]
     model: SimplexForImageClassification
     trainer: SimplexTrainer
-    batches: dict[str, list[dict[str, Tensor]]]
+    images: Images
     told: dict[str, Any]
 
 
@@ -110,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         setup.trainer.grow_connector(joined)
     setup.trainer.draw_members()
     model, modes = setup.model, len(setup.model.config.simplexes)
-    results = measure(model, modes, setup.mode_args, setup.batches, setup.args.seed)
+    results = measure(model, modes, setup.mode_args, setup.images, setup.args.seed)
     results |= {
         "simplexes": model.config.simplexes,
         "log_volumes": model.log_volumes().tolist(),
@@ -152,15 +164,19 @@ def prepare(argv: Sequence[str] | None) -> Setup:
     for index, mode in enumerate(modes):
         trainer(mode, args.seed + SEEDS_A_COMPONENT * index).grow()
     model = SimplexForImageClassification.unite(modes)
+    if mode_args.channels_last:
+        model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     told = {
         "arguments": {**vars(mode_args), **vars(data_args), **args.to_sanitized_dict()},
         "versions": versions(),
         "hardware": hardware(),
     }
     size = args.per_device_eval_batch_size
-    batches = {"train": in_batches(plain, size), "test": in_batches(test, size)}
+    sets = {"train": in_batches(plain, size), "test": in_batches(test, size)}
+    batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in sets["train"]]
+    images = Images(sets, batch_norm[: math.ceil(args.batch_norm_images / size)])
     grower = trainer(model, args.seed + SEEDS_A_COMPONENT * len(modes))
-    return Setup(mode_args, args, joins, model, grower, batches, told)
+    return Setup(mode_args, args, joins, model, grower, images, told)
 
 
 def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | None]:
@@ -199,8 +215,7 @@ def start_modes(
     modes = []
     for name in mode_args.modes or ():
         mode = SimplexForImageClassification.from_backbone(name, fine_tuned=True)
-        if mode.config.num_labels != len(labels):
-            raise ValueError(f"The mode {name} has {mode.config.num_labels} labels and the data have {len(labels)}.")
+        check_labels(mode, name, labels)
         if not all(bool(tensor.isfinite().all()) for tensor in mode.weights[0].values()):
             raise ValueError(f"The mode {name} has weights that are not finite.")
         modes.append(mode)
@@ -210,18 +225,7 @@ def start_modes(
             "id2label": labels,
             "label2id": {label: number for number, label in labels.items()},
         }
-        config: Any
-        if mode_args.backbone == SMALL_RESNET:
-            width = mode_args.width
-            config = ResNetConfig(
-                embedding_size=width,
-                hidden_sizes=[width, 2 * width, 4 * width],
-                depths=[1, 1, 1],
-                layer_type="basic",
-                **settings,
-            )
-        else:
-            config = AutoConfig.from_pretrained(mode_args.backbone, num_labels=len(labels), **settings)
+        config = architecture(mode_args, data_args.image_size, settings)
         module = AutoModelForImageClassification.from_config(config)
         modes.append(SimplexForImageClassification.from_backbone(module, fine_tuned=False))
     SimplexForImageClassification.unite(modes)
@@ -233,6 +237,40 @@ def start_modes(
         if mode_args.channels_last:
             mode.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     return modes
+
+
+def architecture(mode_args: ModeArguments, image_size: int | None, settings: dict[str, Any]) -> Any:
+    """The configuration of modes from scratch; `settings` are their labels."""
+    width = mode_args.width
+    if mode_args.backbone == SMALL_RESNET:
+        return ResNetConfig(
+            embedding_size=width,
+            hidden_sizes=[width, 2 * width, 4 * width],
+            depths=[1, 1, 1],
+            layer_type="basic",
+            **settings,
+        )
+    if mode_args.backbone == SMALL_VIT:
+        return ViTConfig(
+            hidden_size=2 * width,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=4 * width,
+            image_size=image_size or 32,
+            patch_size=8,
+            **settings,
+        )
+    return AutoConfig.from_pretrained(mode_args.backbone, num_labels=len(settings["id2label"]), **settings)
+
+
+def check_labels(model: SimplexForImageClassification, name: str, labels: dict[int, str]) -> None:
+    """Raise ValueError unless the model may have been trained on data with these labels, in this order."""
+    found: Any = model.config.id2label
+    if len(found) != len(labels):
+        raise ValueError(f"The model {name} has {len(found)} labels and the data have {len(labels)}.")
+    # Names such as LABEL_0 tell nothing, so only an order that contradicts the data's is a mistake for certain.
+    if found != labels and sorted(found.values()) == sorted(labels.values()):
+        raise ValueError(f"The model {name} has the data's labels in another order: {found}, not {labels}.")
 
 
 def check_distinct(model: SimplexForImageClassification) -> None:
@@ -252,7 +290,7 @@ def measure(
     model: SimplexForImageClassification,
     modes: int,
     mode_args: ModeArguments,
-    batches: dict[str, list[dict[str, Tensor]]],
+    images: Images,
     seed: int,
 ) -> dict[str, Any]:
     """Loss and accuracy at the modes, on lines and paths between them, and at uniform points of the complex."""
@@ -260,7 +298,7 @@ def measure(
     count = structure.num_vertices
 
     def at(coordinates: list[list[float]]) -> dict[str, PointResults]:
-        return at_points(model, coordinates, batches)
+        return at_points(model, coordinates, images)
 
     def line(first: int, last: int) -> list[list[float]]:
         steps = torch.linspace(0, 1, mode_args.path_points, dtype=torch.float64).tolist()
@@ -283,7 +321,7 @@ def measure(
                         np.concatenate([there[name].loss, back[name].loss[::-1][1:]]),
                         np.concatenate([there[name].accuracy, back[name].accuracy[::-1][1:]]),
                     )
-                    for name in batches
+                    for name in images.sets
                 }
         best = min(detours, key=lambda connector: detours[connector]["train"].loss.max(), default=None)
         paths[f"{first}-{last}"] = {
@@ -295,26 +333,25 @@ def measure(
     return {
         "modes": {name: {"loss": r.loss.tolist(), "accuracy": r.accuracy.tolist()} for name, r in ends.items()},
         "paths": paths,
-        "complex": sampled(model, mode_args.sampled_points, batches, seed),
+        "complex": sampled(model, mode_args.sampled_points, images, seed),
     }
 
 
 def at_points(
-    model: SimplexForImageClassification, coordinates: list[list[float]], batches: dict[str, list[dict[str, Tensor]]]
+    model: SimplexForImageClassification, coordinates: list[list[float]], images: Images
 ) -> dict[str, PointResults]:
     """Loss and accuracy on each data set at points of weight space, BatchNorm statistics from the training images."""
-    batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in batches["train"]]
     points = torch.tensor(coordinates, dtype=torch.float64)
     results = {}
-    for name, data in batches.items():
-        loss, accuracy = evaluate_points(model.backbone, model.weights, points, data, batch_norm_batches=batch_norm)
+    for name, batches in images.sets.items():
+        loss, accuracy = evaluate_points(
+            model.backbone, model.weights, points, batches, batch_norm_batches=images.batch_norm
+        )
         results[name] = PointResults(loss.numpy(), accuracy.numpy())
     return results
 
 
-def sampled(
-    model: SimplexForImageClassification, number: int, batches: dict[str, list[dict[str, Tensor]]], seed: int
-) -> dict[str, Any]:
+def sampled(model: SimplexForImageClassification, number: int, images: Images, seed: int) -> dict[str, Any]:
     """Mean, spread and worst of loss and accuracy over points drawn uniformly from the complex."""
     structure = model.config.complex
     # Simplexes of different dimension have no common measure: then each is drawn from with equal chance.
@@ -326,7 +363,7 @@ def sampled(
         log_volumes=model.log_volumes(),
         generator=torch.Generator().manual_seed(seed),
     )
-    found = at_points(model, points.tolist(), batches)
+    found = at_points(model, points.tolist(), images)
     return {
         name: {
             quantity: {

@@ -2,9 +2,9 @@
 
     python recipes/draw_surfaces.py recipes/configs/draw_surfaces.yaml --model output/connect_modes/complex
 
-Takes a complex that `connect_modes.py` or `train_espro.py` saved. Drawn are planes through three vertices (default: one
-through the first three modes, one through two modes and a connector that joins both), a triangular face, and the whole
-complex on its three principal axes with uniform points coloured by their loss. Each is written to `OUTPUT` as a picture
+Takes a complex that `connect_modes.py` or `train_espro.py` saved. Drawn are planes through three vertices (default:
+one through three modes, one through two modes and a connector that joins both), a triangular face, and the whole
+complex on its principal axes with uniform points coloured by their loss. Each is written to `OUTPUT` as a picture
 and as a `surfaces.Surface` in safetensors, from which it can be drawn anew. BatchNorm statistics are recomputed at
 every point, from the images that the loss is measured on.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from connect_modes import in_batches
+from connect_modes import check_labels, in_batches
 from recipe_arguments import parse_arguments
 from torch import Generator
 from train_espro import DataArguments, hardware, load_data, transformed, versions
@@ -125,9 +125,7 @@ def prepare(
     if model.image_processor is None:
         raise ValueError(f"{args.model} has no image processor (preprocessor_config.json): add one to its folder.")
     data = load_data(data_args)
-    names = dict(enumerate(data.label_names))
-    if model.config.id2label != names:
-        raise ValueError(f"{args.model} has the labels {model.config.id2label} and {data.name} has {names}.")
+    check_labels(model, args.model, dict(enumerate(data.label_names)))
     pictures = laid_out(model, args)
     _, train, test = transformed(data, data_args, model, materialize=True)
     return model, pictures, in_batches(train if args.split == "train" else test, args.per_device_eval_batch_size)

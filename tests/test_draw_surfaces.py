@@ -1,7 +1,6 @@
 """Surfaces that are drawn are those of the saved complex, and can be drawn again from their files."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("a vertex twice", {"planes": "0,1,1"}, "repeated"),
     ("no vertex of that number", {"planes": "0,1,7"}, "no vertex 7"),
     ("no numbers", {"faces": "a,b,c"}, "'a,b,c'"),
-    ("a face of four vertices", {"faces": "0,1,3,4"}, "no simplex holds|three vertices"),
+    ("a face of four vertices", {"faces": "0,1,3,4"}, "three vertices"),
     ("modes of no common simplex", {"faces": "0,1,2"}, "simplex"),
     ("too coarse", {"resolution": 1}, "resolution"),
     ("fewer points than none", {"complex_points": -1}, "complex_points"),
@@ -91,14 +90,14 @@ def test_a_mistake_is_named_before_anything_is_evaluated(
     with pytest.raises(SystemExit) as raised:
         draw_surfaces.main(flags(tmp_path, model=trained, **settings))
     assert raised.value.code == 2
-    assert re.search(message, capsys.readouterr().err)
+    assert message in capsys.readouterr().err
     assert contents(tmp_path) == before
 
 
 def test_other_labels_than_those_of_the_data_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         draw_surfaces.main(flags(tmp_path, model=saved_complex(tmp_path, labels=7)))
-    assert "has the labels" in capsys.readouterr().err
+    assert "has 7 labels" in capsys.readouterr().err
 
 
 def test_surfaces_that_are_there_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
