@@ -1,6 +1,6 @@
 """Draw the loss surface around a trained complex (Benton et al. 2021, figure 3, and figure 4's right side).
 
-    python recipes/draw_surfaces.py recipes/configs/draw_surfaces.yaml --model output/connect_modes/complex
+    python recipes/draw_surfaces.py recipes/configs/draw_surfaces.yaml
 
 Takes a complex that `connect_modes.py` or `train_espro.py` saved. Drawn are planes through three vertices (default:
 one through three modes, one through two modes and a connector that joins both), a triangular face, and the whole
