@@ -282,8 +282,16 @@ class SimplexForImageClassification(PreTrainedModel):
 
         Returns:
             The index of the new vertex.
+
+        Raises:
+            ValueError: a simplex would have more dimensions than the backbone has weights.
         """
         structure = self.config.complex.with_vertex(simplexes)
+        weights = sum(p.numel() for p in self.vertices[0].parameters())
+        if (dimension := max(map(structure.dimension, range(len(structure.simplexes))))) > weights:
+            raise ValueError(
+                f"A simplex of {dimension} dimensions has no volume among {weights} weights: grow fewer vertices."
+            )
         neighbours = {v for s in structure.simplexes_with(self.config.num_vertices) for v in structure.simplexes[s]}
         neighbours.discard(self.config.num_vertices)
         mean = [(v in neighbours) / len(neighbours) for v in range(self.config.num_vertices)]

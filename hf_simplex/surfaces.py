@@ -491,6 +491,7 @@ def _mean_measure(module: nn.Module, batches: Iterable[Any], measure: Measure) -
     return total / examples, right / examples
 
 
+@torch.no_grad()
 def _offset_gram(
     structure: SimplicialComplex, weights: Sequence[Weights], names: Iterable[str], vertices: Sequence[int]
 ) -> tuple[Tensor, float]:

@@ -23,13 +23,15 @@ from transformers import (
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     TimmWrapperImageProcessor,
+    ViTConfig,
     ViTImageProcessor,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hf_simplex import SimplexForImageClassification
 
-SMALL_RESNET = "small_resnet"
+SMALL_RESNET, SMALL_VIT = "small_resnet", "small_vit"
+SMALL_VIT_IMAGES = 32  # pixels
 # The normalization of ImageNet is the paper's for CIFAR too.
 CIFAR_IMAGES = {
     "input_size": [3, 32, 32],
@@ -82,16 +84,17 @@ def _preresnet(blocks: int, num_classes: int) -> ResNetV2:
 
 
 def random_mode(
-    architecture: str, labels: dict[int, str], width: int = 32, **source: Any
+    architecture: str, labels: dict[int, str], width: int = 32, image_size: int = SMALL_VIT_IMAGES, **source: Any
 ) -> SimplexForImageClassification:
     """A complex of one vertex whose weights are drawn from torch's global random state.
 
     Args:
-        architecture: `small_resnet`; one of timm's names, those registered here included; or a Hub id or folder (one
-            that bears such a name is written `./resnet18`) of an image classifier, of which only the configuration and
-            the image processor are read.
+        architecture: `small_resnet` or `small_vit`; one of timm's names, those registered here included; or a Hub id
+            or folder (one that bears such a name is written `./resnet18`) of an image classifier, of which only the
+            configuration and the image processor are read.
         labels: the classes by their numbers.
-        width: channels of the first stage of `small_resnet`.
+        width: channels of the first stage of `small_resnet`, half those of `small_vit`.
+        image_size: height and width of the images that `small_vit` is for, pixels.
         source: of `from_pretrained`, such as `revision` and `token`, for a Hub id.
 
     Raises:
@@ -108,6 +111,17 @@ def random_mode(
             hidden_sizes=[width, 2 * width, 4 * width],
             depths=[1, 1, 1],
             layer_type="basic",
+            **settings,
+        )
+        image_processor = ViTImageProcessor()
+    elif architecture == SMALL_VIT:
+        config = ViTConfig(
+            hidden_size=2 * width,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=4 * width,
+            image_size=image_size,
+            patch_size=8,
             **settings,
         )
         image_processor = ViTImageProcessor()
@@ -128,8 +142,8 @@ def random_mode(
             config = AutoConfig.from_pretrained(architecture, num_labels=len(labels), **settings, **source)
         except (OSError, HFValidationError) as error:
             raise OSError(
-                f"{architecture!r} is no architecture: give {SMALL_RESNET!r}, a name of timm's such as 'resnet18' or "
-                f"'vgg16_cifar', or the Hub id or folder of an image classifier ({error})."
+                f"{architecture!r} is no architecture: give {SMALL_RESNET!r}, {SMALL_VIT!r}, a name of timm's such "
+                f"as 'resnet18' or 'vgg16_cifar', or the Hub id or folder of an image classifier ({error})."
             ) from error
         try:
             image_processor = AutoImageProcessor.from_pretrained(architecture, **source)

@@ -12,6 +12,7 @@ through a connector, and at uniform points of the complex) and `OUTPUT/paths.png
 import copy
 import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from backbones_from_scratch import SMALL_RESNET, random_mode
+from backbones_from_scratch import SMALL_RESNET, SMALL_VIT, SMALL_VIT_IMAGES, random_mode
 from recipe_arguments import parse_arguments
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -52,10 +53,16 @@ class ModeArguments:
     backbone: str = field(
         default=SMALL_RESNET,
         metadata={
-            "help": f"Architecture of modes from scratch: '{SMALL_RESNET}', a name of timm's, or a Hub id or folder."
+            "help": f"Architecture of modes from scratch: '{SMALL_RESNET}', '{SMALL_VIT}', a name of timm's, or a Hub "
+            "id or folder."
         },
     )
-    width: int = field(default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}'."})
+    width: int = field(
+        default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}', half those of '{SMALL_VIT}'."}
+    )
+    channels_last: bool = field(
+        default=False, metadata={"help": "Memory format of the weights: faster for many convolutional backbones."}
+    )
     connectors: int = field(default=2, metadata={"help": "Connectors to train, one after the other."})
     joins: list[str] | None = field(
         default=None,
@@ -79,6 +86,13 @@ class PointResults(NamedTuple):
     accuracy: np.ndarray[Any, np.dtype[np.float64]]
 
 
+class Images(NamedTuple):
+    """What a point is measured on: the train and the test images, and the inputs of its BatchNorm statistics."""
+
+    sets: dict[str, list[dict[str, Tensor]]]
+    batch_norm: list[dict[str, Tensor]]
+
+
 @dataclass
 class Setup:
     """What the arguments come to: trained modes, one simplex each, and how to connect and to measure them."""
@@ -88,7 +102,7 @@ class Setup:
     joins: list[list[int] | None]
     model: SimplexForImageClassification
     trainer: SimplexTrainer
-    batches: dict[str, list[dict[str, Tensor]]]
+    images: Images
     told: dict[str, Any]
 
 
@@ -100,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         setup.trainer.grow_connector(joined)
     setup.trainer.draw_members()
     model, modes = setup.model, len(setup.model.config.simplexes)
-    results = measure(model, modes, setup.mode_args, setup.batches, setup.args.seed)
+    results = measure(model, modes, setup.mode_args, setup.images, setup.args.seed)
     results |= {
         "simplexes": model.config.simplexes,
         "log_volumes": model.log_volumes().tolist(),
@@ -142,14 +156,19 @@ def prepare(argv: Sequence[str] | None) -> Setup:
     for index, mode in enumerate(modes):
         trainer(mode, args.seed + SEEDS_A_COMPONENT * index).grow()
     model = SimplexForImageClassification.unite(modes)
+    if mode_args.channels_last:
+        model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     told = {
         "arguments": {**vars(mode_args), **vars(data_args), **args.to_sanitized_dict()},
         "versions": versions(),
         "hardware": hardware(),
     }
-    batches = {"train": in_batches(plain, args), "test": in_batches(test, args)}
+    size = args.per_device_eval_batch_size
+    sets = {"train": in_batches(plain, size), "test": in_batches(test, size)}
+    batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in sets["train"]]
+    images = Images(sets, batch_norm[: math.ceil(args.batch_norm_images / size)])
     grower = trainer(model, args.seed + SEEDS_A_COMPONENT * len(modes))
-    return Setup(mode_args, args, joins, model, grower, batches, told)
+    return Setup(mode_args, args, joins, model, grower, images, told)
 
 
 def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | None]:
@@ -188,21 +207,36 @@ def start_modes(
     modes = []
     for name in mode_args.modes or ():
         mode = SimplexForImageClassification.from_backbone(name, fine_tuned=True)
-        if mode.config.num_labels != len(labels):
-            raise ValueError(f"The mode {name} has {mode.config.num_labels} labels and the data have {len(labels)}.")
+        check_labels(mode, name, labels)
         if not all(bool(tensor.isfinite().all()) for tensor in mode.weights[0].values()):
             raise ValueError(f"The mode {name} has weights that are not finite.")
         modes.append(mode)
     for index in range(mode_args.train_modes or 0):
         set_seed(args.seed + SEEDS_A_COMPONENT * index)
-        modes.append(random_mode(mode_args.backbone, labels, width=mode_args.width))
+        modes.append(
+            random_mode(
+                mode_args.backbone, labels, width=mode_args.width, image_size=data_args.image_size or SMALL_VIT_IMAGES
+            )
+        )
     SimplexForImageClassification.unite(modes)
     for mode in modes:
         if mode.image_processor is None:
             mode.image_processor = ViTImageProcessor()
         if data_args.image_size is not None:
             mode.image_processor = resize_image_processor(mode.image_processor, data_args.image_size)
+        if mode_args.channels_last:
+            mode.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     return modes
+
+
+def check_labels(model: SimplexForImageClassification, name: str, labels: dict[int, str]) -> None:
+    """Raise ValueError unless the model may have been trained on data with these labels, in this order."""
+    found: Any = model.config.id2label
+    if len(found) != len(labels):
+        raise ValueError(f"The model {name} has {len(found)} labels and the data have {len(labels)}.")
+    # Names such as LABEL_0 tell nothing, so only an order that contradicts the data's is a mistake for certain.
+    if found != labels and sorted(found.values()) == sorted(labels.values()):
+        raise ValueError(f"The model {name} has the data's labels in another order: {found}, not {labels}.")
 
 
 def check_distinct(model: SimplexForImageClassification) -> None:
@@ -213,16 +247,16 @@ def check_distinct(model: SimplexForImageClassification) -> None:
             raise ValueError(f"Modes {first} and {second} have the same weights: there is nothing to connect.")
 
 
-def in_batches(dataset: Any, args: ConnectArguments) -> list[dict[str, Tensor]]:
-    """All images and labels, in memory: every point of the complex is evaluated on them."""
-    return list(DataLoader(dataset, args.per_device_eval_batch_size, collate_fn=collate))
+def in_batches(dataset: Any, size: int) -> list[dict[str, Tensor]]:
+    """All images and labels, in memory, in batches of `size`: every point of the complex is evaluated on them."""
+    return list(DataLoader(dataset, size, collate_fn=collate))
 
 
 def measure(
     model: SimplexForImageClassification,
     modes: int,
     mode_args: ModeArguments,
-    batches: dict[str, list[dict[str, Tensor]]],
+    images: Images,
     seed: int,
 ) -> dict[str, Any]:
     """Loss and accuracy at the modes, on lines and paths between them, and at uniform points of the complex."""
@@ -230,7 +264,7 @@ def measure(
     count = structure.num_vertices
 
     def at(coordinates: list[list[float]]) -> dict[str, PointResults]:
-        return at_points(model, coordinates, batches)
+        return at_points(model, coordinates, images)
 
     def line(first: int, last: int) -> list[list[float]]:
         steps = torch.linspace(0, 1, mode_args.path_points, dtype=torch.float64).tolist()
@@ -253,7 +287,7 @@ def measure(
                         np.concatenate([there[name].loss, back[name].loss[::-1][1:]]),
                         np.concatenate([there[name].accuracy, back[name].accuracy[::-1][1:]]),
                     )
-                    for name in batches
+                    for name in images.sets
                 }
         best = min(detours, key=lambda connector: detours[connector]["train"].loss.max(), default=None)
         paths[f"{first}-{last}"] = {
@@ -265,26 +299,25 @@ def measure(
     return {
         "modes": {name: {"loss": r.loss.tolist(), "accuracy": r.accuracy.tolist()} for name, r in ends.items()},
         "paths": paths,
-        "complex": sampled(model, mode_args.sampled_points, batches, seed),
+        "complex": sampled(model, mode_args.sampled_points, images, seed),
     }
 
 
 def at_points(
-    model: SimplexForImageClassification, coordinates: list[list[float]], batches: dict[str, list[dict[str, Tensor]]]
+    model: SimplexForImageClassification, coordinates: list[list[float]], images: Images
 ) -> dict[str, PointResults]:
     """Loss and accuracy on each data set at points of weight space, BatchNorm statistics from the training images."""
-    batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in batches["train"]]
     points = torch.tensor(coordinates, dtype=torch.float64)
     results = {}
-    for name, data in batches.items():
-        loss, accuracy = evaluate_points(model.backbone, model.weights, points, data, batch_norm_batches=batch_norm)
+    for name, batches in images.sets.items():
+        loss, accuracy = evaluate_points(
+            model.backbone, model.weights, points, batches, batch_norm_batches=images.batch_norm
+        )
         results[name] = PointResults(loss.numpy(), accuracy.numpy())
     return results
 
 
-def sampled(
-    model: SimplexForImageClassification, number: int, batches: dict[str, list[dict[str, Tensor]]], seed: int
-) -> dict[str, Any]:
+def sampled(model: SimplexForImageClassification, number: int, images: Images, seed: int) -> dict[str, Any]:
     """Mean, spread and worst of loss and accuracy over points drawn uniformly from the complex."""
     structure = model.config.complex
     # Simplexes of different dimension have no common measure: then each is drawn from with equal chance.
@@ -296,7 +329,7 @@ def sampled(
         log_volumes=model.log_volumes(),
         generator=torch.Generator().manual_seed(seed),
     )
-    found = at_points(model, points.tolist(), batches)
+    found = at_points(model, points.tolist(), images)
     return {
         name: {
             quantity: {

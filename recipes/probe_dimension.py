@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 "dimension": dimension,
                 "log_volume": float(complex_log_volume(volumes)),
                 "height": float(heights.mean()),
-                **sampled(model, setup.mode_args.sampled_points, setup.batches, setup.args.seed),
+                **sampled(model, setup.mode_args.sampled_points, setup.images, setup.args.seed),
             }
         )
         before = volumes

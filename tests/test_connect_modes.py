@@ -10,7 +10,7 @@ import probe_dimension
 import pytest
 import torch
 from test_train_espro import contents
-from tiny import folder
+from tiny import backbone, folder
 
 from hf_simplex import SimplexForImageClassification
 
@@ -61,6 +61,13 @@ def test_modes_are_connected_and_measured(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "output/results.json").read_text())["wall_time"] > 0
 
 
+def test_small_transformers_are_connected_too(tmp_path: Path) -> None:
+    results = connect_modes.main([config(tmp_path, backbone="small_vit", train_modes=2, connectors=1)])
+    assert results["simplexes"] == [[0, 2], [1, 2]]
+    model = SimplexForImageClassification.from_pretrained(tmp_path / "output/complex")
+    assert model.config.backbone_config.model_type == "vit"
+
+
 def test_a_barrier_is_the_rise_over_the_mean_of_the_ends() -> None:
     found = connect_modes.PointResults(np.array([0.1, 2.0, 0.3]), np.array([0.9, 0.4, 0.8]))
     barrier = connect_modes.barriers({"train": found})["train"]
@@ -80,6 +87,17 @@ def broken_mode(path: Path) -> dict[str, Any]:
     model = SimplexForImageClassification.from_backbone(names[1])
     next(model.vertices[0].parameters()).fill_(torch.nan)
     model.export_vertex(0, names[1])
+    return {"modes": names}
+
+
+def shuffled_labels(path: Path) -> dict[str, Any]:
+    names = []
+    for seed in range(2):
+        module = backbone("vit", seed, labels=10)
+        module.config.id2label = {index: str(9 - index) for index in range(10)}
+        module.config.label2id = {str(9 - index): index for index in range(10)}
+        module.save_pretrained(path / str(seed))
+        names.append(str(path / str(seed)))
     return {"modes": names}
 
 
@@ -105,6 +123,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
         lambda path: {"modes": [str(folder("resnet", path / str(n), labels=n)) for n in (10, 7)]},
         "has 7 labels",
     ),
+    ("labels in another order", shuffled_labels, "another order"),
 ]
 
 

@@ -340,6 +340,23 @@ def test_face_times_height_over_k_is_the_volume(k: int) -> None:
         assert log_volume == pytest.approx(float(simplex_log_volume(vertices)), rel=1e-11, abs=1e-11)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("k", range(1, 13))
+def test_the_incremental_form_is_the_full_form_up_to_the_squared_ratio_of_longest_edge_to_height(
+    k: int, scale: float
+) -> None:
+    # Inner products are rounded relative to the longest edge, and the squared height is what is left of them.
+    for span in (1.0, 10.0, 1000.0):
+        stretches = torch.logspace(0, math.log10(span), k, dtype=torch.float64)[torch.randperm(k, generator=seeded(k))]
+        vertices = scale * torch.cat([torch.zeros(1, 1000).double(), directions(k, 1000, k) * stretches[:, None]])
+        height_squared, log_volume, _ = height_and_gradient(vertices[:-1], vertices[-1], floor=0.0)
+        expected = float(simplex_log_volume(vertices))
+        ratio_squared = float(torch.cdist(vertices, vertices).max()) ** 2 / float(height_squared)
+        bound = 200 * torch.finfo(torch.float64).eps * ratio_squared
+        assert bound < 1e-6
+        assert log_volume == pytest.approx(expected, rel=1e-14, abs=bound)
+
+
 def test_the_height_is_right_over_faces_with_very_different_edges() -> None:
     face = star(4, 50, 9)
     vertex = normal(50, seed=10)

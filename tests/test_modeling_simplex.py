@@ -19,6 +19,8 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
     TimmWrapperImageProcessor,
     ViTImageProcessor,
     ViTModel,
@@ -724,3 +726,16 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
 def test_it_is_initialized_without_a_checkpoint_too() -> None:
     model = SimplexForImageClassification(ensemble("resnet").config).eval()
     assert model(images()).logits.isfinite().all()
+
+
+def test_a_simplex_has_no_more_dimensions_than_the_backbone_has_weights() -> None:
+    smallest = ResNetConfig(
+        embedding_size=1, hidden_sizes=[1], depths=[1], layer_type="basic", num_channels=1, num_labels=2
+    )
+    model = SimplexForImageClassification.from_backbone(ResNetForImageClassification(smallest))
+    weights = sum(parameter.numel() for parameter in model.vertices[0].parameters())
+    for _ in range(weights):
+        model.add_vertex()
+    with pytest.raises(ValueError, match=f"{weights + 1} dimensions has no volume among {weights} weights"):
+        model.add_vertex()
+    assert model.config.num_vertices == weights + 1

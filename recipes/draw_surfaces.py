@@ -1,0 +1,219 @@
+"""Draw the loss surface around a trained complex (Benton et al. 2021, figure 3, and figure 4's right side).
+
+    python recipes/draw_surfaces.py recipes/configs/draw_surfaces.yaml
+
+Takes a complex that `connect_modes.py` or `train_espro.py` saved. Drawn are planes through three vertices (default:
+one through three modes, one through two modes and a connector that joins both), a triangular face, and the whole
+complex on its principal axes with uniform points coloured by their loss. Each is written to `OUTPUT` as a picture
+and as a `surfaces.Surface` in safetensors, from which it can be drawn anew. BatchNorm statistics are recomputed at
+every point, from the images that the loss is measured on.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from connect_modes import check_labels, in_batches
+from recipe_arguments import parse_arguments
+from torch import Generator
+from train_espro import DataArguments, hardware, load_data, transformed, versions
+
+from hf_simplex import SimplexForImageClassification
+from hf_simplex.checkpoint import written_aside
+from hf_simplex.configuration_simplex import CONNECTOR, SimplexConfig
+from hf_simplex.geometry import sample_complex
+from hf_simplex.plotting import plot_complex, plot_face, plot_plane
+from hf_simplex.surfaces import Surface, SurfacePoints, complex_points, face_points, model_surface, plane_points
+from hf_simplex.weight_space import trainable_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass
+class SurfaceArguments:
+    """Which complex, and what is drawn of it."""
+
+    model: str = field(metadata={"help": "The complex: a folder or a Hub id."})
+    output_dir: str = field(metadata={"help": "Folder for the pictures and the surfaces."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the surfaces that output_dir holds already."})
+    planes: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Planes, each by three vertices such as 0,1,2; default: three modes, two modes and a connector."
+        },
+    )
+    faces: list[str] | None = field(
+        default=None,
+        metadata={"help": "Triangular faces, each by three vertices of one simplex; default: the first triangle."},
+    )
+    quantity: str = field(
+        default="loss", metadata={"help": "What planes and faces show.", "choices": ("loss", "accuracy")}
+    )
+    resolution: int = field(default=31, metadata={"help": "Points on a side of a plane, and parts of a face's edge."})
+    margin: float = field(default=0.2, metadata={"help": "How far a plane reaches beyond its vertices, relative."})
+    clip: float | None = field(
+        default=None,
+        metadata={"help": "Worse values of a plane are drawn as this: nats, or 0 to 1. Default: the worst quarter."},
+    )
+    complex_points: int = field(default=300, metadata={"help": "Uniform points in the picture of the whole complex."})
+    split: str = field(
+        default="train", metadata={"help": "Images that the loss is measured on.", "choices": ("train", "test")}
+    )
+    per_device_eval_batch_size: int = field(default=250, metadata={"help": "Images in a batch."})
+    seed: int = field(default=0, metadata={"help": "Of the points in the picture of the whole complex."})
+
+
+@dataclass
+class Picture:
+    """One picture: where its surface is evaluated, and how it is drawn."""
+
+    name: str
+    points: SurfacePoints
+    draw: Callable[[Surface], "Figure"]
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the recipe; returns what surfaces.json holds."""
+    started = time.perf_counter()
+    try:
+        args, data_args = parse_arguments((SurfaceArguments, DataArguments), argv)
+        model, pictures, batches = prepare(args, data_args)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+    inputs = [{"pixel_values": batch["pixel_values"]} for batch in batches]
+    drawn: dict[str, Any] = {}
+    with written_aside(args.output_dir) as aside:
+        for picture in pictures:
+            begun = time.perf_counter()
+            surface = model_surface(model, picture.points, batches, batch_norm_batches=inputs)
+            surface.save(aside / f"{picture.name}.safetensors")
+            picture.draw(surface).savefig(aside / f"{picture.name}.png", dpi=180)
+            drawn[picture.name] = described(surface) | {"seconds": time.perf_counter() - begun}
+        results = {
+            "surfaces": drawn,
+            "wall_time": time.perf_counter() - started,
+            "arguments": {**vars(args), **vars(data_args)},
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+        (aside / "surfaces.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    return results
+
+
+def prepare(
+    args: SurfaceArguments, data_args: DataArguments
+) -> tuple[SimplexForImageClassification, list[Picture], list[dict[str, Any]]]:
+    """Load the complex and the images, and lay out all points, so that a mistake is found before the work begins.
+
+    Raises:
+        ValueError: an argument is out of its range, a plane or a face that is not there, or labels that differ.
+        OSError: no model or no data of that name.
+    """
+    if (Path(args.output_dir) / "surfaces.json").exists() and not args.overwrite:
+        raise ValueError(f"{args.output_dir} holds surfaces already. Choose another output_dir or give --overwrite.")
+    if args.complex_points < 0:
+        raise ValueError(f"complex_points is {args.complex_points}: expected at least 0.")
+    model = SimplexForImageClassification.from_pretrained(args.model)
+    if model.image_processor is None:
+        raise ValueError(f"{args.model} has no image processor (preprocessor_config.json): add one to its folder.")
+    data = load_data(data_args)
+    check_labels(model, args.model, dict(enumerate(data.label_names)))
+    pictures = laid_out(model, args)
+    _, train, test = transformed(data, data_args, model, materialize=True)
+    return model, pictures, in_batches(train if args.split == "train" else test, args.per_device_eval_batch_size)
+
+
+def laid_out(model: SimplexForImageClassification, args: SurfaceArguments) -> list[Picture]:
+    """All pictures that are asked for."""
+    config, weights = model.config, model.weights
+    structure, names = config.complex, trainable_names(model.backbone)
+    labels = vertex_labels(config)
+    planes = default_planes(config) if args.planes is None else [numbers(text, "planes") for text in args.planes]
+    faces = structure.faces(2)[:1] if args.faces is None else [numbers(text, "faces") for text in args.faces]
+    pictures = []
+    for kind, chosen in (("plane", planes), ("face", faces)):
+        for vertices in chosen:
+            chosen_labels = [labels[vertex] for vertex in vertices if 0 <= vertex < len(labels)]
+            if kind == "plane":
+                points = plane_points(
+                    structure, weights, names, vertices=vertices, resolution=args.resolution, margin=args.margin
+                )
+            elif len(vertices) == 3:
+                points = face_points(structure, weights, names, vertices=vertices, resolution=args.resolution)
+            else:
+                raise ValueError(f"A face is drawn as a triangle: expected three vertices, got {list(vertices)}.")
+
+            def draw(surface: Surface, kind: str = kind, labels: list[str] = chosen_labels) -> "Figure":
+                if kind == "plane":
+                    return plot_plane(surface, quantity=args.quantity, clip=args.clip, labels=labels)
+                return plot_face(surface, quantity=args.quantity, labels=labels)
+
+            pictures.append(Picture(f"{kind}-{'-'.join(map(str, vertices))}", points, draw))
+    connectors = [vertex for vertex, role in enumerate(config.roles) if role == CONNECTOR]
+    coordinates = sample_complex(
+        structure, args.complex_points, sampling="equal", generator=Generator().manual_seed(args.seed)
+    )
+    pictures.append(
+        Picture(
+            "complex",
+            complex_points(structure, weights, names, coordinates),
+            lambda surface: plot_complex(surface, labels=labels, connectors=connectors),
+        )
+    )
+    return pictures
+
+
+def numbers(text: str, argument: str) -> tuple[int, ...]:
+    """The vertices that an argument such as "0,1,2" names; ValueError for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{argument} has {text!r}: expected numbers of vertices such as 0,1,2.") from None
+
+
+def vertex_labels(config: SimplexConfig) -> list[str]:
+    """Modes are w_0, w_1, ... and connectors theta_0, theta_1, ..., as in Benton et al. 2021."""
+    counts = {True: 0, False: 0}
+    labels = []
+    for role in config.roles:
+        is_connector = role == CONNECTOR
+        labels.append(rf"$\theta_{{{counts[True]}}}$" if is_connector else f"$w_{{{counts[False]}}}$")
+        counts[is_connector] += 1
+    return labels
+
+
+def default_planes(config: SimplexConfig) -> list[tuple[int, ...]]:
+    """The plane of the first three modes, and that of two modes and a connector with an edge to both."""
+    modes = [vertex for vertex, role in enumerate(config.roles) if role != CONNECTOR]
+    planes = [tuple(modes[:3])] if len(modes) > 2 else []
+    structure = config.complex
+    for first, second in combinations(modes, 2):
+        for vertex in range(config.num_vertices):
+            is_connector = config.roles[vertex] == CONNECTOR
+            if is_connector and structure.holds([first, vertex]) and structure.holds([second, vertex]):
+                return [*planes, (first, second, vertex)]
+    return planes
+
+
+def described(surface: Surface) -> dict[str, Any]:
+    """What a reader of the results wants to know of a surface without drawing it."""
+    finite = surface.loss[torch.isfinite(surface.loss)]
+    return {
+        "vertices": surface.points.vertices.tolist(),
+        "points": len(surface.loss),
+        "loss": [float(finite.min()), float(finite.max())] if len(finite) else None,
+        "accuracy": [float(surface.accuracy.min()), float(surface.accuracy.max())] if len(finite) else None,
+        "axis_shares": surface.points.axis_shares.tolist(),
+    }
+
+
+if __name__ == "__main__":
+    main()
