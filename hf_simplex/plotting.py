@@ -490,7 +490,7 @@ def _label_axes(axes: Any, shares: Tensor, corners: Tensor) -> None:
         centre = float(low[axis] + high[axis]) / 2
         # The same length on every axis: what is regular in weight space looks regular.
         getattr(axes, f"set_{name}lim")(centre - half, centre + half)
-        getattr(axes, f"set_{name}label")(f"axis {axis + 1} ({100 * float(shares[axis]):.0f}%)")
+        getattr(axes, f"set_{name}label")(f"{100 * float(shares[axis]):.0f}% of the variance")
         getattr(axes, f"{name}axis").set_major_locator(_few_ticks(4))
     axes.set_box_aspect((1, 1, 1), zoom=0.88)
 

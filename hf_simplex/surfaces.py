@@ -321,8 +321,10 @@ def complex_points(
     weights: Sequence[Weights],
     names: Iterable[str],
     coordinates: Tensor | None = None,
+    *,
+    axes: tuple[int, int, int] = (0, 1, 2),
 ) -> SurfacePoints:
-    """A complex projected on the three principal axes of its vertices (Benton et al. 2021, figure 4, right).
+    """A complex projected on three principal axes of its vertices (Benton et al. 2021, figure 4, right).
 
     The axes are the leading eigenvectors of the Gram matrix of the centred vertices; each is turned so that its
     largest entry is positive, which makes the picture the same every time.
@@ -333,14 +335,19 @@ def complex_points(
         names: the parameters that span the weight space.
         coordinates: [points, num_vertices] whose rows sum to 1, from `geometry.sample_complex` for example; None for
             no points, which draws the complex alone.
+        axes: which principal axes, counted from the one of the largest variance. The leading ones can hide what lies
+            close together: modes, for example, where the connectors are far out.
 
     Returns:
         Positions on 3 axes from the vertices' mean; axes that a smaller complex lacks are 0.
 
     Raises:
-        ValueError: coordinates of another shape or another sum than 1, or non-finite weights.
+        ValueError: coordinates of another shape or another sum than 1, non-finite weights, or axes that are not three
+            different ones, numbered from 0.
     """
     number = structure.num_vertices
+    if len(set(axes)) != 3 or min(axes) < 0:
+        raise ValueError(f"A picture shows three different principal axes, numbered from 0, got {list(axes)}.")
     if coordinates is None:
         coordinates = torch.zeros(0, number, dtype=torch.float64)
     coordinates = _checked_coordinates(coordinates, number)
@@ -349,13 +356,11 @@ def complex_points(
     eigenvalues, eigenvectors = torch.linalg.eigh(centring @ gram @ centring)
     eigenvalues, eigenvectors = eigenvalues.flip(0).clamp(min=0.0), eigenvectors.flip(1)
     largest = eigenvectors.gather(0, eigenvectors.abs().argmax(dim=0, keepdim=True))
-    axes = min(3, number)
-    corners = torch.zeros(number, 3, dtype=torch.float64)
-    corners[:, :axes] = (eigenvectors * largest.sign() * eigenvalues.sqrt())[:, :axes]
-    shares = torch.zeros(3, dtype=torch.float64)
+    corners = torch.zeros(number, max(*axes, number - 1) + 1, dtype=torch.float64)
+    corners[:, :number] = eigenvectors * largest.sign() * eigenvalues.sqrt()
+    corners = corners[:, list(axes)]
     total = float(eigenvalues.sum())
-    if total > 0:
-        shares[:axes] = eigenvalues[:axes] / total
+    shares = corners.square().sum(dim=0) / total if total > 0 else torch.zeros(3, dtype=torch.float64)
     return SurfacePoints(
         COMPLEX, structure, torch.arange(number), corners, coordinates, coordinates @ corners, axis_shares=shares
     )

@@ -63,6 +63,10 @@ class SurfaceArguments:
         metadata={"help": "Worse values of a plane are drawn as this: nats, or 0 to 1. Default: the worst quarter."},
     )
     complex_points: int = field(default=300, metadata={"help": "Uniform points in the picture of the whole complex."})
+    complex_axes: str = field(
+        default="0,1,2",
+        metadata={"help": "Principal axes of that picture, from 0: others where the leading ones hide the modes."},
+    )
     split: str = field(
         default="train", metadata={"help": "Images that the loss is measured on.", "choices": ("train", "test")}
     )
@@ -164,11 +168,18 @@ def laid_out(model: SimplexForImageClassification, args: SurfaceArguments) -> li
     pictures.append(
         Picture(
             "complex",
-            complex_points(structure, weights, names, coordinates),
+            complex_points(structure, weights, names, coordinates, axes=_three(args.complex_axes)),
             lambda surface: plot_complex(surface, labels=labels, connectors=connectors),
         )
     )
     return pictures
+
+
+def _three(text: str) -> tuple[int, int, int]:
+    axes = numbers(text, "complex_axes")
+    if len(axes) != 3:
+        raise ValueError(f"complex_axes has {text!r}: expected three numbers such as 0,1,2.")
+    return axes[0], axes[1], axes[2]
 
 
 def numbers(text: str, argument: str) -> tuple[int, ...]:

@@ -147,7 +147,7 @@ def test_a_complex_shows_its_triangles_edges_vertices_and_points() -> None:
     triangles = [found for found in axes.collections if isinstance(found, Poly3DCollection)]
     assert len(triangles) == 1 and len(triangles[0].get_facecolor()) >= 1
     assert len(axes.lines) == len(VOLUME.edges()) == 5
-    assert axes.get_xlabel().startswith("axis 1 (") and axes.get_xlabel().endswith("%)")
+    assert axes.get_xlabel().endswith("% of the variance")
     assert colour_bar(figure) == "loss (nats, clipped above 2)"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mode", "connector"]
     assert rendered(figure).startswith(b"\x89PNG")

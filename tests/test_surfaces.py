@@ -216,6 +216,20 @@ def test_more_vertices_are_projected_and_the_shares_say_what_is_lost() -> None:
     assert points.axis_shares.sum() < 0.99 and points.positions.shape == (0, 3)
 
 
+def test_other_principal_axes_show_what_the_leading_ones_hide() -> None:
+    structure = SimplicialComplex(6, [[0, 1, 2, 3, 4, 5]])
+    leading, others = (complex_points(structure, weights(6), NAMES, axes=axes) for axes in ((0, 1, 2), (2, 0, 4)))
+    assert torch.equal(others.vertex_positions[:, :2], leading.vertex_positions[:, [2, 0]])
+    centred = flat(weights(6)) - flat(weights(6)).mean(0)
+    singular = torch.linalg.svdvals(centred).square()
+    assert torch.allclose(others.axis_shares, singular[[2, 0, 4]] / singular.sum())
+    beyond = complex_points(structure, weights(6), NAMES, axes=(0, 1, 7))
+    assert not beyond.vertex_positions[:, 2].any() and beyond.axis_shares[2] == 0
+    for axes in ((0, 1, 1), (0, 1, -1)):
+        with pytest.raises(ValueError, match="three different principal axes"):
+            complex_points(structure, weights(6), NAMES, axes=axes)
+
+
 def surface() -> Surface:
     points = plane_points(VOLUME, weights(4), NAMES, vertices=(0, 1, 3), resolution=3)
     return Surface(points, *evaluate_points(network(), weights(4), points.coordinates, BATCHES, measure))
