@@ -1,6 +1,7 @@
 """BatchNorm statistics for a point: between vertices no running average is valid, so they are computed afresh."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
 
     Mean and (unbiased) variance of each batch are averaged over the batches, each weighted by its number of images,
     as in Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2. Only the BatchNorm layers run
-    in training mode: dropout stays off. Without BatchNorm layers no batch is read.
+    in training mode: dropout stays off. Without BatchNorm layers no batch is read. SyncBatchNorm does not communicate
+    here, so that each process of a distributed run may work on a point of its own.
 
     Args:
         module: its running statistics are overwritten, its weights and its training flags are left alone.
@@ -53,6 +55,8 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
         for layer in layers.values():
             layer.reset_running_stats()
             layer.train()
+            if isinstance(layer, nn.SyncBatchNorm):
+                layer.forward = partial(_BatchNorm.forward, layer)  # type: ignore[method-assign]
         for batch in batches:
             inputs = {"": batch} if isinstance(batch, Tensor) else batch
             inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
@@ -68,6 +72,8 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
     finally:
         for layer, momentum in momenta.items():
             layer.momentum = momentum
+            if isinstance(layer, nn.SyncBatchNorm):
+                layer.__dict__.pop("forward", None)
         for child, training in was_training.items():
             child.training = training
 

@@ -233,7 +233,7 @@ def test_an_interrupted_run_leaves_no_ensemble_and_goes_on_to_the_same_bits(
     done = [json.loads((output / f"components/0{i}/config.json").read_text())["provenance"]["stages"] for i in (0, 1)]
     assert [len(stages) for stages in done] == [2, 1]
 
-    assert run(tmp_path / "cut", "--resume_from_checkpoint", **settings) == results
+    assert run(tmp_path / "cut", "--resume", **settings) == results
     told = json.loads((output / "run.json").read_text())["stages"]
     assert [stage["wall_time"] for stage in told[:3]] == [stage["wall_time"] for stages in done for stage in stages]
     for file in (tmp_path / "whole/output/ensemble").glob("*.safetensors"):
