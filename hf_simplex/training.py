@@ -478,11 +478,11 @@ class SimplexTrainer(Trainer):
 
     def _finite(self, loss: Tensor) -> Tensor:
         if not bool(loss.isfinite()):
-            raise self._non_finite_error(f"The loss is {float(loss)}")
+            raise self._non_finite_error(f"The loss is {float(loss)}", self.state.global_step + 1)
         return loss
 
-    def _non_finite_error(self, what: str) -> NonFiniteError:
-        stage = f"stage {Path(self.args.output_dir).name}, step {self.state.global_step + 1}"
+    def _non_finite_error(self, what: str, step: int) -> NonFiniteError:
+        stage = f"stage {Path(self.args.output_dir).name}, step {step}"
         folder = self.args.output_dir
         checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
         return NonFiniteError(
@@ -659,7 +659,7 @@ class SimplexTrainer(Trainer):
     def _check_finite_weights(self) -> None:
         for name, tensor in local_parameters(self.simplex.backbone).items():
             if not bool(tensor.isfinite().all()):
-                raise self._non_finite_error(f"The weights of {name} are no longer finite")
+                raise self._non_finite_error(f"The weights of {name} are no longer finite", self.state.global_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:

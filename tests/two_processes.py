@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, FullyShardedDataParallelPlugin, ParallelismConfig
+from accelerate import FullyShardedDataParallelPlugin, ParallelismConfig
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from test_evaluation import arguments
@@ -23,6 +23,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import EvalPrediction, TrainerCallback
 
 from hf_simplex import SimplexTrainer
@@ -33,6 +34,7 @@ from hf_simplex.sharding import copy_number, local_parameters, sharded_like, who
 from hf_simplex.spro import GrowingVertex
 from hf_simplex.surfaces import classification, evaluate_points
 
+SHARDS = ParallelismConfig(dp_shard_size=2)
 POINT = [0.2, 0.3, 0.5]
 
 
@@ -104,7 +106,7 @@ class Watch(TrainerCallback):
     """The first step of a stage: the vertex, its gradient, the points, and the bytes that DDP all-reduces."""
 
     def __init__(self, run: SimplexTrainer) -> None:
-        self.run, self.bytes, self.points = run, 0, []
+        self.run, self.bytes, self.points, self.is_sharded = run, 0, [], False
         self.vertex: dict[str, torch.Tensor] = {}
         self.gradient: dict[str, torch.Tensor] = {}
         draw = GrowingVertex.draw
@@ -125,6 +127,7 @@ class Watch(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         named = list(self.run.simplex.backbone.named_parameters())
+        self.is_sharded = all(isinstance(p, DTensor) for _, p in named)
         self.vertex = {name: whole(p).detach().clone() for name, p in named}
         self.gradient = {name: whole(p.grad).clone() for name, p in named}
 
@@ -248,43 +251,42 @@ def fsdp_is_refused_where_accelerate_would_run_ddp(rank: int) -> None:
 
 
 @contextmanager
-def fsdp2_on_the_cpu(**parallelism: int) -> Iterator[None]:
+def fsdp2_on_the_cpu() -> Iterator[None]:
     """accelerate's own FSDP2, which it leaves out for processes on the CPU although torch has it there."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    state = Accelerator(cpu=True).state
-    state.distributed_type = DistributedType.FSDP
-    state.fsdp_plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, cpu_ram_efficient_loading=False, auto_wrap_policy="no_wrap"
-    )
-    config = ParallelismConfig(**parallelism)
-    state.parallelism_config = config
-    state.device_mesh = config.build_device_mesh("cpu")
-    try:
+    begin = AcceleratorState.__init__
+
+    def shards(state: AcceleratorState, *arguments: Any, **settings: Any) -> None:
+        begin(state, *arguments, **settings)
+        state.distributed_type = DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, cpu_ram_efficient_loading=False, auto_wrap_policy="no_wrap"
+        )
+
+    with mock.patch.object(AcceleratorState, "__init__", shards):
         yield
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def fsdp2_shares_points_and_takes_the_same_step(rank: int) -> None:
-    with fsdp2_on_the_cpu(dp_shard_size=2):
-        run, watch = grown()
+    with fsdp2_on_the_cpu():
+        run, watch = grown(parallelism_config=SHARDS)
         points: list[Any] = [None, None]
         dist.all_gather_object(points, watch.points)
-        assert points[0] == points[1]
+        assert watch.is_sharded and points[0] == points[1]
         assert_gradient_is_that_of_all_points(run, watch)
-        checkpointed, _ = grown(max_steps=2, save_strategy="steps", save_steps=1)
+        checkpointed, _ = grown(max_steps=2, save_strategy="steps", save_steps=1, parallelism_config=SHARDS)
         assert all(torch.isfinite(tensor).all() for tensor in checkpointed.simplex.weights[3].values())
         run.draw_members()
         assert run.evaluate()["eval_loss"] > 0
 
 
 def replicas_of_shards_draw_points_of_their_own(rank: int) -> None:
-    with fsdp2_on_the_cpu(dp_replicate_size=2, dp_shard_size=1):
-        run, watch = grown()
-        points: list[Any] = [None, None]
-        dist.all_gather_object(points, watch.points)
-        assert points[0] != points[1]
-        assert_gradient_is_that_of_all_points(run, watch)
+    for mesh, is_shared in ((init_device_mesh("cpu", (2,)), True), (replicated_shards(), False)):
+        run = trainer(DIRECTORY / "replicas", model=ensemble("vit"))
+        fully_shard(run.simplex.backbone, mesh=mesh)
+        drawn: list[Any] = [None, None]
+        dist.all_gather_object(drawn, run._step_generator().initial_seed())
+        assert (drawn[0] == drawn[1]) == is_shared
 
 
 CLAIMS = [
