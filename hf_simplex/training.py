@@ -649,6 +649,7 @@ class SimplexTrainer(Trainer):
         # Where machines share no file system, each has a part of the checkpoint.
         if self.args.local_process_index == 0 and (aside / name).is_dir():
             os.replace(aside / name, folder / name)
+            shutil.rmtree(aside)
             rotate_checkpoints(
                 output_dir=str(folder),
                 save_total_limit=self._save_total_limit,
