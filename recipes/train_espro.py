@@ -451,3 +451,6 @@ def table(results: dict[str, Result]) -> str:
 
 if __name__ == "__main__":
     main()
+    if torch.distributed.is_initialized():
+        # A process that ends while others still talk to it makes them fail.
+        torch.distributed.destroy_process_group()
