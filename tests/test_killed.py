@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import train_espro
-from test_train_espro import DIGITS, config
+from test_train_espro import DIGITS, RECIPE, config
 from tiny import folder
 
 from hf_simplex.preemption import EXIT_CODE
@@ -32,7 +32,7 @@ class Recipe:
     def __init__(self, path: Path, backbone: Path) -> None:
         self.output = path / "output"
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["train_espro"])
+        self.context.set_forkserver_preload(["imported_recipe"])
         self.file = config(
             path,
             backbone=str(backbone),
@@ -73,8 +73,10 @@ def is_saving(output: Path) -> bool:
 
 
 def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bytes(
-    tmp_path: Path, pytestconfig: pytest.Config
+    tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The server that forks the processes does not know of pytest's own paths.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(RECIPE.parent), str(Path(__file__).parent)]))
     kills = pytestconfig.getoption("--kills")
     backbone = folder("resnet", tmp_path / "backbone", labels=7)
     # The first process waits for the imports and its time tells nothing.
