@@ -52,6 +52,16 @@ class Preemption:
             self.requested = bool(flag)
         return self.requested
 
+    @staticmethod
+    def begin_worker(begin: Callable[[int], None] | None, worker: int) -> None:
+        """The beginning of a data loader's worker, which leaves SIGTERM to the process that it works for.
+
+        A cluster sends the signal to all processes at once, and without its workers the run could not finish its step.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if begin is not None:
+            begin(worker)
+
     def end(self) -> None:
         """Leave the process with `EXIT_CODE`."""
         raise SystemExit(EXIT_CODE)

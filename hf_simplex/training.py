@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -546,16 +547,18 @@ class SimplexTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`; the augmentation of an image does not depend on workers, processes or interruptions."""
         dataset: Any = self.train_dataset
-        if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
-            return super().get_train_dataloader()
-        examples = dataset
-        if isinstance(dataset, datasets.Dataset):
-            examples = self._remove_unused_columns(dataset, description="training")
-        self.train_dataset = self.seeded_dataset = SeededDataset(examples, self.args.seed)
+        if hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset):
+            examples = dataset
+            if isinstance(dataset, datasets.Dataset):
+                examples = self._remove_unused_columns(dataset, description="training")
+            self.train_dataset = self.seeded_dataset = SeededDataset(examples, self.args.seed)
         try:
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
         finally:
             self.train_dataset = dataset
+        if self.args.dataloader_num_workers:
+            loader.worker_init_fn = partial(Preemption.begin_worker, loader.worker_init_fn)
+        return loader
 
     # ---- evaluation, members, files ----------------------------------------------------------------------------
 

@@ -3,13 +3,14 @@
 import copy
 import gc
 import math
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import psutil
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -702,17 +703,19 @@ def test_a_checkpoint_holds_one_backbone_however_many_vertices_there_are(tmp_pat
 
 
 class Terminate(TrainerCallback):
-    """Sends this process SIGTERM within a step."""
+    """Sends this process and its data loader workers SIGTERM within a step."""
 
     def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if args.output_dir.endswith("1") and state.global_step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for process in [*psutil.Process().children(recursive=True), psutil.Process()]:
+                process.terminate()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_sigterm_saves_after_the_step_and_ends_with_a_code_of_its_own(
-    tmp_path: Path, whole: dict[str, SimplexTrainer]
+    workers: int, tmp_path: Path, whole: dict[str, SimplexTrainer]
 ) -> None:
-    run = trainer(tmp_path, "resnet")
+    run = trainer(tmp_path, "resnet", dataloader_num_workers=workers)
     run.add_callback(Terminate())
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as raised:
@@ -756,6 +759,33 @@ def test_tensorboard_gets_the_quantities_of_each_step(tmp_path: Path) -> None:
 def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         SimplexTrainingArguments(str(tmp_path), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "ZeRO-3 keeps the weights in partitions.*fsdp2.yaml"),
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=2)}, "volume_weight is 1e-08, but DeepSpeed"),
+        ({"fsdp_plugin": SimpleNamespace(fsdp_version=1)}, "FSDP version 1 flattens.*fsdp_version 2"),
+    ],
+    ids=["zero3", "zero2", "fsdp1"],
+)
+def test_engines_that_points_cannot_be_written_into_are_refused(
+    engine: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    run = trainer(tmp_path, "vit")
+    run.is_deepspeed_enabled, run.is_fsdp_enabled = "deepspeed_plugin" in engine, "fsdp_plugin" in engine
+    run.accelerator = SimpleNamespace(state=SimpleNamespace(**engine))
+    with pytest.raises(ValueError, match=message):
+        run._check_engine()
+
+
+def test_what_the_cpu_lacks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no SyncBatchNorm for the CPU"):
+        trainer(tmp_path, "resnet", sync_batch_norm=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP was asked for, but accelerate runs NO on cpu"):
+        trainer(tmp_path, "resnet")
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ def copies_are_numbered_by_replica(rank: int) -> None:
         assert copy_number(module, rank) == expected
 
 
+def weights_divided_in_several_ways_are_refused(rank: int) -> None:
+    module = backbone("vit")
+    fully_shard(module.classifier, mesh=init_device_mesh("cpu", (2,)))
+    with pytest.raises(ValueError, match="divided among processes in 2 ways"):
+        GrowingVertex(module, [weights(seed) for seed in range(2)], SimplicialComplex(2, [[0, 1]]), 1)
+
+
 # ---- the trainer -----------------------------------------------------------------------------------------------
 
 
@@ -294,6 +301,7 @@ CLAIMS = [
     weights_in_replicated_shards_train_as_whole_ones,
     each_process_keeps_its_shards_of_frozen_vertices,
     copies_are_numbered_by_replica,
+    weights_divided_in_several_ways_are_refused,
     averaged_gradient_is_that_of_one_process_given_the_same_points,
     only_the_growing_vertex_is_communicated,
     results_do_not_depend_on_data_loader_workers,
