@@ -13,7 +13,7 @@ test: .venv/installed
 
 # What takes longer than every change can wait for: the recipe killed at many moments.
 nightly: .venv/installed
-	$(BIN)/python -m pytest -s tests/test_killed.py --kills 24 $(ARGS)
+	$(BIN)/python -m pytest -s tests/test_killed.py --kills 32 $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
