@@ -147,11 +147,11 @@ def member_probabilities(
         # Trainer casts the model that it is given for good, and these are the ensemble's own vertices.
         model = copy.deepcopy(model)
     model.config.output_member_probabilities = True
-    trainer = Trainer(model=model, args=args, data_collator=data_collator)
-    # An engine would shard all vertices of the ensemble, which is evaluated as it is: a point at a time.
-    trainer.is_fsdp_enabled = False
-    model.backbone.to(args.device)  # type: ignore[arg-type]
     try:
+        trainer = Trainer(model=model, args=args, data_collator=data_collator)
+        # An engine would shard all vertices of the ensemble, which is evaluated as it is: a point at a time.
+        trainer.is_fsdp_enabled = False
+        model.backbone.to(args.device)  # type: ignore[arg-type]
         output = trainer.predict(dataset)
     finally:
         del model.config.output_member_probabilities

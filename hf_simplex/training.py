@@ -98,7 +98,6 @@ class SimplexTrainingArguments(TrainingArguments):
     batch_norm_images: int = field(
         default=1024, metadata={"help": "Training images that each member's BatchNorm statistics are computed from."}
     )
-
     sync_batch_norm: bool = field(
         default=False,
         metadata={"help": "Normalize over the images of all processes while a vertex trains (SyncBatchNorm)."},
@@ -733,7 +732,7 @@ def _unchanged_on_error(simplex: SimplexForImageClassification) -> Iterator[None
 
 
 def mean_loss(log_history: list[dict[str, float]], otherwise: float) -> float:
-    """The mean loss a step of a stage, of all its processes' lives together; `otherwise` where no step was logged."""
+    """The mean loss of a stage's steps, those before an interruption included; `otherwise` where none was logged."""
     total, last = 0.0, 0
     for entry in log_history:
         if "loss" in entry:
