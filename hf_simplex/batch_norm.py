@@ -1,7 +1,7 @@
 """BatchNorm statistics for a point: between vertices no running average is valid, so they are computed afresh."""
 
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,8 +55,6 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
         for layer in layers.values():
             layer.reset_running_stats()
             layer.train()
-            if isinstance(layer, nn.SyncBatchNorm):
-                layer.forward = partial(_BatchNorm.forward, layer)  # type: ignore[method-assign]
         for batch in batches:
             inputs = {"": batch} if isinstance(batch, Tensor) else batch
             inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
@@ -66,16 +64,26 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
             images += size
             for layer in layers.values():
                 layer.momentum = size / images
-            module(inputs[""]) if isinstance(batch, Tensor) else module(**inputs)
+            with _without_communication():
+                module(inputs[""]) if isinstance(batch, Tensor) else module(**inputs)
         if images == 0:
             raise ValueError("BatchNorm statistics need at least one batch of training images, and none was given.")
     finally:
         for layer, momentum in momenta.items():
             layer.momentum = momentum
-            if isinstance(layer, nn.SyncBatchNorm):
-                layer.__dict__.pop("forward", None)
         for child, training in was_training.items():
             child.training = training
+
+
+@contextmanager
+def _without_communication() -> Iterator[None]:
+    """SyncBatchNorm as plain BatchNorm. The class is changed, since subclasses (timm's) do more than its forward."""
+    synchronized = nn.SyncBatchNorm.forward
+    nn.SyncBatchNorm.forward = _BatchNorm.forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.SyncBatchNorm.forward = synchronized  # type: ignore[method-assign]
 
 
 def copy_statistics(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
