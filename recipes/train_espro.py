@@ -210,6 +210,7 @@ def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
         data_collator=collate,
     )
     results = results_of(predictions, references)
+    surface = loss_surface(ensemble, test, plain_train, args) if args.surface_resolution else None
     if args.should_save:
         ensemble.save_pretrained(output / "ensemble")
         run = {
@@ -235,7 +236,7 @@ def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
             test_images=len(data.test),
             results=results,
             predictions={name: (predictions[name].probabilities, references) for name in DRAWN_PARTS},
-            surface=loss_surface(ensemble, test, plain_train, args) if args.surface_resolution else None,
+            surface=surface,
             surface_images=min(args.surface_images, len(data.test)),
             arguments={
                 "num_components": len(components),
@@ -254,7 +255,10 @@ def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
 def loss_surface(
     ensemble: SimplexForImageClassification, test: Any, train: Any, args: EsproArguments
 ) -> Surface | None:
-    """The loss of some test images over the plane through the first three vertices of the first simplex, if any."""
+    """The loss of some test images over the plane through the first three vertices of the first simplex, if any.
+
+    All processes of a distributed run call this together, and each evaluates some of the points.
+    """
     vertices = ensemble.config.simplexes[0][:3]
     if len(vertices) < 3:
         return None
@@ -267,7 +271,7 @@ def loss_surface(
         for images in (test, train)
     )
     inputs = [{"pixel_values": batch["pixel_values"]} for batch in trains if len(batch["labels"]) > 1]
-    return model_surface(ensemble, points, list(tests), batch_norm_batches=inputs)
+    return model_surface(ensemble, points, list(tests), batch_norm_batches=inputs, among_processes=True)
 
 
 def random_subset(images: Any, number: int) -> Any:
