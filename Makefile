@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test nightly lint format clean
 
 quickstart: .venv/installed
 	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml \
@@ -10,6 +10,10 @@ quickstart: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
+
+# What takes longer than every change can wait for: the recipe killed at many moments.
+nightly: .venv/installed
+	$(BIN)/python -m pytest -s tests/test_killed.py --kills 32 $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """BatchNorm statistics for a point: between vertices no running average is valid, so they are computed afresh."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
 
     Mean and (unbiased) variance of each batch are averaged over the batches, each weighted by its number of images,
     as in Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2. Only the BatchNorm layers run
-    in training mode: dropout stays off. Without BatchNorm layers no batch is read.
+    in training mode: dropout stays off. Without BatchNorm layers no batch is read. SyncBatchNorm does not communicate
+    here, so that each process of a distributed run may work on a point of its own.
 
     Args:
         module: its running statistics are overwritten, its weights and its training flags are left alone.
@@ -62,7 +64,8 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
             images += size
             for layer in layers.values():
                 layer.momentum = size / images
-            module(inputs[""]) if isinstance(batch, Tensor) else module(**inputs)
+            with _without_communication():
+                module(inputs[""]) if isinstance(batch, Tensor) else module(**inputs)
         if images == 0:
             raise ValueError("BatchNorm statistics need at least one batch of training images, and none was given.")
     finally:
@@ -70,6 +73,17 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
             layer.momentum = momentum
         for child, training in was_training.items():
             child.training = training
+
+
+@contextmanager
+def _without_communication() -> Iterator[None]:
+    """SyncBatchNorm as plain BatchNorm. The class is changed, since subclasses (timm's) do more than its forward."""
+    synchronized = nn.SyncBatchNorm.forward
+    nn.SyncBatchNorm.forward = _BatchNorm.forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.SyncBatchNorm.forward = synchronized  # type: ignore[method-assign]
 
 
 def copy_statistics(source: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,9 +3,10 @@
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +19,8 @@ from transformers.utils.hub import extract_commit_hash
 
 MEMBERS_FILE = "members.safetensors"
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
+# A save's temporary folder, before and after it is decided that the save takes place.
+_UNFINISHED, _DECIDED = ".saving-", ".saved-"
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 _CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -37,18 +40,37 @@ def file_of(name: str) -> str:
 def written_aside(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder inside `directory` whose files take their places there when the context ends well.
 
-    What was in `directory` is touched only then, one rename a file: a crash or a full disk leaves the old files whole.
-    Weights come first and config.json last, so that what grew and was interrupted here is still what it was.
+    What was in `directory` is touched only then: a crash or a full disk leaves the old files whole. One rename of the
+    temporary folder decides: killed before it, a save has not happened; killed after it, `finish_saves` moves the
+    files that are left, and is called by whoever next saves to or loads from `directory`.
     """
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as aside:
-        yield Path(aside)
-        files = sorted(
-            Path(aside).iterdir(), key=lambda file: (file.suffix == ".json", file.name == CONFIG_NAME, file.name)
-        )
-        for file in files:
-            os.replace(file, target / file.name)
+    finish_saves(target)
+    aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=target))
+    try:
+        yield aside
+        os.replace(aside, target / aside.name.replace(_UNFINISHED, _DECIDED))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    finish_saves(target)
+
+
+def finish_saves(directory: str | os.PathLike[str]) -> None:
+    """Move the files of saves that were decided on but killed before all files were in their places."""
+    for decided in Path(directory).glob(f"{_DECIDED}*"):
+        for file in decided.iterdir():
+            # Two processes may do this at once, and either may be the one that moves a file.
+            with suppress(FileNotFoundError):
+                os.replace(file, Path(directory) / file.name)
+        with suppress(FileNotFoundError):
+            decided.rmdir()
+
+
+def clear_saves(directory: str | os.PathLike[str]) -> None:
+    """Remove what killed saves left that were not decided on; no other process may be saving to `directory`."""
+    for unfinished in Path(directory).glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(unfinished)
 
 
 def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> None:
@@ -141,6 +163,8 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
         FileNotFoundError: there is no index, so this is no ensemble.
         ValueError: the index is broken, or names a file outside the folder.
     """
+    if os.path.isdir(name_or_path):
+        finish_saves(name_or_path)
     try:
         index_file = cached_file(
             name_or_path, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **_hub(kwargs)

@@ -148,7 +148,11 @@ def member_probabilities(
         model = copy.deepcopy(model)
     model.config.output_member_probabilities = True
     try:
-        output = Trainer(model=model, args=args, data_collator=data_collator).predict(dataset)
+        trainer = Trainer(model=model, args=args, data_collator=data_collator)
+        # An engine would shard all vertices of the ensemble, which is evaluated as it is: a point at a time.
+        trainer.is_fsdp_enabled = False
+        model.backbone.to(args.device)  # type: ignore[arg-type]
+        output = trainer.predict(dataset)
     finally:
         del model.config.output_member_probabilities
     if output.label_ids is None:

@@ -38,6 +38,7 @@ from .checkpoint import (
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members
+from .processes import spread
 from .sharding import whole
 from .subset import part_of, read_part
 from .tensor_tree import TensorTree, like
@@ -338,6 +339,10 @@ class SimplexForImageClassification(PreTrainedModel):
             self.__dict__["_backbone"] = backbone
         return backbone
 
+    def forget_backbone(self) -> None:
+        """Let go of the working backbone, which an engine has changed for good; the next use builds another."""
+        self.__dict__["_backbone"] = None
+
     def backbone_at(self, coordinates: Sequence[float], batches: Iterable[Any] | None = None) -> PreTrainedModel:
         """The working backbone, in evaluation mode, holding the point at `coordinates` until the next is written.
 
@@ -383,7 +388,13 @@ class SimplexForImageClassification(PreTrainedModel):
     # ---- members -----------------------------------------------------------------------------------------------
 
     def draw_members(
-        self, num_members: int, *, seed: int = 0, batches: Iterable[Any] | None = None, sampling: str | None = None
+        self,
+        num_members: int,
+        *,
+        seed: int = 0,
+        batches: Iterable[Any] | None = None,
+        sampling: str | None = None,
+        among_processes: bool = False,
     ) -> None:
         """Draw the members of the ensemble uniformly from the complex; see `members.draw_members`.
 
@@ -392,22 +403,31 @@ class SimplexForImageClassification(PreTrainedModel):
             seed: of the draw.
             batches: re-iterable inputs of training images for the BatchNorm statistics, where the backbone has any.
             sampling: `"equal"` or `"volume"`; default: the configuration's.
+            among_processes: of `set_members`.
         """
         sampling = sampling or self.config.sampling
         log_volumes = self.log_volumes() if sampling == "volume" else None
         coordinates = draw_members(
             self.config.complex, num_members, seed=seed, sampling=sampling, log_volumes=log_volumes
         )
-        self.set_members(coordinates, batches=batches)
+        self.set_members(coordinates, batches=batches, among_processes=among_processes)
         self.config.sampling = sampling
 
-    def set_members(self, coordinates: Sequence[Sequence[float]], batches: Iterable[Any] | None = None) -> None:
+    def set_members(
+        self,
+        coordinates: Sequence[Sequence[float]],
+        batches: Iterable[Any] | None = None,
+        *,
+        among_processes: bool = False,
+    ) -> None:
         """Make the given points the members, and compute the BatchNorm statistics of members and centroids.
 
         Args:
             coordinates: [members, vertices] barycentric coordinates.
             batches: re-iterable inputs of training images, read once for each point between vertices; not needed for
                 a backbone without BatchNorm.
+            among_processes: divide the points among the processes of a distributed run, all of which must call this
+                together with the same batches; default: this process computes the statistics of all.
 
         Raises:
             ValueError: there is no point, one lies outside the complex, or batches are needed and missing.
@@ -417,8 +437,16 @@ class SimplexForImageClassification(PreTrainedModel):
         self.config.check_points(coordinates)
         points, found = [*coordinates, *self._centroids()], []
         if statistics(self.backbone):
-            for point in logging.tqdm(points, desc="BatchNorm statistics", leave=False):
-                found.append(TensorTree({}, copy_statistics(statistics(self.backbone_at(point, batches)))))
+            progress = logging.tqdm(total=len(points), desc="BatchNorm statistics", leave=False)
+
+            def at(point: Sequence[float]) -> dict[str, Tensor]:
+                kept = copy_statistics(statistics(self.backbone_at(point, batches)))
+                progress.update()
+                return {name: tensor.cpu() for name, tensor in kept.items()}
+
+            with progress:
+                each = spread(points, at) if among_processes else [at(point) for point in points]
+            found = [TensorTree({}, kept).to(self.device) for kept in each]
         members, centroids = nn.ModuleList(found[: len(coordinates)]), nn.ModuleList(found[len(coordinates) :])
         self.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
         self.members, self.centroids = members, centroids

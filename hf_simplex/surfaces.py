@@ -27,6 +27,7 @@ from .checkpoint import written_aside
 from .complexes import SimplicialComplex
 from .geometry import face_coordinates, gram_matrix, vertex_coordinates
 from .modeling_simplex import SimplexForImageClassification
+from .processes import spread
 from .weight_space import Weights, trainable_names, write_point
 
 PLANE, FACE, PATH, COMPLEX = "plane", "face", "path", "complex"
@@ -394,6 +395,7 @@ def evaluate_points(
     measure: Measure = classification,
     *,
     batch_norm_batches: Iterable[Any] | None = None,
+    among_processes: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mean loss and accuracy of a module at points of weight space, with any loss.
 
@@ -407,6 +409,8 @@ def evaluate_points(
         measure: from the module and a batch to each example's loss, and whether it is right (None: no accuracy).
         batch_norm_batches: inputs of training images for the BatchNorm statistics, read once for each point, as
             `batch_norm.recompute_statistics` takes them. Not needed without BatchNorm.
+        among_processes: divide the points among the processes of a distributed run, all of which must call this
+            together with the same batches; each point is evaluated by one process, on all of the data.
 
     Returns:
         Loss [points] float64, the mean over all examples, and accuracy [points] float64, NaN without one.
@@ -433,16 +437,22 @@ def evaluate_points(
     former_statistics = copy_statistics(statistics(module))
     former_flags = {child: child.training for child in module.modules()}
     module.eval()
-    results = []
+    progress = logging.tqdm(total=len(coordinates), desc="Loss surface", unit="point", leave=False)
+
+    def at(row: list[float]) -> tuple[float, float]:
+        # Largest first: sums of the first coordinates, by which write_point divides, then never come below 1.
+        order = sorted(range(len(row)), key=row.__getitem__, reverse=True)
+        write_point(module, [weights[vertex] for vertex in order], [row[vertex] for vertex in order])
+        if former_statistics:
+            assert batch_norm_batches is not None
+            recompute_statistics(module, batch_norm_batches)
+        progress.update()
+        return _mean_measure(module, batches, measure)
+
     try:
-        for row in logging.tqdm(coordinates.tolist(), desc="Loss surface", unit="point", leave=False):
-            # Largest first: sums of the first coordinates, by which write_point divides, then never come below 1.
-            order = sorted(range(len(row)), key=row.__getitem__, reverse=True)
-            write_point(module, [weights[vertex] for vertex in order], [row[vertex] for vertex in order])
-            if former_statistics:
-                assert batch_norm_batches is not None
-                recompute_statistics(module, batch_norm_batches)
-            results.append(_mean_measure(module, batches, measure))
+        with progress:
+            rows = coordinates.tolist()
+            results = spread(rows, at) if among_processes else [at(row) for row in rows]
     finally:
         _put_back(module, former_weights, former_statistics)
         for child, training in former_flags.items():
@@ -458,6 +468,7 @@ def model_surface(
     *,
     batch_norm_batches: Iterable[Any] | None = None,
     measure: Measure = classification,
+    among_processes: bool = False,
 ) -> Surface:
     """Evaluate the backbone of a model at points that were laid out for it; see `evaluate_points`.
 
@@ -467,6 +478,7 @@ def model_surface(
         batches: mappings of `pixel_values` and `labels`, read once for each point.
         batch_norm_batches: mappings of `pixel_values`, read once for each point; not needed without BatchNorm.
         measure: default: negative log-likelihood and accuracy.
+        among_processes: of `evaluate_points`.
 
     Raises:
         ValueError: as `evaluate_points`.
@@ -474,7 +486,13 @@ def model_surface(
     """
     backbone = model.backbone_at(vertex_coordinates(model.config.complex, 0).tolist())
     loss, accuracy = evaluate_points(
-        backbone, model.weights, points.coordinates, batches, measure, batch_norm_batches=batch_norm_batches
+        backbone,
+        model.weights,
+        points.coordinates,
+        batches,
+        measure,
+        batch_norm_batches=batch_norm_batches,
+        among_processes=among_processes,
     )
     return Surface(points, loss, accuracy)
 

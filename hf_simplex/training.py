@@ -5,30 +5,44 @@ import copy
 import itertools
 import math
 import os
-import random
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
+from accelerate.utils import DistributedType
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
-from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForImageClassification, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    SaveStrategy,
+    TrainOutput,
+    get_last_checkpoint,
+    rotate_checkpoints,
+)
 
 from .batch_norm import batch_norm_layers, recompute_statistics
+from .checkpoint import clear_saves, finish_saves
 from .complexes import SimplicialComplex
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SAMPLINGS
 from .geometry import vertex_coordinates
 from .modeling_simplex import SimplexForImageClassification
+from .preemption import Preemption
+from .random_streams import SeededDataset, stream, streams_apart
+from .sharding import copy_number, local_parameters, sharing_processes
 from .spro import GrowingVertex, VolumeTerm, scaled_volume_weight
 
+STATE_FILE = "trainer_state.json"
 POINT_BATCHES = ("split", "full")
 VOLUME_WEIGHT_SCALINGS = ("random_complex", "none")
 
@@ -84,9 +98,15 @@ class SimplexTrainingArguments(TrainingArguments):
     batch_norm_images: int = field(
         default=1024, metadata={"help": "Training images that each member's BatchNorm statistics are computed from."}
     )
+    sync_batch_norm: bool = field(
+        default=False,
+        metadata={"help": "Normalize over the images of all processes while a vertex trains (SyncBatchNorm)."},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sync_batch_norm and self.device.type == "cpu":
+            raise ValueError("sync_batch_norm is True, but torch has no SyncBatchNorm for the CPU.")
         for name in ("num_vertices", "points_per_step", "num_members"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
@@ -119,12 +139,38 @@ class StageProgressCallback(ProgressCallback):
             self.training_bar.set_postfix({name: f"{logs[name]:.4g}" for name in shown if name in logs})
 
 
+class NonFiniteError(RuntimeError):
+    """A vertex's loss or weights are no longer finite numbers; the message names stage, step and learning rate."""
+
+
+class StageCallback(TrainerCallback):
+    """What a stage needs at the turns of Trainer's loop."""
+
+    def __init__(self, trainer: "SimplexTrainer") -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.trainer.begin_training()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if self.trainer.seeded_dataset is not None:
+            self.trainer.seeded_dataset.set_epoch(int(state.epoch))
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if self.trainer.preemption.agreed(args.device):
+            control.should_save = control.should_training_stop = True
+
+
 class SimplexTrainer(Trainer):
     """Grows a `SimplexForImageClassification`, one stage of `transformers.Trainer` a vertex.
 
     In a stage the model that trains, is wrapped by the engine and checkpointed is the plain backbone of one vertex;
     outside the stages it is the ensemble, so that `evaluate`, `predict`, `save_model` and `push_to_hub` mean that.
-    Checkpoints of a stage go to `output_dir/vertex-<index>/`. An evaluation within a stage is that of the vertex.
+    Checkpoints of a stage go to `output_dir/vertex-<index>/` and hold the vertex that grows; finished vertices are in
+    the ensemble in `output_dir`. An evaluation within a stage is that of the vertex.
+
+    Every process of a distributed run draws points of its own, so that W processes estimate the objective with W times
+    the points; processes that share one copy of the weights (FSDP2) share the point that it holds.
 
     Args:
         model: the complex to grow.
@@ -136,7 +182,7 @@ class SimplexTrainer(Trainer):
 
     Raises:
         TypeError: `model` or `args` is of another class.
-        ValueError: `optimizers` was given.
+        ValueError: `optimizers` was given, or FSDP or DeepSpeed was asked for in a form that cannot be had.
     """
 
     args: SimplexTrainingArguments
@@ -164,6 +210,7 @@ class SimplexTrainer(Trainer):
                 "optimizer_cls_and_kwargs=(class, kwargs) or args.optim and args.lr_scheduler_type."
             )
         super().__init__(model=model, args=args, **kwargs)
+        self._check_engine()
         if args.fp16_full_eval or args.bf16_full_eval:
             # Trainer would do so when it casts the model, but here that happens to a copy.
             self._move_model_to_device(model, args.device)
@@ -175,9 +222,35 @@ class SimplexTrainer(Trainer):
         self._volume_term: VolumeTerm | None = None
         self._draws_at_step = (-1, 0)
         self._random_edge: float | None = None
+        self._save_total_limit: int | None = None
+        self.seeded_dataset: SeededDataset | None = None
+        self.preemption = Preemption(lambda: self.is_in_stage)
+        self.add_callback(StageCallback(self))
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(StageProgressCallback)
         self.remove_callback(PrinterCallback)
+
+    def _check_engine(self) -> None:
+        """Refuse what an engine would do otherwise than asked for, or in a way that points cannot be written into."""
+        state = self.accelerator.state
+        asks_for_fsdp = bool(self.args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        if asks_for_fsdp and state.distributed_type != DistributedType.FSDP:
+            raise ValueError(
+                f"FSDP was asked for, but accelerate runs {state.distributed_type.value} on {self.args.device}: it "
+                "shards weights over several accelerators only. Use recipes/accelerate/cpu.yaml or ddp.yaml."
+            )
+        if self.is_fsdp_enabled and state.fsdp_plugin.fsdp_version != 2:
+            raise ValueError("FSDP version 1 flattens the weights: no point can be written. Use fsdp_version 2.")
+        if self.is_deepspeed_enabled and state.deepspeed_plugin.zero_stage == 3:
+            raise ValueError(
+                "DeepSpeed ZeRO-3 keeps the weights in partitions of its own, into which no point can be written. Use "
+                "FSDP2 (recipes/accelerate/fsdp2.yaml), which divides weights, gradients and optimizer alike."
+            )
+        if self.is_deepspeed_enabled and self.args.volume_weight:
+            raise ValueError(
+                f"volume_weight is {self.args.volume_weight}, but DeepSpeed takes gradients away before the volume's "
+                "can be added. Use DDP or FSDP2, or give volume_weight 0."
+            )
 
     # ---- stages ------------------------------------------------------------------------------------------------
 
@@ -196,17 +269,20 @@ class SimplexTrainer(Trainer):
         Raises:
             ValueError: the arguments do not fit the complex: too few members for its simplexes, volume sampling of
                 simplexes of different size, or no weight from `scaled_volume_weight`. Nothing has been trained then.
+            NonFiniteError: a loss or a weight is not finite; the checkpoints before it are left.
+            SystemExit: SIGTERM arrived; a checkpoint was saved, and the code is `preemption.EXIT_CODE`.
         """
-        if resume_from_checkpoint:
-            self._restore_vertices()
-        self._check_growth()
-        for vertex, role in enumerate(list(self.simplex.config.roles)):
-            if role == PRETRAINED:
-                self._train_mode(vertex, resume_from_checkpoint)
-        for simplex in range(len(self.simplex.config.simplexes)):
-            while len(self.simplex.config.simplexes[simplex]) < self.args.num_vertices:
-                self.grow_connector([simplex], resume_from_checkpoint)
-        self.draw_members()
+        with self.preemption.heeded():
+            if resume_from_checkpoint:
+                self._restore_vertices()
+            self._check_growth()
+            for vertex, role in enumerate(list(self.simplex.config.roles)):
+                if role == PRETRAINED:
+                    self._train_mode(vertex, resume_from_checkpoint)
+            for simplex in range(len(self.simplex.config.simplexes)):
+                while len(self.simplex.config.simplexes[simplex]) < self.args.num_vertices:
+                    self.grow_connector([simplex], resume_from_checkpoint)
+            self.draw_members()
         return self.simplex.config.provenance.get("stages", [])
 
     def _check_growth(self) -> None:
@@ -275,7 +351,7 @@ class SimplexTrainer(Trainer):
             )
             try:
                 # Not from a process's own stream: all processes train the same vertex.
-                self._growing.start_at_mean(args.start_jitter, _generator(args.seed, vertex))
+                self._growing.start_at_mean(args.start_jitter, stream(args.seed, vertex))
                 epochs = args.num_train_epochs if args.connector_epochs is None else args.connector_epochs
                 rate = args.learning_rate if args.connector_learning_rate is None else args.connector_learning_rate
                 report = self._train_vertex(vertex, CONNECTOR, epochs, rate, resume)
@@ -291,6 +367,8 @@ class SimplexTrainer(Trainer):
         self.args = copy.copy(run_args)
         self.args.output_dir = os.path.join(run_args.output_dir, f"vertex-{vertex:05d}")
         self.args.num_train_epochs, self.args.learning_rate = epochs, learning_rate
+        # The limit is kept by _save_checkpoint alone: Trainer would remove the last checkpoint when a stage ends.
+        self._save_total_limit, self.args.save_total_limit = run_args.save_total_limit, None
         # Every stage has its own data order and its own dropout, whatever was trained before it.
         self.args.seed = run_args.seed + vertex
         if run_args.data_seed is not None:
@@ -298,16 +376,18 @@ class SimplexTrainer(Trainer):
         self.accelerator.dataloader_config.data_seed = self.args.data_seed
         set_seed(self.args.seed)
         self.optimizer = self.lr_scheduler = None
+        if self.args.sync_batch_norm:
+            backbone = convert_sync_batchnorm(backbone)
         self.model = self.model_wrapped = backbone
         simplex.growing, self._volume_term, self._draws_at_step = vertex, None, (-1, 0)
         self.is_in_stage = True
         report: dict[str, Any] = {"vertex": vertex, "role": role}
         started = time.perf_counter()
         try:
-            checkpoint = (
-                get_last_checkpoint(self.args.output_dir) if resume and os.path.isdir(self.args.output_dir) else None
-            )
-            result = super().train(resume_from_checkpoint=checkpoint)
+            result = super().train(resume_from_checkpoint=self._stage_checkpoint(resume))
+            if self.preemption.agreed(self.args.device):
+                self.preemption.end()
+            loss = mean_loss(self.state.log_history, result.training_loss)
             report |= {"epochs": self.state.epoch, "steps": result.global_step}
             if self._growing is not None:
                 report["log_volume"] = self._growing.volume_term().log_volume
@@ -318,15 +398,35 @@ class SimplexTrainer(Trainer):
             self.is_in_stage = self.is_in_train = False
             simplex.growing = None
             self._release(backbone)
+            if sharing_processes(backbone) is not None or self.args.sync_batch_norm:
+                simplex.forget_backbone()
             self.args = run_args
             self.accelerator.dataloader_config.data_seed = run_args.data_seed
-        return {**report, "wall_time": time.perf_counter() - started, "loss": result.training_loss}
+        return {**report, "wall_time": time.perf_counter() - started, "loss": loss}
+
+    def _stage_checkpoint(self, resume: bool) -> str | None:
+        """The checkpoint that a stage goes on from; before a fresh start those of an earlier run are removed."""
+        folder = Path(self.args.output_dir)
+        if resume:
+            return get_last_checkpoint(folder) if folder.is_dir() else None
+        if self.args.should_save:
+            for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+                shutil.rmtree(checkpoint)
+        self.accelerator.wait_for_everyone()
+        return None
+
+    def begin_training(self) -> None:
+        """Called when the engine has wrapped the backbone and before the first step of a stage."""
+        if self._growing is not None:
+            self._growing.shard_vertices()
 
     def _finish_stage(self, report: dict[str, Any]) -> None:
         self.simplex.config.roles[report["vertex"]] = report["role"]
         self.simplex.config.provenance.setdefault("stages", []).append(report)
         if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
             self.simplex.save_pretrained(self.args.output_dir)
+        if self.preemption.agreed(self.args.device):
+            self.preemption.end()
 
     def _release(self, module: nn.Module) -> None:
         """Undo what accelerate did to a backbone or the ensemble, and go back to the ensemble."""
@@ -341,6 +441,10 @@ class SimplexTrainer(Trainer):
 
     def _restore_vertices(self) -> None:
         """Take over the vertices that an interrupted run with the same arguments had finished."""
+        if self.args.should_save:
+            finish_saves(self.args.output_dir)
+            clear_saves(self.args.output_dir)
+        self.accelerator.wait_for_everyone()
         if os.path.isfile(os.path.join(self.args.output_dir, "config.json")):
             self.simplex.take_over(SimplexForImageClassification.from_pretrained(self.args.output_dir))
 
@@ -352,7 +456,7 @@ class SimplexTrainer(Trainer):
         """One batch at freshly drawn points: forward and backward at each, then the volume term on the vertex."""
         growing = self._growing
         if growing is None:
-            return super().training_step(model, inputs, num_items_in_batch)
+            return self._finite(super().training_step(model, inputs, num_items_in_batch))
         parts = self._parts(inputs)
         points = growing.draw(len(parts), self._step_generator())
         loss = torch.zeros((), device=self.args.device)
@@ -366,10 +470,26 @@ class SimplexTrainer(Trainer):
                     loss += super().training_step(model, part, items)
         finally:
             self._factors = (1.0, 1.0)
+        self._finite(loss)
         if self.accelerator.sync_gradients and growing.volume_weight:
             scaler = self.accelerator.scaler
             self._volume_term = growing.add_volume_gradient(1.0 if scaler is None else scaler.get_scale())
         return loss
+
+    def _finite(self, loss: Tensor) -> Tensor:
+        if not bool(loss.isfinite()):
+            raise self._non_finite_error(f"The loss is {float(loss)}", self.state.global_step + 1)
+        return loss
+
+    def _non_finite_error(self, what: str, step: int) -> NonFiniteError:
+        stage = f"stage {Path(self.args.output_dir).name}, step {step}"
+        folder = self.args.output_dir
+        checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+        return NonFiniteError(
+            f"{what} in {stage} of {self.state.max_steps}, at learning rate {self._get_learning_rate():.3g}. The last "
+            f"checkpoint is {checkpoint}. Resume from it with a lower learning rate, more warm-up steps or clipped "
+            "gradients, and look for images or labels that are not finite."
+        )
 
     def compute_loss(
         self,
@@ -407,11 +527,12 @@ class SimplexTrainer(Trainer):
         return self.accelerator.no_sync(model) if local else contextlib.nullcontext()
 
     def _step_generator(self) -> torch.Generator:
-        """A random stream of its own for each batch, stage and process."""
+        """A random stream of its own for each batch, stage and copy of the weights."""
         # Derived from the step instead of carried along, so that a resumed run draws the same points.
         step, draws = self._draws_at_step
         self._draws_at_step = (step, draws + 1) if step == self.state.global_step else (self.state.global_step, 0)
-        return _generator(self.args.seed, self.args.process_index, *self._draws_at_step)
+        copy_of_weights = copy_number(self.simplex.backbone, self.args.process_index)
+        return stream(self.args.seed, copy_of_weights, *self._draws_at_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`; a connector's steps also log log_volume, regularizer (nats) and its share."""
@@ -421,6 +542,22 @@ class SimplexTrainer(Trainer):
             logs["log_volume"], logs["regularizer"] = term.log_volume, term.regularizer
             logs["regularizer_share"] = abs(term.regularizer) / magnitude if magnitude else 0.0
         super().log(logs, start_time)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`; the augmentation of an image does not depend on workers, processes or interruptions."""
+        dataset: Any = self.train_dataset
+        if hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset):
+            examples = dataset
+            if isinstance(dataset, datasets.Dataset):
+                examples = self._remove_unused_columns(dataset, description="training")
+            self.train_dataset = self.seeded_dataset = SeededDataset(examples, self.args.seed)
+        try:
+            loader = super().get_train_dataloader()
+        finally:
+            self.train_dataset = dataset
+        if self.args.dataloader_num_workers:
+            loader.worker_init_fn = partial(Preemption.begin_worker, loader.worker_init_fn)
+        return loader
 
     # ---- evaluation, members, files ----------------------------------------------------------------------------
 
@@ -437,16 +574,29 @@ class SimplexTrainer(Trainer):
         if self.args.fp16_full_eval or self.args.bf16_full_eval:
             # Trainer casts what it evaluates for good: that would round the vertices.
             self.model = self.model_wrapped = copy.deepcopy(self.simplex)
+        # The ensemble is evaluated as it is: an engine would shard all of its vertices.
+        shards, self.is_fsdp_enabled = self.is_fsdp_enabled, False
+        self.simplex.backbone.to(self.args.device)  # type: ignore[arg-type]
         try:
             return super().evaluation_loop(*args, **kwargs)
         finally:
+            self.is_fsdp_enabled = shards
             self._release(self.simplex)
 
     def draw_members(self) -> None:
-        """Draw `args.num_members` members from the grown complex, with BatchNorm statistics where there are any."""
-        batches = self._batch_norm_batches() if batch_norm_layers(self.simplex.backbone) else None
+        """Draw `args.num_members` members from the grown complex, with BatchNorm statistics where there are any.
+
+        The members are divided among the processes of a distributed run, all of which must call this together.
+        """
+        # An engine that shards leaves the vertices on the CPU, and the point that is at hand must not be there.
+        backbone = self.simplex.backbone.to(self.args.device)  # type: ignore[arg-type]
+        batches = self._batch_norm_batches() if batch_norm_layers(backbone) else None
         self.simplex.draw_members(
-            self.args.num_members, seed=self.args.member_seed, batches=batches, sampling=self.args.sampling
+            self.args.num_members,
+            seed=self.args.member_seed,
+            batches=batches,
+            sampling=self.args.sampling,
+            among_processes=True,
         )
 
     def _recompute_batch_norm(self) -> None:
@@ -468,12 +618,51 @@ class SimplexTrainer(Trainer):
             dataset = self._remove_unused_columns(dataset, description="batch norm")
         else:
             collate = self._get_collator_with_removed_columns(collate, description="batch norm")
+        if not isinstance(dataset, IterableDataset | datasets.IterableDataset):
+            dataset = SeededDataset(dataset, self.args.member_seed)
         size = max(2, min(self.args.eval_batch_size, wanted))
         loader = DataLoader(dataset, size, collate_fn=collate, num_workers=self.args.dataloader_num_workers)
         batches = itertools.islice(loader, math.ceil(wanted / size))
-        with _random_streams_apart(self.args.member_seed):
+        with streams_apart(self.args.member_seed):
             inputs = [{name: v for name, v in batch.items() if name not in self.label_names} for batch in batches]
         return [batch for batch in inputs if _batch_size(batch) > 1]
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As in `Trainer`, but written aside and renamed: a run that is killed meanwhile leaves no half of one."""
+        self._check_finite_weights()
+        folder, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        aside = folder / ".saving"
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.args.output_dir = str(aside)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir = str(folder)
+        self.accelerator.wait_for_everyone()
+        if self.state.best_global_step:
+            best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+            if best.name == name or best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+        if self.args.should_save:
+            self.state.save_to_json(str(aside / name / STATE_FILE))
+            shutil.rmtree(folder / name, ignore_errors=True)
+        # Where machines share no file system, each has a part of the checkpoint.
+        if self.args.local_process_index == 0 and (aside / name).is_dir():
+            os.replace(aside / name, folder / name)
+            shutil.rmtree(aside)
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=self._save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _check_finite_weights(self) -> None:
+        for name, tensor in local_parameters(self.simplex.backbone).items():
+            if not bool(tensor.isfinite().all()):
+                raise self._non_finite_error(f"The weights of {name} are no longer finite", self.state.global_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -542,24 +731,13 @@ def _unchanged_on_error(simplex: SimplexForImageClassification) -> Iterator[None
         raise
 
 
-def _generator(*key: int) -> torch.Generator:
-    """A random stream of its own for each key of non-negative numbers."""
-    # Keys are filled up with zeros to a fixed length, so a 0 of their own would make some of them equal.
-    seed = np.random.SeedSequence([part + 1 for part in key]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed) % 2**63)
-
-
-@contextlib.contextmanager
-def _random_streams_apart(seed: int) -> Iterator[None]:
-    """Seeded random streams for data augmentation, after which training's own go on as if nothing had been drawn."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        set_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+def mean_loss(log_history: list[dict[str, float]], otherwise: float) -> float:
+    """The mean loss of a stage's steps, those before an interruption included; `otherwise` where none was logged."""
+    total, last = 0.0, 0
+    for entry in log_history:
+        if "loss" in entry:
+            total, last = total + entry["loss"] * (entry["step"] - last), int(entry["step"])
+    return total / last if last else otherwise
 
 
 def _is_batched(value: Any, size: int) -> bool:
@@ -572,7 +750,7 @@ def _batch_size(batch: Mapping[str, Any]) -> int:
 
 def random_edge(simplex: SimplexForImageClassification) -> float:
     """The distance of two random initializations of the backbone, in the units of the weights."""
-    with _random_streams_apart(0):
+    with streams_apart(0):
         first, second = (
             AutoModelForImageClassification.from_config(copy.deepcopy(simplex.config.backbone_config))
             for _ in range(2)

@@ -8,15 +8,19 @@
 Every line of the configuration is an argument, and every argument can be given as a flag, which wins. Written are
 `OUTPUT/ensemble/`, the checkpoint that transformers loads, with its card and pictures, which is published as it is by
 `--push_to_hub`; `OUTPUT/results.json`, the ensemble beside a single model and a deep ensemble; and `OUTPUT/run.json`,
-what was run on which versions and how long each stage took. From `OUTPUT/components/` an interrupted run goes on with
-`--resume_from_checkpoint`. A mistake in the arguments ends the run with one line and exit code 2 before anything is
-trained.
+what was run on which versions and how long each stage took. A mistake in the arguments ends the run with one line and
+exit code 2 before anything is trained.
+
+From `OUTPUT/components/` a run that was killed goes on with `--resume`, to the same bytes. SIGTERM saves first and
+ends the run with exit code 75. Components are independent: `--component I` trains one alone, and the run of all with
+`--resume` then unites and evaluates them (`recipes/components.sh`, `recipes/components.slurm`).
 """
 
 import copy
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -42,6 +46,7 @@ from hf_simplex.evaluation import Result, predict_parts, results_of
 from hf_simplex.image_data import FASHION_MNIST_DIRECTORY, ImageData, load_image_data
 from hf_simplex.image_transforms import build_transforms, collate, resize_image_processor, with_pixel_values
 from hf_simplex.model_card import DRAWN_PARTS, Evidence, describe_hardware, shown_arguments, write_card
+from hf_simplex.preemption import Preemption
 from hf_simplex.publishing import publish_folder
 from hf_simplex.surfaces import Surface, model_surface, plane_points
 from hf_simplex.weight_space import trainable_names
@@ -132,9 +137,13 @@ class EsproArguments(SimplexTrainingArguments):
     _argument_group_name = "training (those of transformers first, those of SPRO and of the recipe last)"
 
     overwrite: bool = field(default=False, metadata={"help": "Replace the ensemble that output_dir holds already."})
-    resume_from_checkpoint: bool = field(  # type: ignore[assignment]
+    resume: bool = field(
         default=False,
         metadata={"help": "Continue an interrupted run with the same arguments from what it left in output_dir."},
+    )
+    component: int | None = field(
+        default=None,
+        metadata={"help": "Train this component only, counted from 0; a run of all with resume unites them."},
     )
     surface_resolution: int = field(
         default=9, metadata={"help": "Grid points along each axis of the card's loss surface; 0 draws none."}
@@ -146,8 +155,14 @@ class EsproArguments(SimplexTrainingArguments):
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches in memory."})
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
-    """Run the recipe; returns what results.json holds."""
+def main(argv: Sequence[str] | None = None) -> dict[str, Result] | None:
+    """Run the recipe; returns what results.json holds, or None after a single component."""
+    with Preemption(lambda: False).heeded():
+        return train_and_evaluate(argv)
+
+
+def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
+    """What `main` does, which SIGTERM may end anywhere outside a stage."""
     started = time.perf_counter()
     try:
         backbone_args, data_args, args = parse_arguments((BackboneArguments, DataArguments, EsproArguments), argv)
@@ -158,6 +173,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
         train, plain_train, test = transformed(data, data_args, components[0])
         output = Path(args.output_dir)
         output.mkdir(parents=True, exist_ok=True)
+        numbers = list(range(len(components))) if args.component is None else [args.component]
+        with args.main_process_first(local=False):
+            if args.should_save and not args.resume:
+                for number in numbers:
+                    shutil.rmtree(component_arguments(args, number, len(components)).output_dir, ignore_errors=True)
         if args.push_to_hub:
             repository = HfApi().create_repo(
                 args.hub_model_id or Path(args.output_dir).name,
@@ -169,16 +189,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
 
-    for index, component in enumerate(components):
+    for number in numbers:
         if args.should_log:
-            print(f"component {index + 1} of {len(components)}", file=sys.stderr)
+            print(f"component {number + 1} of {len(components)}", file=sys.stderr)
         SimplexTrainer(
-            model=component,
-            args=component_arguments(args, index, len(components)),
+            model=components[number],
+            args=component_arguments(args, number, len(components)),
             train_dataset=train,
             batch_norm_dataset=plain_train,
             data_collator=collate,
-        ).grow(args.resume_from_checkpoint)
+        ).grow(args.resume)
+    if args.component is not None:
+        return None
     ensemble = SimplexForImageClassification.unite(components)
     predictions, references = predict_parts(
         ensemble,
@@ -188,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
         data_collator=collate,
     )
     results = results_of(predictions, references)
+    surface = loss_surface(ensemble, test, plain_train, args) if args.surface_resolution else None
     if args.should_save:
         ensemble.save_pretrained(output / "ensemble")
         run = {
@@ -213,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
             test_images=len(data.test),
             results=results,
             predictions={name: (predictions[name].probabilities, references) for name in DRAWN_PARTS},
-            surface=loss_surface(ensemble, test, plain_train, args) if args.surface_resolution else None,
+            surface=surface,
             surface_images=min(args.surface_images, len(data.test)),
             arguments={
                 "num_components": len(components),
@@ -232,7 +255,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
 def loss_surface(
     ensemble: SimplexForImageClassification, test: Any, train: Any, args: EsproArguments
 ) -> Surface | None:
-    """The loss of some test images over the plane through the first three vertices of the first simplex, if any."""
+    """The loss of some test images over the plane through the first three vertices of the first simplex, if any.
+
+    All processes of a distributed run call this together, and each evaluates some of the points.
+    """
     vertices = ensemble.config.simplexes[0][:3]
     if len(vertices) < 3:
         return None
@@ -245,7 +271,7 @@ def loss_surface(
         for images in (test, train)
     )
     inputs = [{"pixel_values": batch["pixel_values"]} for batch in trains if len(batch["labels"]) > 1]
-    return model_surface(ensemble, points, list(tests), batch_norm_batches=inputs)
+    return model_surface(ensemble, points, list(tests), batch_norm_batches=inputs, among_processes=True)
 
 
 def random_subset(images: Any, number: int) -> Any:
@@ -272,13 +298,25 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
             f"surface_resolution is {args.surface_resolution} and surface_images {args.surface_images}: expected 0 or "
             "at least 2, and at least 2."
         )
+    if args.resume_from_checkpoint is not None:
+        raise ValueError("resume_from_checkpoint is Trainer's, for one vertex: give --resume to continue a run.")
+    if args.component is not None and not 0 <= args.component < components:
+        raise ValueError(f"component is {args.component}: expected 0 to {components - 1}.")
     output = Path(args.output_dir)
     if output.exists() and not output.is_dir():
         raise ValueError(f"output_dir is {output}, which is a file: give a folder.")
-    for name in ("config.json", "ensemble/config.json", "results.json"):
-        if (output / name).exists() and not args.overwrite:
+    if not (args.overwrite or args.resume):
+        for name in ("config.json", "ensemble/config.json", "results.json"):
+            if (output / name).exists():
+                raise ValueError(
+                    f"{args.output_dir} holds an ensemble already ({name}). Choose another output_dir or give "
+                    "--overwrite."
+                )
+        own = "components" if args.component is None else f"components/{args.component:02d}"
+        if (output / own).exists():
             raise ValueError(
-                f"{args.output_dir} holds an ensemble already ({name}). Choose another output_dir or give --overwrite."
+                f"{args.output_dir} holds what an unfinished run left ({own}). Give --resume to go on with it, "
+                "--overwrite to begin anew, or another output_dir."
             )
     check_target(output / "ensemble", SimplexConfig.model_type)
 
@@ -417,3 +455,6 @@ def table(results: dict[str, Result]) -> str:
 
 if __name__ == "__main__":
     main()
+    if torch.distributed.is_initialized():
+        # A process that ends while others still talk to it makes them fail.
+        torch.distributed.destroy_process_group()

@@ -233,10 +233,29 @@ def test_an_interrupted_run_leaves_no_ensemble_and_goes_on_to_the_same_bits(
     done = [json.loads((output / f"components/0{i}/config.json").read_text())["provenance"]["stages"] for i in (0, 1)]
     assert [len(stages) for stages in done] == [2, 1]
 
-    assert run(tmp_path / "cut", "--resume_from_checkpoint", **settings) == results
+    assert run(tmp_path / "cut", "--resume", **settings) == results
     told = json.loads((output / "run.json").read_text())["stages"]
     assert [stage["wall_time"] for stage in told[:3]] == [stage["wall_time"] for stages in done for stage in stages]
     for file in (tmp_path / "whole/output/ensemble").glob("*.safetensors"):
+        assert file.read_bytes() == (output / "ensemble" / file.name).read_bytes()
+
+
+def test_components_are_independent_jobs_and_a_resumed_run_unites_them(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "backbone": str(folder("vit", tmp_path / "backbone")),
+        "num_vertices": 2,
+        "num_train_epochs": 1,
+        **DIGITS,
+    }
+    together = run(tmp_path / "together", **settings)
+    for component in ("1", "0"):
+        assert run(tmp_path / "apart", "--component", component, **settings) is None
+    output = tmp_path / "apart/output"
+    assert {path.name for path in output.iterdir()} == {"components"}
+    with pytest.raises(SystemExit):
+        run(tmp_path / "apart", **settings)
+    assert run(tmp_path / "apart", "--resume", **settings) == together
+    for file in (tmp_path / "together/output/ensemble").glob("*.safetensors"):
         assert file.read_bytes() == (output / "ensemble" / file.name).read_bytes()
 
 
@@ -309,6 +328,11 @@ def refuse_twice(path: Path) -> tuple[dict[str, Any], str]:
     (path / "output/ensemble").mkdir(parents=True)
     (path / "output/ensemble/config.json").write_text("{}")
     return {}, "holds an ensemble already"
+
+
+def unfinished_run(path: Path) -> tuple[dict[str, Any], str]:
+    (path / "output/components/00").mkdir(parents=True)
+    return {}, "an unfinished run left (components)"
 
 
 def other_labels(path: Path) -> tuple[dict[str, Any], str]:
@@ -393,6 +417,9 @@ MISTAKES: list[tuple[str, Any]] = [
     ("output in a file", output_is_in_a_file),
     ("output is another model", output_is_another_model),
     ("no image processor", no_image_processor),
+    ("unfinished run", unfinished_run),
+    ("no such component", lambda path: ({"component": 2}, "component is 2: expected 0 to 1")),
+    ("checkpoint of Trainer's", lambda path: ({"resume_from_checkpoint": "x"}, "give --resume")),
     ("both sources", lambda path: ({"modes": ["a"]}, "either backbone")),
     ("modes from scratch", lambda path: ({"backbone": None, "modes": ["a"], "from_scratch": True}, "from_scratch")),
     ("unknown architecture", lambda path: ({"backbone": "vgg17", "from_scratch": True}, "'vgg17' is no architecture")),

@@ -3,20 +3,26 @@
 import copy
 import gc
 import math
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import psutil
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_modeling_simplex import ensemble
 from tiny import KINDS, Images, backbone, images
 from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
+from hf_simplex.preemption import EXIT_CODE
 from hf_simplex.spro import GrowingVertex
+from hf_simplex.training import NonFiniteError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -572,6 +578,168 @@ def test_statistics_come_from_random_images_of_the_given_data_set(tmp_path: Path
     assert set(first[0]) == {"pixel_values"}
 
 
+# ---- engines, killed runs, logs ------------------------------------------------------------------------------------
+
+
+AGREEING = [
+    ({"bf16": True}, 0.03),
+    ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "points_per_step": 1}, 1e-5),
+    ({"gradient_checkpointing": True}, 1e-6),
+    ({"torch_compile": True, "torch_compile_backend": "aot_eager"}, 1e-5),
+]
+
+
+def first_gradient(path: Path, monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> torch.Tensor:
+    left = iter(POINTS)
+    seen_by_the_engine: list[torch.dtype] = []
+    settings = {
+        "number": 8,
+        "max_steps": 1,
+        "max_grad_norm": 0,
+        "points_per_step": 2,
+        "start_jitter": 0.1,
+        "train_sampling_strategy": "sequential",
+        "volume_weight": VOLUME_WEIGHT,
+        "volume_weight_scaling": "none",
+        "save_strategy": "no",
+    }
+    run = trainer(path, model=ensemble("vit"), **{**settings, **arguments})
+    seen = FirstStep(run.simplex.backbone)
+    run.add_callback(seen)
+    with monkeypatch.context() as patch:
+        patch.setattr(GrowingVertex, "draw", lambda self, number, generator: [next(left) for _ in range(number)])
+        patch.setattr(
+            "hf_simplex.weight_space.torch._foreach_lerp_",
+            lambda targets, *rest: (
+                seen_by_the_engine.extend(target.dtype for target in targets),
+                torch.ops.aten._foreach_lerp_(targets, *rest),
+            ),
+        )
+        run.grow_connector()
+    assert set(seen_by_the_engine) <= {torch.float32}
+    return torch.cat([tensor.flatten() for tensor in seen.gradient.values()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tolerance"), AGREEING, ids=lambda value: "".join(value)[:12] if isinstance(value, dict) else None
+)
+def test_engines_agree_with_the_plain_run(
+    arguments: dict[str, Any], tolerance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = first_gradient(tmp_path / "plain", monkeypatch)
+    other = first_gradient(tmp_path / "other", monkeypatch, **arguments)
+    assert (other - plain).norm() < tolerance * plain.norm()
+
+
+class Poison(TrainerCallback):
+    """Makes the weights of a stage not finite once a step is done."""
+
+    def __init__(self, module: torch.nn.Module, step: int, value: float) -> None:
+        self.module, self.step, self.value = module, step, value
+
+    def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if args.output_dir.endswith("1") and state.global_step == self.step:
+            with torch.no_grad():
+                next(self.module.parameters()).fill_(self.value)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    run = trainer(tmp_path, "vit", connector_learning_rate=0.025, **CHECKPOINTED)
+    run.add_callback(Poison(run.simplex.backbone, 2, float("nan")))
+    place = "stage vertex-00001, step 3 of 3, at learning rate .*checkpoint-2"
+    with pytest.raises(NonFiniteError, match=f"The loss is nan in {place}"):
+        run.grow()
+    assert sorted(path.name for path in (tmp_path / "vertex-00001").iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    assert run.simplex.config.roles == ["mode"]
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gradient(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            if state.global_step == 1:
+                next(run.simplex.backbone.parameters()).grad.fill_(float("inf"))
+
+    run = trainer(tmp_path, "vit", max_grad_norm=0, **CHECKPOINTED)
+    run.add_callback(Gradient())
+    with pytest.raises(NonFiniteError, match=r"weights of .* no longer finite in stage vertex-00000, step 2"):
+        run.grow()
+    assert [path.name for path in (tmp_path / "vertex-00000").iterdir()] == ["checkpoint-1"]
+
+
+def test_a_checkpoint_that_is_cut_short_is_not_seen(tmp_path: Path, whole: dict[str, SimplexTrainer]) -> None:
+    run = trainer(tmp_path, "resnet", **CHECKPOINTED)
+    save = run._save_rng_state
+
+    def cut(directory: str) -> None:
+        save(directory)
+        if "vertex-00001" in directory and run.state.global_step == 2:
+            raise KeyboardInterrupt
+
+    run._save_rng_state = cut  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run.grow()
+    assert {path.name for path in (tmp_path / "vertex-00001").iterdir()} == {".saving", "checkpoint-1"}
+    resumed = trainer(tmp_path, "resnet", **CHECKPOINTED)
+    resumed.grow(resume_from_checkpoint=True)
+    assert_the_same_growth(resumed, whole["resnet"])
+
+
+def test_only_so_many_checkpoints_are_kept_and_a_fresh_run_goes_on_from_none(tmp_path: Path) -> None:
+    run = trainer(tmp_path, "vit", num_vertices=1, save_total_limit=1, **CHECKPOINTED)
+    run.grow()
+    assert [path.name for path in (tmp_path / "vertex-00000").iterdir()] == ["checkpoint-3"]
+    again = trainer(tmp_path, "vit", num_vertices=1, max_steps=1, save_strategy="no")
+    again.grow()
+    assert not list((tmp_path / "vertex-00000").iterdir())
+
+
+def test_a_checkpoint_holds_one_backbone_however_many_vertices_there_are(tmp_path: Path) -> None:
+    run = trainer(tmp_path, "vit", save_only_model=True, **CHECKPOINTED)
+    run.grow()
+    own = sum(p.numel() * 4 for p in run.simplex.backbone.parameters())
+    for vertex in range(3):
+        (file,) = (tmp_path / f"vertex-{vertex:05d}" / "checkpoint-3").glob("*.safetensors")
+        assert own <= file.stat().st_size < 1.2 * own
+
+
+class Terminate(TrainerCallback):
+    """Sends this process and its data loader workers SIGTERM within a step."""
+
+    def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if args.output_dir.endswith("1") and state.global_step == 1:
+            for process in [*psutil.Process().children(recursive=True), psutil.Process()]:
+                process.terminate()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_saves_after_the_step_and_ends_with_a_code_of_its_own(
+    workers: int, tmp_path: Path, whole: dict[str, SimplexTrainer]
+) -> None:
+    run = trainer(tmp_path, "resnet", dataloader_num_workers=workers)
+    run.add_callback(Terminate())
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as raised:
+        run.grow()
+    assert raised.value.code == EXIT_CODE == 75 and signal.getsignal(signal.SIGTERM) is before
+    assert [path.name for path in (tmp_path / "vertex-00001").iterdir()] == ["checkpoint-2"]
+    resumed = trainer(tmp_path, "resnet")
+    stages = resumed.grow(resume_from_checkpoint=True)
+    assert_the_same_growth(resumed, whole["resnet"])
+    assert [stage["loss"] for stage in stages] == pytest.approx(
+        [stage["loss"] for stage in whole["resnet"].simplex.config.provenance["stages"]]
+    )
+
+
+def test_tensorboard_gets_the_quantities_of_each_step(tmp_path: Path) -> None:
+    trainer(tmp_path, "vit", num_vertices=2, report_to="tensorboard").grow()
+    written: dict[str, int] = {}
+    for file in tmp_path.rglob("events.out.tfevents*"):
+        events = EventAccumulator(str(file)).Reload()
+        written |= {tag: len(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+    names = ("loss", "learning_rate", "log_volume", "regularizer", "regularizer_share")
+    assert {name: written.get(f"train/{name}") for name in names} == dict.fromkeys(names, 3)
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------------
 
 
@@ -591,6 +759,33 @@ def test_statistics_come_from_random_images_of_the_given_data_set(tmp_path: Path
 def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         SimplexTrainingArguments(str(tmp_path), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "ZeRO-3 keeps the weights in partitions.*fsdp2.yaml"),
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=2)}, "volume_weight is 1e-08, but DeepSpeed"),
+        ({"fsdp_plugin": SimpleNamespace(fsdp_version=1)}, "FSDP version 1 flattens.*fsdp_version 2"),
+    ],
+    ids=["zero3", "zero2", "fsdp1"],
+)
+def test_engines_that_points_cannot_be_written_into_are_refused(
+    engine: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    run = trainer(tmp_path, "vit")
+    run.is_deepspeed_enabled, run.is_fsdp_enabled = "deepspeed_plugin" in engine, "fsdp_plugin" in engine
+    run.accelerator = SimpleNamespace(state=SimpleNamespace(**engine))
+    with pytest.raises(ValueError, match=message):
+        run._check_engine()
+
+
+def test_what_the_cpu_lacks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no SyncBatchNorm for the CPU"):
+        trainer(tmp_path, "resnet", sync_batch_norm=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP was asked for, but accelerate runs NO on cpu"):
+        trainer(tmp_path, "resnet")
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:

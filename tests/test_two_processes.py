@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from two_processes import CLAIMS
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +25,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return held[0] & held[1]
 
 
-@pytest.mark.parametrize(
-    "claim",
-    [
-        "sharded_weights_train_as_whole_ones",
-        "weights_in_replicated_shards_train_as_whole_ones",
-        "each_process_keeps_its_shards_of_frozen_vertices",
-        "copies_are_numbered_by_replica",
-    ],
-)
+@pytest.mark.parametrize("claim", [claim.__name__ for claim in CLAIMS])
 def test_in_two_processes(claim: str, finished: set[str]) -> None:
     assert claim in finished

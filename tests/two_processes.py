@@ -1,19 +1,40 @@
 """What two processes do together, for test_two_processes.py: each checks its claims."""
 
+import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import pytest
 import torch
 import torch.distributed as dist
-from tiny import backbone, images
+from accelerate import FullyShardedDataParallelPlugin, ParallelismConfig
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from test_evaluation import arguments
+from test_modeling_simplex import ensemble
+from test_training import trainer
+from tiny import Images, backbone, batches, images
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import EvalPrediction, TrainerCallback
 
+from hf_simplex import SimplexTrainer
+from hf_simplex.batch_norm import recompute_statistics
 from hf_simplex.complexes import SimplicialComplex
+from hf_simplex.evaluation import member_probabilities
 from hf_simplex.sharding import copy_number, local_parameters, sharded_like, whole
 from hf_simplex.spro import GrowingVertex
+from hf_simplex.surfaces import classification, evaluate_points
 
+SHARDS = ParallelismConfig(dp_shard_size=2)
 POINT = [0.2, 0.3, 0.5]
 
 
@@ -78,25 +99,237 @@ def copies_are_numbered_by_replica(rank: int) -> None:
         assert copy_number(module, rank) == expected
 
 
+def weights_divided_in_several_ways_are_refused(rank: int) -> None:
+    module = backbone("vit")
+    fully_shard(module.classifier, mesh=init_device_mesh("cpu", (2,)))
+    with pytest.raises(ValueError, match="divided among processes in 2 ways"):
+        GrowingVertex(module, [weights(seed) for seed in range(2)], SimplicialComplex(2, [[0, 1]]), 1)
+
+
+# ---- the trainer -----------------------------------------------------------------------------------------------
+
+
+class Watch(TrainerCallback):
+    """The first step of a stage: the vertex, its gradient, the points, and the bytes that DDP all-reduces."""
+
+    def __init__(self, run: SimplexTrainer) -> None:
+        self.run, self.bytes, self.points, self.is_sharded = run, 0, [], False
+        self.vertex: dict[str, torch.Tensor] = {}
+        self.gradient: dict[str, torch.Tensor] = {}
+        draw = GrowingVertex.draw
+
+        def noting(growing: GrowingVertex, *arguments: Any) -> list[list[float]]:
+            self.points += (drawn := draw(growing, *arguments))
+            return drawn
+
+        self.patch = mock.patch.object(GrowingVertex, "draw", noting)
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if isinstance(self.run.model_wrapped, nn.parallel.DistributedDataParallel):
+            self.run.model_wrapped.register_comm_hook(None, self.count)
+
+    def count(self, _: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        self.bytes += bucket.buffer().nbytes
+        return allreduce_hook(None, bucket)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        named = list(self.run.simplex.backbone.named_parameters())
+        self.is_sharded = all(isinstance(p, DTensor) for _, p in named)
+        self.vertex = {name: whole(p).detach().clone() for name, p in named}
+        self.gradient = {name: whole(p.grad).clone() for name, p in named}
+
+
+def grown(**arguments: Any) -> tuple[SimplexTrainer, Watch]:
+    """One step of a connector to the two vertices of `ensemble`, on images 0 to 3 here and 4 to 7 there."""
+    settings: dict[str, Any] = {
+        "number": 8,
+        "per_device_train_batch_size": 4,
+        "max_steps": 1,
+        "max_grad_norm": 0,
+        "points_per_step": 2,
+        "start_jitter": 0.1,
+        "train_sampling_strategy": "sequential",
+        "volume_weight": 0.05,
+        "volume_weight_scaling": "none",
+        "save_strategy": "no",
+    }
+    run = trainer(DIRECTORY / "grown", model=ensemble("vit"), **{**settings, **arguments})
+    watch = Watch(run)
+    run.add_callback(watch)
+    with watch.patch:
+        run.grow_connector()
+    return run, watch
+
+
+def assert_gradient_is_that_of_all_points(run: SimplexTrainer, watch: Watch) -> None:
+    points: list[Any] = [None, None]
+    dist.all_gather_object(points, watch.points)
+    module, data = backbone("vit"), Images(8)
+    module.load_state_dict(watch.vertex, strict=False)
+    vertices = [dict(vertex) for vertex in run.simplex.weights[:3]] + [watch.vertex]
+    growing = GrowingVertex(module, vertices, run.simplex.config.complex, 3, volume_weight=0.05)
+    module.train()
+    pairs = [data.pixel_values[start : start + 2] for start in range(0, 8, 2)]
+    for pixels, labels, point in zip(pairs, data.labels.split(2), [*points[0], *points[1]], strict=True):
+        with growing.at(point) as coordinate:
+            (coordinate * nn.functional.cross_entropy(module(pixels).logits, labels) / 4).backward()
+    growing.add_volume_gradient()
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(watch.gradient[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def averaged_gradient_is_that_of_one_process_given_the_same_points(rank: int) -> None:
+    run, watch = grown()
+    points: list[Any] = [None, None]
+    dist.all_gather_object(points, watch.points)
+    assert len({tuple(point) for part in points for point in part}) == 4
+    assert_gradient_is_that_of_all_points(run, watch)
+
+
+def only_the_growing_vertex_is_communicated(rank: int) -> None:
+    run, watch = grown(points_per_step=3)
+    assert watch.bytes == sum(p.numel() * p.element_size() for p in run.simplex.backbone.parameters())
+
+
+def results_do_not_depend_on_data_loader_workers(rank: int) -> None:
+    plain, _ = grown(max_steps=3)
+    workers, _ = grown(max_steps=3, dataloader_num_workers=1)
+    for name, tensor in plain.simplex.weights[3].items():
+        assert torch.equal(tensor, workers.simplex.weights[3][name])
+
+
+# ---- members, evaluation, surfaces -----------------------------------------------------------------------------
+
+
+def members_statistics_are_divided_and_gathered(rank: int) -> None:
+    alone, together = ensemble("resnet"), ensemble("resnet")
+    coordinates = [[0.2, 0.3, 0.5], [0.6, 0.2, 0.2], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2]]
+    alone.set_members(coordinates, batches())
+    # SyncBatchNorm would refuse the CPU, or wait for the other process, if it communicated.
+    together.__dict__["_backbone"] = nn.SyncBatchNorm.convert_sync_batchnorm(together.backbone)
+    with mock.patch("hf_simplex.modeling_simplex.recompute_statistics", wraps=recompute_statistics) as recompute:
+        together.set_members(coordinates, batches(), among_processes=True)
+    # Four members and a centroid.
+    assert recompute.call_count == (3, 2)[rank]
+    expected = alone.state_dict()
+    assert together.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in together.state_dict().items())
+
+
+def no_image_is_counted_twice(rank: int) -> None:
+    model, data = ensemble("resnet"), Images(17)
+    found, labels = member_probabilities(model, data, arguments(DIRECTORY / "evaluated"))
+    expected = model(data.pixel_values, output_member_probabilities=True).member_probabilities
+    assert labels.tolist() == data.labels.tolist()
+    torch.testing.assert_close(torch.from_numpy(found).float(), expected, rtol=1e-4, atol=1e-6)
+    run = trainer(DIRECTORY / "evaluated", model=model, trainer_arguments={"compute_metrics": count_images})
+    run.eval_dataset = data
+    metrics = run.evaluate()
+    assert metrics["eval_images"] == 17 and metrics["eval_loss"] > 0
+
+
+def count_images(prediction: EvalPrediction) -> dict[str, float]:
+    return {"images": len(prediction.label_ids)}
+
+
+def surfaces_are_divided_by_points(rank: int) -> None:
+    model, data = ensemble("resnet"), Images(7)
+    rows = [{"pixel_values": data.pixel_values, "labels": data.labels}]
+    coordinates = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.4, 0.4, 0.2]])
+    calls = []
+
+    def measure(module: nn.Module, batch: Any) -> Any:
+        calls.append(batch)
+        return classification(module, batch)
+
+    given: dict[str, Any] = {"batch_norm_batches": batches()}
+    expected = evaluate_points(model.backbone, model.weights, coordinates, rows, **given)
+    found = evaluate_points(model.backbone, model.weights, coordinates, rows, measure, among_processes=True, **given)
+    assert len(calls) == (2, 1)[rank]
+    assert all(torch.equal(left, right) for left, right in zip(found, expected, strict=True))
+
+
+# ---- FSDP2 -----------------------------------------------------------------------------------------------------
+
+
+def fsdp_is_refused_where_accelerate_would_run_ddp(rank: int) -> None:
+    with mock.patch.dict(os.environ, ACCELERATE_USE_FSDP="true"), pytest.raises(ValueError, match="FSDP was asked"):
+        trainer(DIRECTORY / "fsdp", "vit")
+
+
+@contextmanager
+def fsdp2_on_the_cpu() -> Iterator[None]:
+    """accelerate's own FSDP2, which it leaves out for processes on the CPU although torch has it there."""
+    begin = AcceleratorState.__init__
+
+    def shards(state: AcceleratorState, *arguments: Any, **settings: Any) -> None:
+        begin(state, *arguments, **settings)
+        state.distributed_type = DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, cpu_ram_efficient_loading=False, auto_wrap_policy="no_wrap"
+        )
+
+    with mock.patch.object(AcceleratorState, "__init__", shards):
+        yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def fsdp2_shares_points_and_takes_the_same_step(rank: int) -> None:
+    with fsdp2_on_the_cpu():
+        run, watch = grown(parallelism_config=SHARDS)
+        points: list[Any] = [None, None]
+        dist.all_gather_object(points, watch.points)
+        assert watch.is_sharded and points[0] == points[1]
+        assert_gradient_is_that_of_all_points(run, watch)
+        checkpointed, _ = grown(max_steps=2, save_strategy="steps", save_steps=1, parallelism_config=SHARDS)
+        assert all(torch.isfinite(tensor).all() for tensor in checkpointed.simplex.weights[3].values())
+        run.draw_members()
+        assert run.evaluate()["eval_loss"] > 0
+
+
+def replicas_of_shards_draw_points_of_their_own(rank: int) -> None:
+    for mesh, is_shared in ((init_device_mesh("cpu", (2,)), True), (replicated_shards(), False)):
+        run = trainer(DIRECTORY / "replicas", model=ensemble("vit"))
+        fully_shard(run.simplex.backbone, mesh=mesh)
+        drawn: list[Any] = [None, None]
+        dist.all_gather_object(drawn, run._step_generator().initial_seed())
+        assert (drawn[0] == drawn[1]) == is_shared
+
+
 CLAIMS = [
     sharded_weights_train_as_whole_ones,
     weights_in_replicated_shards_train_as_whole_ones,
     each_process_keeps_its_shards_of_frozen_vertices,
     copies_are_numbered_by_replica,
+    weights_divided_in_several_ways_are_refused,
+    averaged_gradient_is_that_of_one_process_given_the_same_points,
+    only_the_growing_vertex_is_communicated,
+    results_do_not_depend_on_data_loader_workers,
+    members_statistics_are_divided_and_gathered,
+    no_image_is_counted_twice,
+    surfaces_are_divided_by_points,
+    fsdp_is_refused_where_accelerate_would_run_ddp,
+    fsdp2_shares_points_and_takes_the_same_step,
+    replicas_of_shards_draw_points_of_their_own,
 ]
 
 
-def main(directory: Path) -> None:
+def main() -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    held = directory / f"process-{rank}"
+    held = DIRECTORY / f"process-{rank}"
     held.mkdir()
     for claim in CLAIMS:
-        claim(rank)
+        try:
+            claim(rank)
+        except Exception:
+            traceback.print_exc()
+            continue
         (held / claim.__name__).touch()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    DIRECTORY = Path(sys.argv[1])
+    main()
