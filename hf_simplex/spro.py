@@ -204,9 +204,10 @@ class GrowingVertex:
         frozen = [[vertex[name] for name in parameters] for vertex in face.vertices]
         for own, gradient, *others in pieces(theta, gradients, *frozen):
             # Small where the vertex is near the face, so it must be there before it meets the large factor.
-            perpendicular = [t.to(torch.promote_types(t.dtype, torch.float32), copy=True) for t in own]
-            for coordinate, other in zip(foot, others, strict=True):
-                torch._foreach_add_(perpendicular, alike(other, perpendicular), alpha=-coordinate)
+            wide = [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in own]
+            perpendicular = torch._foreach_sub(wide, alike(others[0], wide), alpha=foot[0])
+            for coordinate, other in zip(foot[1:], others[1:], strict=True):
+                torch._foreach_sub_(perpendicular, alike(other, wide), alpha=coordinate)
             torch._foreach_add_(gradient, perpendicular, alpha=factor)
 
     def volume_term(self) -> VolumeTerm:
@@ -254,18 +255,22 @@ def _inner_products(theta: Sequence[Tensor], frozen: Sequence[Sequence[Tensor]])
     """
     wide = torch.promote_types(theta[0].dtype, torch.float32)
     own, first, *others = (
-        torch.cat([tensor.flatten() for tensor in tensors]).to(theta[0].device, wide) for tensors in (theta, *frozen)
+        (tensors[0] if len(tensors) == 1 else torch.cat([tensor.flatten() for tensor in tensors]))
+        .flatten()
+        .to(theta[0].device, wide)
+        for tensors in (theta, *frozen)
     )
     vectors = own.new_empty(1 + len(others), own.numel())
+    offset, *edges = vectors
     # From the face's mean, where the vertex starts: small, so that little cancels in the height. It is folded as
     # points are, so that a vertex which was put there has height 0.
-    mean = first.clone()
+    mean = first
     for number, other in enumerate(others, start=2):
-        mean.lerp_(other, (1 / len(frozen)) / (number / len(frozen)))
-    torch.sub(own, mean, out=vectors[0])
-    for other, edge in zip(others, vectors[1:], strict=True):
+        mean = torch.lerp(mean, other, 1 / number, out=offset)
+    torch.sub(own, mean, out=offset)
+    for other, edge in zip(others, edges, strict=True):
         torch.sub(other, first, out=edge)
-    return (vectors * vectors[0]).sum(dim=1).double()
+    return (vectors * offset).sum(dim=1).double()
 
 
 def scaled_volume_weight(volume_weight: float, structure: SimplicialComplex, vertex: int, random_edge: float) -> float:
