@@ -11,6 +11,7 @@ alone: writing one point and taking it back, and the volume's gradient.
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,10 +96,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         full = args.full_points
         tasks: dict[str, Callable[[], None]] = {
             "plain": steps.plain,
-            "parts_4": lambda steps=steps: steps.plain(4),
-            "split_1": lambda steps=steps: steps.simplex(1, split=True),
-            "split_4": lambda steps=steps: steps.simplex(4, split=True),
-            f"full_{full}": lambda steps=steps: steps.simplex(full, split=False),
+            "parts_4": partial(steps.plain, 4),
+            "split_1": partial(steps.simplex, 1, split=True),
+            "split_4": partial(steps.simplex, 4, split=True),
+            f"full_{full}": partial(steps.simplex, full, split=False),
             "points": steps.points,
             "volume": steps.growing.add_volume_gradient,
         }
