@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "points": steps.points,
             "volume": steps.growing.add_volume_gradient,
         }
-        seconds = alternating(tasks, args.rounds, device)
+        seconds = alternating(tasks, args.rounds, device, args.clock)
         row: dict[str, Any] = {
             "backbone": name,
             "million_parameters": sum(p.numel() for p in steps.module.parameters()) / 1e6,
