@@ -37,7 +37,7 @@ from .checkpoint import (
 )
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
-from .members import draw_members
+from .members import draw_members, symmetric_members
 from .processes import spread
 from .sharding import whole
 from .subset import part_of, read_part
@@ -396,29 +396,45 @@ class SimplexForImageClassification(PreTrainedModel):
 
     def draw_members(
         self,
-        num_members: int,
+        num_members: int | str,
         *,
         seed: int = 0,
         batches: Iterable[Any] | None = None,
         sampling: str | None = None,
         among_processes: bool = False,
     ) -> None:
-        """Draw the members of the ensemble uniformly from the complex; see `members.draw_members`.
+        """Choose the members of the ensemble: random points of the complex, or few that stand for all of them.
 
         Args:
-            num_members: how many.
+            num_members: how many, drawn uniformly (see `members.draw_members`); or `"auto"` for as many members of
+                each simplex as it has vertices, placed by `members.symmetric_members`.
             seed: of the draw.
             batches: re-iterable inputs of training images for the BatchNorm statistics, where the backbone has any.
             sampling: `"equal"` or `"volume"`; default: the configuration's.
             among_processes: of `set_members`.
+
+        Raises:
+            ValueError: too few members, or `"auto"` members where several simplexes are to weigh by their volume.
         """
         sampling = sampling or self.config.sampling
-        log_volumes = self.log_volumes() if sampling == "volume" else None
-        coordinates = draw_members(
-            self.config.complex, num_members, seed=seed, sampling=sampling, log_volumes=log_volumes
-        )
+        if isinstance(num_members, str):
+            coordinates = self._placed_members(num_members, sampling)
+        else:
+            log_volumes = self.log_volumes() if sampling == "volume" else None
+            coordinates = draw_members(
+                self.config.complex, num_members, seed=seed, sampling=sampling, log_volumes=log_volumes
+            )
         self.set_members(coordinates, batches=batches, among_processes=among_processes)
         self.config.sampling = sampling
+
+    def _placed_members(self, rule: str, sampling: str) -> list[list[float]]:
+        if rule != "auto":
+            raise ValueError(f"num_members is {rule!r}: expected a number or 'auto'.")
+        if sampling == "volume" and len(self.config.simplexes) > 1:
+            raise ValueError(
+                "Members by 'auto' weigh all simplexes alike, but sampling is 'volume': give a number of members."
+            )
+        return symmetric_members(self.config.complex)
 
     def set_members(
         self,

@@ -45,6 +45,7 @@ from .spro import GrowingVertex, VolumeTerm, scaled_volume_weight
 STATE_FILE = "trainer_state.json"
 POINT_BATCHES = ("split", "full")
 VOLUME_WEIGHT_SCALINGS = ("random_complex", "none")
+MEMBERS = ("random", "auto")
 
 
 @dataclass
@@ -93,7 +94,15 @@ class SimplexTrainingArguments(TrainingArguments):
             "choices": SAMPLINGS,
         },
     )
-    num_members: int = field(default=8, metadata={"help": "Members of the ensemble, drawn when the growth ends."})
+    members: str = field(
+        default="random",
+        metadata={
+            "help": "'random' draws num_members uniformly from the complex, as the paper does; 'auto' places as many "
+            "members in each simplex as it has vertices, whose mean stands for that of all points.",
+            "choices": MEMBERS,
+        },
+    )
+    num_members: int = field(default=8, metadata={"help": "Random members, drawn when the growth ends."})
     member_seed: int = field(default=0, metadata={"help": "Seed of the draw of the members."})
     batch_norm_images: int = field(
         default=1024, metadata={"help": "Training images that each member's BatchNorm statistics are computed from."}
@@ -120,6 +129,7 @@ class SimplexTrainingArguments(TrainingArguments):
             ("point_batches", POINT_BATCHES),
             ("volume_weight_scaling", VOLUME_WEIGHT_SCALINGS),
             ("sampling", SAMPLINGS),
+            ("members", MEMBERS),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(choices)}.")
@@ -288,7 +298,7 @@ class SimplexTrainer(Trainer):
     def _check_growth(self) -> None:
         args, structure = self.args, self.simplex.config.complex
         simplexes = len(structure.simplexes)
-        if args.sampling == "equal" and args.num_members < simplexes:
+        if args.members == "random" and args.sampling == "equal" and args.num_members < simplexes:
             raise ValueError(
                 f"num_members is {args.num_members}: expected at least one for each of {simplexes} simplexes."
             )
@@ -584,7 +594,7 @@ class SimplexTrainer(Trainer):
             self._release(self.simplex)
 
     def draw_members(self) -> None:
-        """Draw `args.num_members` members from the grown complex, with BatchNorm statistics where there are any.
+        """Choose the members as the arguments say, with BatchNorm statistics where there are any.
 
         The members are divided among the processes of a distributed run, all of which must call this together.
         """
@@ -592,7 +602,7 @@ class SimplexTrainer(Trainer):
         backbone = self.simplex.backbone.to(self.args.device)  # type: ignore[arg-type]
         batches = self._batch_norm_batches() if batch_norm_layers(backbone) else None
         self.simplex.draw_members(
-            self.args.num_members,
+            "auto" if self.args.members == "auto" else self.args.num_members,
             seed=self.args.member_seed,
             batches=batches,
             sampling=self.args.sampling,

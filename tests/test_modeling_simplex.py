@@ -30,6 +30,7 @@ from transformers import (
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.batch_norm import recompute_statistics, statistics
 from hf_simplex.geometry import simplex_log_volume
+from hf_simplex.members import symmetric_members
 
 PICTURE = Image.fromarray(torch.randint(256, (30, 20, 3), generator=torch.manual_seed(0)).byte().numpy())
 
@@ -337,6 +338,17 @@ def test_a_draw_that_fails_changes_nothing() -> None:
     assert model.config.members == members
     assert model.config.sampling == "equal"
     assert torch.equal(model(images()).logits, logits)
+
+
+def test_members_by_the_rule_are_placed_with_their_statistics() -> None:
+    model = ensemble("resnet")
+    model.draw_members("auto", batches=batches())
+    assert model.config.members == symmetric_members(model.config.complex) and len(model.members) == 3
+    with pytest.raises(ValueError, match="num_members is 'all'"):
+        model.draw_members("all", batches=batches())
+    two = SimplexForImageClassification.unite([model, model])
+    with pytest.raises(ValueError, match="sampling is 'volume'"):
+        two.draw_members("auto", batches=batches(), sampling="volume")
 
 
 @pytest.mark.parametrize("kind", KINDS)

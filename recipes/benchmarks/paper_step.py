@@ -3,8 +3,9 @@
     python recipes/benchmarks/paper_step.py --backbones tf_efficientnet_lite0 --image_size 64
 
 The baseline mixes each parameter by a Python sum over all vertices in the graph, tracks gradients of all vertices,
-and takes the volume from the distances between all pairs of vertices (Cayley-Menger determinant) in float32, each
-step. It is written from that description, for any module, and shows each of H points the whole batch; so does `full`.
+and takes the volume from the distances between all pairs of rows of a [vertices, parameters] matrix (Cayley-Menger
+determinant) in float32, each step. It is written from that description, for any module, and shows each of H points the
+whole batch; so does `full`.
 """
 
 import math
@@ -54,18 +55,20 @@ class LayerAgnosticSteps:
         self.optimizer.step()
 
     def log_volume(self) -> Tensor:
-        """From the squared distances of all pairs of vertices, in float32 and in the graph."""
-        count = len(self.vertices)
-        matrix = torch.ones(count + 1, count + 1, device=self.steps.images.device)
-        matrix[0, 0] = 0.0
-        rows = [
-            torch.stack([sum((one[name] - other[name]).square().sum() for name in one) for other in self.vertices])
-            for one in self.vertices
-        ]
-        matrix = torch.cat([matrix[:1], torch.cat([matrix[1:, :1], torch.stack(rows)], dim=1)])
+        """From the squared distances of all pairs of rows of the [vertices, parameters] matrix, float32, in the graph.
+
+        The backward pass of each pair's two rows makes a gradient of the whole matrix: that is what costs.
+        """
+        flat = torch.stack([torch.cat([p.flatten() for p in vertex.values()]) for vertex in self.vertices])
+        count = len(flat)
+        bordered = torch.ones(count + 1, count + 1, device=flat.device)
+        bordered[0, 0] = 0.0
+        for i in range(count):
+            for j in range(count):
+                bordered[i + 1, j + 1] = (flat[i] - flat[j]).square().sum()
         # V^2 = |det| / (2^k (k!)^2) for a k-simplex; the constant does not matter to the gradient but to the value.
         k = count - 1
-        return 0.5 * (torch.linalg.det(matrix).abs() + 1e-30).log() - 0.5 * k * math.log(2) - math.lgamma(k + 1)
+        return 0.5 * (torch.linalg.det(bordered).abs() + 1e-30).log() - 0.5 * k * math.log(2) - math.lgamma(k + 1)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
