@@ -11,7 +11,7 @@ alone: writing one point and taking it back, and the volume's gradient.
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -39,14 +39,17 @@ class Steps:
         self.images, self.targets = batch(args.batch_size, args.image_size, LABELS, device, args.channels_last)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-5, fused=True)
         self.generator = Generator().manual_seed(args.seed)
+        self.num_vertices, self.volume_weight = args.num_vertices, args.volume_weight
+
+    @cached_property
+    def growing(self) -> GrowingVertex:
+        """The last vertex of a simplex, all of whose vertices lie round the backbone's first weights."""
         weights = {name: p.detach() for name, p in self.module.named_parameters()}
         vertices = [
-            {name: p + 0.01 * torch.randn_like(p) for name, p in weights.items()} for _ in range(args.num_vertices)
+            {name: p + 0.01 * torch.randn_like(p) for name, p in weights.items()} for _ in range(self.num_vertices)
         ]
-        structure = SimplicialComplex(args.num_vertices, [list(range(args.num_vertices))])
-        self.growing = GrowingVertex(
-            self.module, vertices, structure, args.num_vertices - 1, volume_weight=args.volume_weight
-        )
+        structure = SimplicialComplex(self.num_vertices, [list(range(self.num_vertices))])
+        return GrowingVertex(self.module, vertices, structure, self.num_vertices - 1, volume_weight=self.volume_weight)
 
     def plain(self, parts: int = 1) -> None:
         """A step of ordinary fine-tuning, in parts whose gradients add up."""
