@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     device = start(args)
     model = SimplexForImageClassification.from_pretrained(args.ensemble).to(device)
     if args.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        model.to(memory_format=torch.channels_last)
     whole = model.config.complex
     structure, kept = whole.sub_complex(range(args.simplexes or len(whole.simplexes)))
     data = load_image_data(

@@ -14,13 +14,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from measure import TRANSFORMERS_VIT, alternating, parser, ratio, report, start
+from measure import TRANSFORMERS_VIT, alternating, parser, ratio, report, start, vit_small
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
-    ViTConfig,
     ViTForImageClassification,
 )
 
@@ -33,16 +32,7 @@ LABELS = 100
 def classifier(name: str, image_size: int) -> PreTrainedModel:
     """A randomly initialized image classifier of transformers: its own ViT, or one of timm's in its wrapper."""
     if name == TRANSFORMERS_VIT:
-        return ViTForImageClassification(
-            ViTConfig(
-                hidden_size=384,
-                num_hidden_layers=12,
-                num_attention_heads=6,
-                intermediate_size=1536,
-                image_size=image_size,
-                num_labels=LABELS,
-            )
-        )
+        return ViTForImageClassification(vit_small(image_size, LABELS))
     settings: dict[str, Any] = {"architecture": name, "num_classes": LABELS, "pretrained_cfg": {"num_classes": LABELS}}
     if "vit" in name:
         settings["model_args"] = {"img_size": image_size}
@@ -52,9 +42,11 @@ def classifier(name: str, image_size: int) -> PreTrainedModel:
 @torch.no_grad()
 def ensemble(name: str, args: argparse.Namespace, device: torch.device) -> SimplexForImageClassification:
     """A simplex with random vertices round a backbone, and its members drawn."""
-    model = SimplexForImageClassification.from_backbone(classifier(name, args.image_size)).to(device)  # type: ignore[arg-type]
+    backbone: Any = classifier(name, args.image_size)
+    backbone = backbone.to(device)
     if args.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        backbone = backbone.to(memory_format=torch.channels_last)
+    model = SimplexForImageClassification.from_backbone(backbone)
     while model.config.num_vertices < args.num_vertices:
         vertex = model.add_vertex()
         for parameter in model.vertices[vertex].parameters():
@@ -66,7 +58,8 @@ def ensemble(name: str, args: argparse.Namespace, device: torch.device) -> Simpl
 
 def vmapped(members: Sequence[PreTrainedModel]) -> Callable[[Tensor], Tensor]:
     """From images to [members, batch, labels] logits in one pass over stacked weights."""
-    skeleton = copy.deepcopy(members[0]).to("meta")
+    skeleton: Any = copy.deepcopy(members[0])
+    skeleton.to("meta")
     weights, buffers = torch.func.stack_module_state(list(members))
 
     def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Tensor:

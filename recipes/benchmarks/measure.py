@@ -175,6 +175,14 @@ class _Logits(nn.Module):
         return logits
 
 
+def vit_small(image_size: int, labels: int) -> ViTConfig:
+    """The configuration of a ViT of transformers in the size of timm's vit_small."""
+    sizes: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
+    # Not as a keyword: transformers takes it, but does not declare it.
+    sizes["num_labels"] = labels
+    return ViTConfig(**sizes, intermediate_size=1536, image_size=image_size)
+
+
 def build_backbone(name: str, image_size: int, labels: int = 100, channels_last: bool = False) -> nn.Module:
     """A randomly initialized classifier from images to logits.
 
@@ -185,19 +193,11 @@ def build_backbone(name: str, image_size: int, labels: int = 100, channels_last:
         channels_last: the memory format of its weights.
     """
     if name == TRANSFORMERS_VIT:
-        config = ViTConfig(
-            hidden_size=384,
-            num_hidden_layers=12,
-            num_attention_heads=6,
-            intermediate_size=1536,
-            image_size=image_size,
-            num_labels=labels,
-        )
-        module: nn.Module = _Logits(ViTForImageClassification(config))
+        module: nn.Module = _Logits(ViTForImageClassification(vit_small(image_size, labels)))
     else:
-        sized = {"img_size": image_size} if "vit" in name else {}
+        sized: dict[str, Any] = {"img_size": image_size} if "vit" in name else {}
         module = timm.create_model(name, num_classes=labels, **sized)
-    return module.to(memory_format=torch.channels_last) if channels_last else module  # type: ignore[call-overload,no-any-return]
+    return module.to(memory_format=torch.channels_last) if channels_last else module
 
 
 def batch(size: int, image_size: int, labels: int, device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:

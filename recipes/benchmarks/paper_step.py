@@ -40,7 +40,7 @@ class LayerAgnosticSteps:
         self.optimizer.zero_grad()
         loss = torch.zeros((), device=self.steps.images.device)
         for coordinates in self.steps.growing.draw(points, self.steps.generator):
-            mixed = {
+            mixed: dict[str, Any] = {
                 name: sum(c * vertex[name] for c, vertex in zip(coordinates, self.vertices, strict=True))
                 for name in self.vertices[0]
             }

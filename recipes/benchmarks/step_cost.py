@@ -48,7 +48,7 @@ class Steps:
         vertices = [
             {name: p + 0.01 * torch.randn_like(p) for name, p in weights.items()} for _ in range(self.num_vertices)
         ]
-        structure = SimplicialComplex(self.num_vertices, [list(range(self.num_vertices))])
+        structure = SimplicialComplex(self.num_vertices, (tuple(range(self.num_vertices)),))
         return GrowingVertex(self.module, vertices, structure, self.num_vertices - 1, volume_weight=self.volume_weight)
 
     def plain(self, parts: int = 1) -> None:
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for name in args.backbones:
         steps = Steps(name, args, device)
         full = args.full_points
-        tasks: dict[str, Callable[[], None]] = {
+        tasks: dict[str, Callable[[], Any]] = {
             "plain": steps.plain,
             "parts_4": partial(steps.plain, 4),
             "split_1": partial(steps.simplex, 1, split=True),
