@@ -96,7 +96,7 @@ class SimplexTrainingArguments(TrainingArguments):
     num_members: int | None = field(
         default=None,
         metadata={
-            "help": "Random members, drawn uniformly when the growth ends, as the paper does; default: in each simplex "
+            "help": "Random members, drawn uniformly when the growth ends (the paper); default: in each simplex "
             "as many as it has vertices, placed so that their mean stands for that of all points."
         },
     )

@@ -141,7 +141,8 @@ def _processor() -> str:
 
 def report(args: argparse.Namespace, device: torch.device, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Write rows of figures with arguments, versions and hardware to `args.output`, and print them as a table."""
-    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    # Of paths the last part: where a machine keeps its files says nothing about the figures.
+    arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()}
     plain = [{key: asdict(v) if isinstance(v, Ratio) else v for key, v in row.items()} for row in rows]
     result = {"rows": plain, "arguments": arguments, **environment(device)}
     with written_aside(args.output.parent) as aside:
