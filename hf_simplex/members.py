@@ -1,5 +1,7 @@
 """Which points make the ensemble."""
 
+import math
+
 from torch import Generator, Tensor
 
 from .complexes import SimplicialComplex
@@ -50,3 +52,30 @@ def draw_members(
         generator=generator,
     )
     return coordinates.tolist()
+
+
+def symmetric_members(structure: SimplicialComplex) -> list[list[float]]:
+    """As many members for each simplex as it has vertices, whose mean is exact for quadratic functions.
+
+    On a simplex of k + 1 vertices member i has coordinate 1 - k b at vertex i and b at the others, with
+    b = (1 - 1 / sqrt(k + 2)) / (k + 1). The mean over these points of any function that is quadratic in the
+    coordinates is its mean over the whole simplex: the limit that more and more random members approach.
+
+    Args:
+        structure: the complex.
+
+    Returns:
+        [members, vertices] barycentric coordinates, simplex after simplex.
+
+    Source: the second-degree rule of Hammer and Stroud 1956, Numerical integration over simplexes.
+    """
+    members = []
+    for simplex in structure.simplexes:
+        others = (1 - 1 / math.sqrt(len(simplex) + 1)) / len(simplex)
+        for own in simplex:
+            member = [0.0] * structure.num_vertices
+            for vertex in simplex:
+                member[vertex] = others
+            member[own] = 1 - (len(simplex) - 1) * others
+            members.append(member)
+    return members

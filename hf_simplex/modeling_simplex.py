@@ -37,7 +37,7 @@ from .checkpoint import (
 )
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
-from .members import draw_members
+from .members import draw_members, symmetric_members
 from .processes import spread
 from .sharding import whole
 from .subset import part_of, read_part
@@ -104,6 +104,7 @@ class SimplexForImageClassification(PreTrainedModel):
         self.growing: int | None = None
         # Not modules of this one: the working backbone's weights are a scratch pad, no part of the state dict.
         self.__dict__["_backbone"] = None
+        self.__dict__["_materialized"] = []
         self._image_processor: BaseImageProcessor | None = None
         self._image_processor_source: tuple[str, dict[str, Any]] | None = None
 
@@ -287,6 +288,7 @@ class SimplexForImageClassification(PreTrainedModel):
         Raises:
             ValueError: a simplex would have more dimensions than the backbone has weights.
         """
+        self.dematerialize()
         structure = self.config.complex.with_vertex(simplexes)
         weights = sum(p.numel() for p in self.vertices[0].parameters())
         if (dimension := max(map(structure.dimension, range(len(structure.simplexes))))) > weights:
@@ -307,6 +309,7 @@ class SimplexForImageClassification(PreTrainedModel):
 
     def store_vertex(self, vertex: int) -> None:
         """Make the working backbone's weights and buffers those of the given vertex."""
+        self.dematerialize()
         _copy(self.backbone, self.vertices[vertex])
 
     def take_over(self, other: "SimplexForImageClassification") -> None:
@@ -316,6 +319,7 @@ class SimplexForImageClassification(PreTrainedModel):
             ValueError: the two differ in architecture or labels.
         """
         _check_same_kind([self, other])
+        self.dematerialize()
         other.to(self.device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
         self.vertices, self.members, self.centroids = other.vertices, other.members, other.centroids
         for name in ("simplexes", "roles", "members", "sampling", "provenance"):
@@ -371,7 +375,10 @@ class SimplexForImageClassification(PreTrainedModel):
                 f"Vertex {self.growing} is being trained in the working backbone: ask for points after its stage."
             )
         backbone = self.backbone
-        weights = self.weights
+        weights: list[dict[str, Tensor]] = [
+            cast(TensorTree, vertex).tensors() if coordinate else {}
+            for vertex, coordinate in zip(self.vertices, coordinates, strict=True)
+        ]
         write_point(backbone, weights, coordinates)
         nearest = weights[max(range(len(weights)), key=lambda index: coordinates[index])]
         with torch.no_grad():
@@ -389,29 +396,45 @@ class SimplexForImageClassification(PreTrainedModel):
 
     def draw_members(
         self,
-        num_members: int,
+        num_members: int | str,
         *,
         seed: int = 0,
         batches: Iterable[Any] | None = None,
         sampling: str | None = None,
         among_processes: bool = False,
     ) -> None:
-        """Draw the members of the ensemble uniformly from the complex; see `members.draw_members`.
+        """Choose the members of the ensemble: random points of the complex, or few that stand for all of them.
 
         Args:
-            num_members: how many.
+            num_members: how many, drawn uniformly (see `members.draw_members`); or `"auto"` for as many members of
+                each simplex as it has vertices, placed by `members.symmetric_members`.
             seed: of the draw.
             batches: re-iterable inputs of training images for the BatchNorm statistics, where the backbone has any.
             sampling: `"equal"` or `"volume"`; default: the configuration's.
             among_processes: of `set_members`.
+
+        Raises:
+            ValueError: too few members, or `"auto"` members where several simplexes are to weigh by their volume.
         """
         sampling = sampling or self.config.sampling
-        log_volumes = self.log_volumes() if sampling == "volume" else None
-        coordinates = draw_members(
-            self.config.complex, num_members, seed=seed, sampling=sampling, log_volumes=log_volumes
-        )
+        if isinstance(num_members, str):
+            coordinates = self._placed_members(num_members, sampling)
+        else:
+            log_volumes = self.log_volumes() if sampling == "volume" else None
+            coordinates = draw_members(
+                self.config.complex, num_members, seed=seed, sampling=sampling, log_volumes=log_volumes
+            )
         self.set_members(coordinates, batches=batches, among_processes=among_processes)
         self.config.sampling = sampling
+
+    def _placed_members(self, rule: str, sampling: str) -> list[list[float]]:
+        if rule != "auto":
+            raise ValueError(f"num_members is {rule!r}: expected a number or 'auto'.")
+        if sampling == "volume" and len(self.config.simplexes) > 1:
+            raise ValueError(
+                "Members by 'auto' weigh all simplexes alike, but sampling is 'volume': give a number of members."
+            )
+        return symmetric_members(self.config.complex)
 
     def set_members(
         self,
@@ -435,6 +458,7 @@ class SimplexForImageClassification(PreTrainedModel):
         if not len(coordinates):
             raise ValueError("An ensemble needs at least one member, and no point was given.")
         self.config.check_points(coordinates)
+        self.dematerialize()
         points, found = [*coordinates, *self._centroids()], []
         if statistics(self.backbone):
             progress = logging.tqdm(total=len(points), desc="BatchNorm statistics", leave=False)
@@ -463,10 +487,45 @@ class SimplexForImageClassification(PreTrainedModel):
         self.config.check_points(coordinates)
         other = copy.copy(self)
         other._modules = dict(self._modules)
+        other.__dict__["_materialized"] = []
         other.config = copy.deepcopy(self.config)
         other.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
         other.members = nn.ModuleList(TensorTree({}, found) for found in point_statistics if found)
         return other
+
+    def materialize(self, max_bytes: int | None = None) -> int:
+        """Keep members ready as backbones of their own, so that a prediction mixes no weights.
+
+        Without this, or beyond `max_bytes`, members are streamed: each is written into the one working backbone when
+        its turn comes, which costs a pass over the vertices' weights for each member and batch. For large batches
+        that is little; for single images it can cost as much as the forward pass itself.
+
+        What changes vertices or members afterwards (`set_members`, growth, `load_state_dict`) undoes it.
+
+        Args:
+            max_bytes: of memory that the members may take; default: no bound. A member takes a backbone's bytes.
+
+        Returns:
+            How many members are ready now: the first ones, as many as fit.
+
+        Raises:
+            RuntimeError: the members are not drawn yet.
+            ValueError: `max_bytes` is negative.
+        """
+        self._check_drawn()
+        if max_bytes is not None and max_bytes < 0:
+            raise ValueError(f"max_bytes is {max_bytes}: expected at least 0, or None for no bound.")
+        self.dematerialize()
+        tensors = [*self.backbone.parameters(), *self.backbone.buffers()]
+        backbone_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        members = len(self.config.members)
+        fit = members if max_bytes is None else min(members, max_bytes // backbone_bytes)
+        self.__dict__["_materialized"] = [copy.deepcopy(self._member(index)) for index in range(fit)]
+        return fit
+
+    def dematerialize(self) -> None:
+        """Free what `materialize` made: members are streamed again."""
+        self.__dict__["_materialized"] = []
 
     def vertex_statistics(self, vertex: int) -> dict[str, Tensor]:
         """The BatchNorm statistics of a vertex by buffer name, not copied; empty without BatchNorm."""
@@ -506,11 +565,7 @@ class SimplexForImageClassification(PreTrainedModel):
                 "An ensemble predicts in evaluation mode only: call model.eval(). Vertices are trained by "
                 "SimplexTrainer.grow(), not by backpropagation through this model."
             )
-        if not self.config.members:
-            raise RuntimeError(
-                "The ensemble has no members: SimplexTrainer.grow() draws them at its end, or call "
-                "model.draw_members(number, batches=...)."
-            )
+        self._check_drawn()
         if output_member_probabilities is None:
             output_member_probabilities = getattr(self.config, "output_member_probabilities", False)
         log_probabilities = torch.stack(
@@ -529,7 +584,17 @@ class SimplexForImageClassification(PreTrainedModel):
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
+    def _check_drawn(self) -> None:
+        if not self.config.members:
+            raise RuntimeError(
+                "The ensemble has no members: SimplexTrainer.grow() draws them at its end, or call "
+                "model.draw_members(number, batches=...)."
+            )
+
     def _member(self, index: int) -> PreTrainedModel:
+        materialized: list[PreTrainedModel] = self.__dict__["_materialized"]
+        if index < len(materialized):
+            return materialized[index]
         return self._write(self.config.members[index], self.members[index] if len(self.members) else None)
 
     # ---- files -------------------------------------------------------------------------------------------------
@@ -786,7 +851,14 @@ class SimplexForImageClassification(PreTrainedModel):
         super()._apply(*args, **kwargs)
         if self.__dict__.get("_backbone") is not None:
             self.__dict__["_backbone"]._apply(*args, **kwargs)
+        for member in self.__dict__.get("_materialized", []):
+            member._apply(*args, **kwargs)
         return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in torch; members that were materialized from the former weights are dropped."""
+        self.dematerialize()
+        return super().load_state_dict(*args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing to initialize: vertices are copied from a backbone or read from files."""

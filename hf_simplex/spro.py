@@ -18,7 +18,7 @@ from .geometry import (
     simplex_log_volume,
 )
 from .sharding import local, local_parameters, sharded_like, sharing_processes, sum_over
-from .weight_space import Weights, blocks, copy_weights, trainable_names, weights_moved_to, write_point
+from .weight_space import Weights, alike, blocks, copy_weights, pieces, trainable_names, weights_moved_to, write_point
 
 HEIGHT_FLOOR = 1e-4
 """Part of the weights' norm that is added, in quadrature, to every height: it bounds the pull on a flat simplex."""
@@ -189,18 +189,26 @@ class GrowingVertex:
         log_volume = float(complex_log_volume(self._log_volumes))
         if self.volume_weight:
             shares = torch.softmax(self._log_volumes, dim=0)
-            parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
             for face, share, (height_squared, foot) in zip(self._faces, shares, geometry, strict=True):
                 factor = scale * self.volume_weight * float(share) / (float(height_squared) + self.height_floor**2)
-                for name, parameter in parameters.items():
-                    # Small where the vertex is near the face, so it must be there before it meets the large factor.
-                    wide = torch.promote_types(parameter.dtype, torch.float32)
-                    perpendicular = local(parameter.detach()).to(wide, copy=True)
-                    for weight, vertex in zip(foot.tolist(), face.vertices, strict=True):
-                        perpendicular.sub_(vertex[name], alpha=weight)
-                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                    local(parameter.grad).sub_(perpendicular, alpha=factor)
+                self._add_perpendicular(face, foot.tolist(), -factor)
         return VolumeTerm(log_volume, -self.volume_weight * log_volume)
+
+    def _add_perpendicular(self, face: _Face, foot: Sequence[float], factor: float) -> None:
+        """Add `factor` times the perpendicular from the foot, given by its coordinates in a face, to the gradients."""
+        parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        for parameter in parameters.values():
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        theta = [local(p.detach()) for p in parameters.values()]
+        gradients = [local(p.grad) for p in parameters.values() if p.grad is not None]
+        frozen = [[vertex[name] for name in parameters] for vertex in face.vertices]
+        for own, gradient, *others in pieces(theta, gradients, *frozen):
+            # Small where the vertex is near the face, so it must be there before it meets the large factor.
+            wide = [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in own]
+            perpendicular = torch._foreach_sub(wide, alike(others[0], wide), alpha=foot[0])
+            for coordinate, other in zip(foot[1:], others[1:], strict=True):
+                torch._foreach_sub_(perpendicular, alike(other, wide), alpha=coordinate)
+            torch._foreach_add_(gradient, perpendicular, alpha=factor)
 
     def volume_term(self) -> VolumeTerm:
         """The term's value at the vertex, which the module holds; no gradient is touched."""
@@ -212,20 +220,15 @@ class GrowingVertex:
     def _heights(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Log volumes of the star [simplexes]; for each the squared height, and the foot's coordinates in the face."""
         parameters = local_parameters(self.module)
+        device = next(iter(parameters.values())).device
         log_volumes, geometry = [], []
         for face in self._faces:
-            edge_offset = torch.zeros(len(face.vertices) - 1, dtype=torch.float64)
-            offset_squared = torch.zeros((), dtype=torch.float64)
-            for name in self.names:
-                edges = face.edges(name)
-                # From the face's mean, where the vertex starts: small, so that little cancels in the height.
-                mean = sum(vertex[name].flatten().double() for vertex in face.vertices) / len(face.vertices)
-                offset = parameters[name].flatten().double() - mean
-                edge_offset += (edges @ offset).cpu()
-                offset_squared += (offset @ offset).cpu()
-            products = torch.cat([edge_offset, offset_squared[None]])
-            products = sum_over(self._sharing, products, next(iter(parameters.values())).device)
-            height_squared, projection = height_over_face(face.edge_gram, products[:-1], products[-1])
+            frozen = [[vertex[name] for name in parameters] for vertex in face.vertices]
+            products = torch.zeros(len(frozen), dtype=torch.float64, device=device)
+            for theta, *others in pieces(list(parameters.values()), *frozen):
+                products += _inner_products(theta, others)
+            products = sum_over(self._sharing, products.cpu(), device)
+            height_squared, projection = height_over_face(face.edge_gram, products[1:], products[0])
             log_volumes.append(
                 log_volume_with_floor(face.log_volume, height_squared, self.height_floor, len(face.vertices))
             )
@@ -234,6 +237,40 @@ class GrowingVertex:
             foot[0] -= projection.sum()
             geometry.append((height_squared, foot))
         return torch.stack(log_volumes), geometry
+
+
+def _inner_products(theta: Sequence[Tensor], frozen: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Inner products of a vertex's offset from the mean of a face with itself and with the face's edges.
+
+    Differences are taken before products, so that float32 loses nothing that matters of vertices which lie close
+    together, and sums are float64.
+
+    Args:
+        theta: a piece of the vertex's weights.
+        frozen: the same piece of each vertex of the face.
+
+    Returns:
+        [vertices of the face] float64: the offset's squared length, then its products with the edges that lead from
+        the first vertex to the others.
+    """
+    wide = torch.promote_types(theta[0].dtype, torch.float32)
+    own, first, *others = (
+        (tensors[0] if len(tensors) == 1 else torch.cat([tensor.flatten() for tensor in tensors]))
+        .flatten()
+        .to(theta[0].device, wide)
+        for tensors in (theta, *frozen)
+    )
+    vectors = own.new_empty(1 + len(others), own.numel())
+    offset, *edges = vectors
+    # From the face's mean, where the vertex starts: small, so that little cancels in the height. It is folded as
+    # points are, so that a vertex which was put there has height 0.
+    mean = first
+    for number, other in enumerate(others, start=2):
+        mean = torch.lerp(mean, other, 1 / number, out=offset)
+    torch.sub(own, mean, out=offset)
+    for other, edge in zip(others, edges, strict=True):
+        torch.sub(other, first, out=edge)
+    return (vectors * offset).sum(dim=1).double()
 
 
 def scaled_volume_weight(volume_weight: float, structure: SimplicialComplex, vertex: int, random_edge: float) -> float:

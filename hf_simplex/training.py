@@ -93,7 +93,13 @@ class SimplexTrainingArguments(TrainingArguments):
             "choices": SAMPLINGS,
         },
     )
-    num_members: int = field(default=8, metadata={"help": "Members of the ensemble, drawn when the growth ends."})
+    num_members: int | None = field(
+        default=None,
+        metadata={
+            "help": "Random members, drawn uniformly when the growth ends (the paper); default: in each simplex "
+            "as many as it has vertices, placed so that their mean stands for that of all points."
+        },
+    )
     member_seed: int = field(default=0, metadata={"help": "Seed of the draw of the members."})
     batch_norm_images: int = field(
         default=1024, metadata={"help": "Training images that each member's BatchNorm statistics are computed from."}
@@ -108,7 +114,7 @@ class SimplexTrainingArguments(TrainingArguments):
         if self.sync_batch_norm and self.device.type == "cpu":
             raise ValueError("sync_batch_norm is True, but torch has no SyncBatchNorm for the CPU.")
         for name in ("num_vertices", "points_per_step", "num_members"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
         if self.batch_norm_images < 2:
             raise ValueError(f"batch_norm_images is {self.batch_norm_images}: expected at least 2.")
@@ -288,7 +294,12 @@ class SimplexTrainer(Trainer):
     def _check_growth(self) -> None:
         args, structure = self.args, self.simplex.config.complex
         simplexes = len(structure.simplexes)
-        if args.sampling == "equal" and args.num_members < simplexes:
+        if args.num_members is None and args.sampling == "volume" and simplexes > 1:
+            raise ValueError(
+                "sampling is 'volume' and num_members is not given: the members that are placed by default weigh all "
+                "simplexes alike. Give the number of random members."
+            )
+        if args.num_members is not None and args.sampling == "equal" and args.num_members < simplexes:
             raise ValueError(
                 f"num_members is {args.num_members}: expected at least one for each of {simplexes} simplexes."
             )
@@ -584,7 +595,7 @@ class SimplexTrainer(Trainer):
             self._release(self.simplex)
 
     def draw_members(self) -> None:
-        """Draw `args.num_members` members from the grown complex, with BatchNorm statistics where there are any.
+        """Choose the members as the arguments say, with BatchNorm statistics where there are any.
 
         The members are divided among the processes of a distributed run, all of which must call this together.
         """
@@ -592,7 +603,7 @@ class SimplexTrainer(Trainer):
         backbone = self.simplex.backbone.to(self.args.device)  # type: ignore[arg-type]
         batches = self._batch_norm_batches() if batch_norm_layers(backbone) else None
         self.simplex.draw_members(
-            self.args.num_members,
+            "auto" if self.args.num_members is None else self.args.num_members,
             seed=self.args.member_seed,
             batches=batches,
             sampling=self.args.sampling,

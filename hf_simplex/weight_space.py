@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,12 @@ from .sharding import local_parameters
 
 Weights = Mapping[str, Tensor]
 """One set of weights: tensors by the module's own parameter names."""
+
+PIECE_ON_CPU = 2**17
+"""Elements that are worked on at a time on a CPU: some vertices' worth of them stays in the cache."""
+
+PIECE_ON_ACCELERATOR = 2**22
+"""The same where each piece costs the launch of a few kernels: what bounds the memory that a pass takes."""
 
 
 def trainable_names(module: nn.Module) -> list[str]:
@@ -35,31 +42,11 @@ def write_point(module: nn.Module, vertices: Sequence[Weights], coordinates: Seq
     Raises:
         ValueError: as many coordinates as vertices were expected, or the coordinates are all 0.
     """
-    if len(vertices) != len(coordinates):
-        raise ValueError(f"{len(vertices)} vertices need as many coordinates, not {len(coordinates)}.")
-    support = [(float(c), vertex) for c, vertex in zip(coordinates, vertices, strict=True) if c != 0]
-    if not support:
-        raise ValueError("All coordinates are 0: a point needs coordinates that sum to 1.")
+    support = _support(vertices, coordinates)
     parameters = local_parameters(module)
-    wide = [p for p in parameters.values() if p.dtype in (torch.float32, torch.float64)]
-    mixed = {
-        name: p if p.dtype in (torch.float32, torch.float64) else torch.empty_like(p, dtype=torch.float32)
-        for name, p in parameters.items()
-    }
-    total = 0.0
-    for coordinate, vertex in support:
-        total += coordinate
-        targets, sources = list(mixed.values()), [vertex[name] for name in mixed]
-        if total == coordinate:
-            torch._foreach_copy_(targets, sources)
-        else:
-            sources = [
-                source if source.dtype == target.dtype and source.device == target.device else source.to(target)
-                for source, target in zip(sources, targets, strict=True)
-            ]
-            torch._foreach_lerp_(targets, sources, coordinate / total)
-    if len(wide) < len(parameters):
-        torch._foreach_copy_(list(parameters.values()), list(mixed.values()))
+    sources = [[vertices[index][name] for name in parameters] for index in support]
+    for targets, *mixed in pieces(list(parameters.values()), *sources):
+        _mix(targets, mixed, list(support.values()))
 
 
 @torch.no_grad()
@@ -75,9 +62,9 @@ def weights_moved_to(
 ) -> Iterator[None]:
     """While the context lasts, `module` holds the point at `coordinates` in place of vertex number `vertex`.
 
-    The weights of `module` on entry are that vertex: they are saved to `vertices[vertex]` before the point is written,
-    and put back bit for bit on exit. A forward and a backward pass within the context work on the point, so that
-    `.grad` receives the gradient with respect to the point; the optimizer, outside, steps the vertex.
+    The weights of `module` on entry are that vertex: they are saved to `vertices[vertex]` as the point is written, and
+    put back bit for bit on exit. A forward and a backward pass within the context work on the point, so that `.grad`
+    receives the gradient with respect to the point; the optimizer, outside, steps the vertex.
 
     Args:
         module: holds the vertex on entry and on exit, the point between.
@@ -85,13 +72,95 @@ def weights_moved_to(
         coordinates: [vertices] barycentric coordinates.
         vertex: the index of the vertex that `module` holds.
     """
-    copy_weights(module, vertices[vertex])
+    support = _support(vertices, coordinates)
+    parameters = local_parameters(module)
+    saved = [vertices[vertex][name] for name in parameters]
+    sources = [saved if index == vertex else [vertices[index][name] for name in parameters] for index in support]
+    moved = 0
     try:
-        write_point(module, vertices, coordinates)
+        with torch.no_grad():
+            # One way through the memory for saving and mixing: what was just saved is mixed out of the cache.
+            for targets, safe, *mixed in pieces(list(parameters.values()), saved, *sources):
+                torch._foreach_copy_(safe, targets)
+                moved += 1
+                _mix(targets, mixed, list(support.values()))
         yield
     finally:
-        one_hot = [float(index == vertex) for index in range(len(vertices))]
-        write_point(module, vertices, one_hot)
+        with torch.no_grad():
+            # Asked for anew, since an engine that shards may have put other tensors in their place.
+            for targets, safe in islice(pieces(list(local_parameters(module).values()), saved), moved):
+                torch._foreach_copy_(targets, safe)
+
+
+def _support(vertices: Sequence[Weights], coordinates: Sequence[float]) -> dict[int, float]:
+    """The coordinates that are not 0, by vertex."""
+    if len(vertices) != len(coordinates):
+        raise ValueError(f"{len(vertices)} vertices need as many coordinates, not {len(coordinates)}.")
+    support = {index: float(coordinate) for index, coordinate in enumerate(coordinates) if coordinate != 0}
+    if not support:
+        raise ValueError("All coordinates are 0: a point needs coordinates that sum to 1.")
+    return support
+
+
+def _mix(targets: list[Tensor], sources: Sequence[list[Tensor]], coordinates: Sequence[float]) -> None:
+    wide = [tensor.dtype in (torch.float32, torch.float64) for tensor in targets]
+    mixed = [
+        target if is_wide else torch.empty_like(target, dtype=torch.float32)
+        for target, is_wide in zip(targets, wide, strict=True)
+    ]
+    torch._foreach_copy_(mixed, sources[0])
+    total = coordinates[0]
+    for coordinate, source in zip(coordinates[1:], sources[1:], strict=True):
+        total += coordinate
+        torch._foreach_lerp_(mixed, alike(source, mixed), coordinate / total)
+    if not all(wide):
+        torch._foreach_copy_(targets, mixed)
+
+
+def alike(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors in the dtype and on the device of the others; not copied where they are so already."""
+    return [
+        tensor if tensor.dtype == other.dtype and tensor.device == other.device else tensor.to(other)
+        for tensor, other in zip(tensors, others, strict=True)
+    ]
+
+
+def pieces(*weights: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
+    """Cut several sets of weights into the same pieces, of which one from each set fits into the processor's cache.
+
+    A pass over many vertices that works piece by piece reads each from memory once and writes the result once.
+
+    Args:
+        weights: sets of tensors, of the same shapes in the same order; any dtypes and devices.
+
+    Yields:
+        For each set the tensors of a piece, not copied: several small tensors as they are, or a stretch of a large
+        one, [elements] in the order of the memory. In all sets they hold the same elements.
+    """
+    size = PIECE_ON_CPU if weights[0][0].device.type == "cpu" else PIECE_ON_ACCELERATOR
+    gathered: list[tuple[Tensor, ...]] = []
+    elements = 0
+    for tensors in zip(*weights, strict=True):
+        if tensors[0].numel() > size and (flat := _flattened(tensors)) is not None:
+            for stretch in zip(*(tensor.split(size) for tensor in flat), strict=True):
+                yield [[tensor] for tensor in stretch]
+            continue
+        gathered.append(tensors)
+        elements += tensors[0].numel()
+        if elements >= size:
+            yield [list(of_set) for of_set in zip(*gathered, strict=True)]
+            gathered, elements = [], 0
+    if gathered:
+        yield [list(of_set) for of_set in zip(*gathered, strict=True)]
+
+
+def _flattened(tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    """Flat views of tensors that lie in memory in the same order; None where they do not."""
+    if all(tensor.is_contiguous() for tensor in tensors):
+        return [tensor.view(-1) for tensor in tensors]
+    if all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors if tensor.dim() == 4):
+        return [tensor.permute(0, 2, 3, 1).view(-1) for tensor in tensors] if tensors[0].dim() == 4 else None
+    return None
 
 
 def blocks(vertices: Sequence[Weights], names: Iterable[str]) -> Iterator[Tensor]:

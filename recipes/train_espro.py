@@ -289,7 +289,7 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
     components = len(backbone_args.modes or ()) or backbone_args.num_components
     if components < 1:
         raise ValueError(f"num_components is {components}: expected at least 1.")
-    if args.num_members < components:
+    if args.num_members is not None and args.num_members < components:
         raise ValueError(
             f"num_members is {args.num_members}: expected at least one for each of {components} components."
         )
@@ -429,7 +429,8 @@ def component_arguments(args: EsproArguments, index: int, components: int) -> Es
     own.seed = args.seed + SEEDS_A_COMPONENT * index
     own.data_seed = None if args.data_seed is None else args.data_seed + SEEDS_A_COMPONENT * index
     own.member_seed = args.member_seed + index
-    own.num_members = args.num_members // components + (index < args.num_members % components)
+    if args.num_members is not None:
+        own.num_members = args.num_members // components + (index < args.num_members % components)
     own.push_to_hub = False
     return own
 

@@ -5,7 +5,7 @@ import torch
 
 from hf_simplex.complexes import SimplicialComplex
 from hf_simplex.geometry import validate_coordinates
-from hf_simplex.members import draw_members
+from hf_simplex.members import draw_members, symmetric_members
 
 TWO = SimplicialComplex(5, [[0, 1, 2], [3, 4]])
 
@@ -40,3 +40,21 @@ def test_volume_sampling_prefers_the_larger_simplex() -> None:
 def test_too_few_members_are_refused(number: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw_members(TWO, number, seed=0)
+
+
+@pytest.mark.parametrize("vertices", [1, 2, 3, 4, 7])
+def test_the_mean_over_symmetric_members_is_exact_for_quadratic_functions(vertices: int) -> None:
+    structure = SimplicialComplex(vertices, [list(range(vertices))])
+    members = torch.tensor(symmetric_members(structure), dtype=torch.float64)
+    validate_coordinates(members, structure)
+    assert len(members) == vertices
+    # The flat Dirichlet distribution has E[c_i c_j] = (1 + [i = j]) / (n (n + 1)) and, by symmetry, E[c_i] = 1 / n.
+    second = (torch.ones(vertices, vertices) + torch.eye(vertices)) / (vertices * (vertices + 1))
+    assert torch.allclose(members.T @ members / vertices, second.double(), atol=1e-12)
+    assert torch.allclose(members.mean(0), torch.full((vertices,), 1 / vertices, dtype=torch.float64), atol=1e-12)
+
+
+def test_symmetric_members_reach_every_simplex() -> None:
+    coordinates = torch.tensor(symmetric_members(TWO), dtype=torch.float64)
+    validate_coordinates(coordinates, TWO)
+    assert (coordinates[:3, :3] > 0).all() and (coordinates[3:, 3:] > 0).all() and len(coordinates) == 5

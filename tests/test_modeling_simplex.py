@@ -30,6 +30,7 @@ from transformers import (
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.batch_norm import recompute_statistics, statistics
 from hf_simplex.geometry import simplex_log_volume
+from hf_simplex.members import symmetric_members
 
 PICTURE = Image.fromarray(torch.randint(256, (30, 20, 3), generator=torch.manual_seed(0)).byte().numpy())
 
@@ -337,6 +338,72 @@ def test_a_draw_that_fails_changes_nothing() -> None:
     assert model.config.members == members
     assert model.config.sampling == "equal"
     assert torch.equal(model(images()).logits, logits)
+
+
+def test_members_by_the_rule_are_placed_with_their_statistics() -> None:
+    model = ensemble("resnet")
+    model.draw_members("auto", batches=batches())
+    assert model.config.members == symmetric_members(model.config.complex) and len(model.members) == 3
+    with pytest.raises(ValueError, match="num_members is 'all'"):
+        model.draw_members("all", batches=batches())
+    two = SimplexForImageClassification.unite([model, model])
+    with pytest.raises(ValueError, match="sampling is 'volume'"):
+        two.draw_members("auto", batches=batches(), sampling="volume")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_materialized_members_predict_the_same_bits_as_streamed_ones(kind: str) -> None:
+    model = ensemble(kind)
+    keys, streamed = model.state_dict().keys(), model(images(), output_member_probabilities=True)
+    one = sum(tensor.numel() * tensor.element_size() for tensor in model.backbone.state_dict().values())
+    for max_bytes, ready in ((None, 3), (2 * one + one // 2, 2), (0, 0)):
+        assert model.materialize(max_bytes) == ready
+        # The working backbone is free for other points meanwhile.
+        model.backbone_at([0.0, 1.0, 0.0])
+        found = model(images(), output_member_probabilities=True)
+        assert torch.equal(found.logits, streamed.logits)
+        assert torch.equal(found.member_probabilities, streamed.member_probabilities)
+        assert model.state_dict().keys() == keys
+    model.materialize()
+    twin = copy.deepcopy(model).double()
+    assert torch.allclose(twin(images().double()).logits, streamed.logits, atol=1e-5)
+    assert torch.equal(model(images()).logits, streamed.logits)
+    model.dematerialize()
+    assert torch.equal(model(images()).logits, streamed.logits)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.draw_members(3, seed=5, batches=batches()),
+        lambda model: model.take_over(ensemble("resnet", seed=6)),
+        lambda model: model.load_state_dict(ensemble("resnet", seed=6).state_dict()),
+        lambda model: (model.backbone_at([0.0, 1.0, 0.0]), model.store_vertex(0)),
+    ],
+    ids=["members", "take_over", "load_state_dict", "store_vertex"],
+)
+def test_materialized_members_never_outlive_what_they_were_made_of(change: Any) -> None:
+    model, other = ensemble("resnet"), ensemble("resnet")
+    model.materialize()
+    for either in (model, other):
+        change(either)
+    assert torch.equal(model(images()).logits, other(images()).logits)
+
+
+def test_other_members_over_the_same_vertices_are_not_those_that_were_materialized() -> None:
+    model = ensemble("vit")
+    model.materialize()
+    other = model.with_members([[0.0, 1.0, 0.0]], [])
+    assert torch.allclose(other(images()).logits, backbone("vit", 1)(images()).logits.log_softmax(-1), atol=1e-6)
+
+
+def test_what_cannot_be_materialized_says_so() -> None:
+    with pytest.raises(ValueError, match="max_bytes is -1"):
+        ensemble("vit").materialize(-1)
+    model = ensemble("vit")
+    model.add_vertex()
+    with pytest.raises(RuntimeError, match="has no members"):
+        model.materialize()
 
 
 @pytest.mark.parametrize("kind", KINDS)

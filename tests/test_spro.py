@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hf_simplex import weight_space
 from hf_simplex.complexes import SimplicialComplex
 from hf_simplex.geometry import simplex_log_volumes
 from hf_simplex.spro import GrowingVertex, scaled_volume_weight
@@ -192,6 +193,40 @@ def test_the_volume_and_its_gradient_are_those_of_the_geometry_module(structure:
     ]
     slope = -sum(float((p.grad.double() * direction[name]).sum()) for name, p in module.named_parameters())
     assert slope == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=1e-5)
+
+
+def convolution(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    module = nn.Sequential(
+        nn.Conv2d(8, 40, 3), nn.BatchNorm2d(40), nn.Conv2d(40, 30, 3), nn.Flatten(), nn.Linear(9, 4)
+    )
+    return module.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-1, 1.0])
+def test_the_volume_of_large_vertices_is_computed_in_float32_pieces_as_in_float64(
+    monkeypatch: pytest.MonkeyPatch, distance: float
+) -> None:
+    """Near the face, where float32 products of the weights themselves would be all rounding, and far from it."""
+    monkeypatch.setattr(weight_space, "PIECE_ON_CPU", 512)
+    structure = SimplicialComplex(4, [[0, 1, 2, 3]])
+    vertices = [{name: p.detach().clone() for name, p in convolution(seed).named_parameters()} for seed in range(4)]
+    for name, grown in vertices[3].items():
+        mean = torch.stack([vertex[name].double() for vertex in vertices[:3]]).mean(0)
+        grown.copy_(mean + distance * torch.randn(grown.shape) * grown.abs().mean())
+    module = convolution(0)
+    module.load_state_dict(module.state_dict() | vertices[3])
+    growing = GrowingVertex(module, vertices, structure, 3, volume_weight=1.0)
+    growing.height_floor = 0.0
+    assert growing.add_volume_gradient().log_volume == pytest.approx(exact_log_volume(vertices, structure), rel=1e-6)
+
+    flat = torch.stack([torch.cat([t.double().flatten() for t in vertex.values()]) for vertex in vertices])
+    edges, offset = flat[1:3] - flat[0], flat[3] - flat[0]
+    perpendicular = offset - torch.linalg.lstsq(edges.T, offset[:, None]).solution[:, 0] @ edges
+    expected = -perpendicular / perpendicular.square().sum()
+    found = torch.cat([p.grad.double().flatten() for p in module.parameters()])
+    # A float32 weight is rounded by up to 6e-8 of itself, which a perpendicular as short as 1e-3 of it cannot hide.
+    assert float((found - expected).norm() / expected.norm()) < max(1e-6, 5e-8 / distance)
 
 
 def test_a_scaled_gradient_is_added_to_what_is_there_and_nothing_without_a_weight() -> None:

@@ -788,6 +788,13 @@ def test_what_the_cpu_lacks_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         trainer(tmp_path, "resnet")
 
 
+def test_without_a_number_the_members_are_as_many_as_the_vertices(tmp_path: Path) -> None:
+    grown = trainer(tmp_path, "vit", num_vertices=2, num_members=None)
+    grown.grow()
+    first, second = grown.simplex.config.members
+    assert first == pytest.approx([0.788675, 0.211325], abs=1e-6) and second == first[::-1]
+
+
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     args = SimplexTrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(TypeError, match="from_backbone"):
@@ -805,6 +812,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"num_members": 1}, "one for each of 2 simplexes"),
+        ({"num_members": None, "sampling": "volume"}, "num_members is not given"),
         ({"sampling": "volume", "num_vertices": 2}, r"sampling is 'volume'.*\[3, 2\] vertices"),
         ({"num_vertices": 4}, "plain weight"),
     ],

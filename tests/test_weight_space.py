@@ -3,8 +3,10 @@
 import pytest
 import torch
 from tiny import KINDS, backbone, images
+from torch import nn
 
-from hf_simplex.weight_space import blocks, copy_weights, trainable_names, weights_moved_to, write_point
+from hf_simplex import weight_space
+from hf_simplex.weight_space import blocks, copy_weights, pieces, trainable_names, weights_moved_to, write_point
 
 
 def weights(kind: str, seed: int) -> dict[str, torch.Tensor]:
@@ -114,3 +116,49 @@ def test_coordinates_that_make_no_point_are_refused(coordinates: list[float], me
     module = backbone("vit")
     with pytest.raises(ValueError, match=message):
         write_point(module, [weights("vit", 0), weights("vit", 1)], coordinates)
+
+
+def convolution(seed: int, channels_last: bool) -> nn.Module:
+    """Tensors below, at and above the pieces that `small_pieces` cuts, in either order of memory."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), nn.Conv2d(20, 7, 1), nn.Linear(20, 30))
+    return module.to(memory_format=torch.channels_last) if channels_last else module
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(weight_space, "PIECE_ON_CPU", 64)
+    return 64
+
+
+@pytest.mark.parametrize("orders", [(False, False), (True, True), (True, False)], ids=str)
+def test_a_point_that_is_mixed_piece_by_piece_is_the_plain_sum(small_pieces: int, orders: tuple[bool, bool]) -> None:
+    module = convolution(9, orders[0])
+    networks = [convolution(seed, orders[1]) for seed in range(4)]
+    vertices = [{name: p.detach().clone() for name, p in network.named_parameters()} for network in networks]
+    coordinates = [0.15, 0.3, 0.05, 0.5]
+    with weights_moved_to(module, vertices, coordinates, vertex=3):
+        # The vertex is what the module held on entry, not what was stored for it.
+        held = convolution(9, False).state_dict()
+        for name, parameter in module.named_parameters():
+            terms = [c * v[name].double() for c, v in zip(coordinates, [*vertices[:3], held], strict=True)]
+            scale = torch.stack(terms).abs().sum(0).clamp(min=1e-30)
+            assert ((parameter.double() - torch.stack(terms).sum(0)).abs() / scale).max() < 1e-6
+    assert all(torch.equal(p, held[name]) for name, p in module.named_parameters())
+
+
+@pytest.mark.parametrize("orders", [(False, False), (True, True), (True, False)], ids=str)
+def test_pieces_hold_every_element_once_and_the_same_in_all_sets(small_pieces: int, orders: tuple[bool, bool]) -> None:
+    one, other = ([p.detach() for p in convolution(seed, order).parameters()] for seed, order in enumerate(orders))
+    for left, right in zip(one, other, strict=True):
+        right.copy_(torch.arange(right.numel()).view_as(right))
+        left.copy_(right)
+    found = list(pieces(one, other))
+    assert all(torch.equal(a, b) for left, right in found for a, b in zip(left, right, strict=True))
+    assert sum(tensor.numel() for left, _ in found for tensor in left) == sum(tensor.numel() for tensor in one)
+    if orders[0] == orders[1]:
+        assert all(sum(tensor.numel() for tensor in left) < 2 * small_pieces for left, _ in found)
+    for left, _ in found:
+        for tensor in left:
+            tensor.zero_()
+    assert not any(tensor.any() for tensor in one) and all(tensor.any() for tensor in other if tensor.numel() > 1)

@@ -1,0 +1,208 @@
+"""How the benchmarks measure: everything beside what it is compared with, in one process, alternating."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from transformers import ViTConfig, ViTForImageClassification
+
+from hf_simplex.checkpoint import written_aside
+
+TRANSFORMERS_VIT = "transformers_vit_small"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A time relative to another, over rounds in each of which both were taken.
+
+    Attributes:
+        median: of the rounds' ratios.
+        lower, upper: their quartiles.
+        milliseconds: the median time of what was measured.
+    """
+
+    median: float
+    lower: float
+    upper: float
+    milliseconds: float
+
+
+def parser(description: str, result: str) -> argparse.ArgumentParser:
+    """A parser of what all benchmarks take: device, threads, rounds, seed and where the result goes."""
+    found = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    found.add_argument("--device", default="cpu", help="cpu or cuda.")
+    found.add_argument("--threads", type=int, default=torch.get_num_threads(), help="Of torch on the CPU.")
+    found.add_argument("--rounds", type=int, default=7, help="How often each thing is measured, in alternation.")
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument(
+        "--clock",
+        choices=tuple(CLOCKS),
+        default="wall",
+        help="'cpu' counts this process's own computing: for a machine that others use too, with --threads 1.",
+    )
+    found.add_argument("--output", type=Path, default=Path("recipes/results/benchmarks") / f"{result}.json")
+    return found
+
+
+def start(args: argparse.Namespace) -> torch.device:
+    """Set threads and seed; the device to measure on."""
+    if args.rounds < 1:
+        raise SystemExit(f"error: --rounds is {args.rounds}: expected at least 1.")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    device = torch.device(args.device)
+    if args.clock == "cpu" and (device.type != "cpu" or args.threads != 1):
+        raise SystemExit(
+            "error: --clock cpu is for --device cpu and --threads 1: waiting threads would count as work."
+        )
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: --device cuda, but torch sees no GPU.")
+    return device
+
+
+def alternating(
+    tasks: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: torch.device,
+    clock_name: str = "wall",
+    warm_up: int = 1,
+) -> dict[str, list[float]]:
+    """Seconds that each task took in each round; every round runs all tasks, in an order that turns.
+
+    Args:
+        tasks: what to time, by name.
+        rounds: how often each is timed.
+        device: waited for at the end of each task.
+        clock_name: of `CLOCKS`.
+        warm_up: rounds before those that count.
+    """
+    clock = CLOCKS[clock_name]
+    names = list(tasks)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-warm_up, rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            wait(device)
+            started = clock()
+            tasks[name]()
+            wait(device)
+            if number >= 0:
+                seconds[name].append(clock() - started)
+    return seconds
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], of: str, to: str, times: float = 1) -> Ratio:
+    """The time of one task relative to `times` the time of another, round by round."""
+    ratios = [one / (times * other) for one, other in zip(seconds[of], seconds[to], strict=True)]
+    lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return Ratio(statistics.median(ratios), lower, upper, 1e3 * statistics.median(seconds[of]))
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware of a run, and how busy the machine was with other things as well."""
+    packages = ("hf-simplex", "torch", "transformers", "timm", "safetensors")
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+        "hardware": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "load_average_of_15_minutes": os.getloadavg()[2],
+        },
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text("utf-8").splitlines() if information.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def report(args: argparse.Namespace, device: torch.device, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Write rows of figures with arguments, versions and hardware to `args.output`, and print them as a table."""
+    # Of paths the last part: where a machine keeps its files says nothing about the figures.
+    arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()}
+    plain = [{key: asdict(v) if isinstance(v, Ratio) else v for key, v in row.items()} for row in rows]
+    result = {"rows": plain, "arguments": arguments, **environment(device)}
+    with written_aside(args.output.parent) as aside:
+        (aside / args.output.name).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(table(rows))
+    return result
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as lines of a Markdown table; of a ratio the median and the quartiles."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Ratio):
+        return f"{value.median:.3f} ({value.lower:.3f} to {value.upper:.3f}; {value.milliseconds:.1f} ms)"
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+class _Logits(nn.Module):
+    """A classifier of transformers that returns its logits alone, as timm's do."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(pixel_values).logits
+        return logits
+
+
+def vit_small(image_size: int, labels: int) -> ViTConfig:
+    """The configuration of a ViT of transformers in the size of timm's vit_small."""
+    sizes: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
+    # Not as a keyword: transformers takes it, but does not declare it.
+    sizes["num_labels"] = labels
+    return ViTConfig(**sizes, intermediate_size=1536, image_size=image_size)
+
+
+def build_backbone(name: str, image_size: int, labels: int = 100, channels_last: bool = False) -> nn.Module:
+    """A randomly initialized classifier from images to logits.
+
+    Args:
+        name: one of timm's, or `transformers_vit_small`, the ViT of transformers in the size of timm's vit_small.
+        image_size: of the images, in pixels.
+        labels: how many.
+        channels_last: the memory format of its weights.
+    """
+    if name == TRANSFORMERS_VIT:
+        module: nn.Module = _Logits(ViTForImageClassification(vit_small(image_size, labels)))
+    else:
+        sized: dict[str, Any] = {"img_size": image_size} if "vit" in name else {}
+        module = timm.create_model(name, num_classes=labels, **sized)
+    return module.to(memory_format=torch.channels_last) if channels_last else module
+
+
+def batch(size: int, image_size: int, labels: int, device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Random images [size, 3, image_size, image_size] and labels [size]."""
+    images = torch.randn(size, 3, image_size, image_size).to(device)
+    targets = torch.randint(labels, (size,)).to(device)
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images, targets

@@ -1,0 +1,138 @@
+"""The benchmarks run and say what they measured: no claim about speed, which a busy machine could break."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import choose_members
+import ensemble_cost
+import loading_cost
+import measure
+import memory_cost
+import paper_step
+import pytest
+import step_cost
+import torch
+from tiny import backbone
+from transformers import ViTImageProcessor
+
+from hf_simplex import SimplexForImageClassification
+
+SMALL = ["--threads", "1", "--rounds", "1", "--image_size", "32"]
+
+
+def run(main: Callable[[list[str]], dict[str, Any]], directory: Path, *argv: str) -> list[dict[str, Any]]:
+    result = main([*argv, "--output", str(directory / "result.json")])
+    written = json.loads((directory / "result.json").read_text("utf-8"))
+    assert written == json.loads(json.dumps(result))
+    assert written["versions"]["torch"] in torch.__version__ and written["hardware"]["threads"] == 1
+    rows: list[dict[str, Any]] = written["rows"]
+    assert rows
+    return rows
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    seconds = {"one": [2.0, 30.0, 4.0], "other": [1.0, 10.0, 1.0]}
+    found = measure.ratio(seconds, "one", "other")
+    assert (found.median, found.milliseconds) == (3.0, 4000.0)
+    assert measure.ratio(seconds, "one", "other", times=2).median == 1.5
+
+
+def test_every_round_runs_every_task_in_turns() -> None:
+    order: list[str] = []
+    tasks = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    seconds = measure.alternating(tasks, 2, torch.device("cpu"), warm_up=0)
+    assert order == list("abc") + list("bca")
+    assert all(len(taken) == 2 for taken in seconds.values())
+
+
+def test_a_clock_that_would_count_waiting_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--threads 1"):
+        step_cost.main(["--clock", "cpu", "--threads", "2", "--output", str(tmp_path / "result.json")])
+    with pytest.raises(SystemExit, match="at least 1"):
+        step_cost.main(["--rounds", "0", "--output", str(tmp_path / "result.json")])
+
+
+def test_step_cost(tmp_path: Path) -> None:
+    (row,) = run(step_cost.main, tmp_path, *SMALL, "--backbones", "test_resnet", "--batch_size", "8")
+    assert {"plain", "split_1", "split_4", "full_2", "points", "volume"} < set(row)
+    assert row["plain"]["median"] == 1
+
+
+def test_paper_step(tmp_path: Path) -> None:
+    argv = ["--backbones", "test_resnet", "--batch_size", "8", "--points", "2", "--clock", "cpu"]
+    (row,) = run(paper_step.main, tmp_path, *SMALL, *argv)
+    assert row["speed_up_2"]["median"] > 0
+
+
+def test_the_baseline_takes_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be no baseline for speed if it computed something else."""
+    args = step_cost.parser("", "none").parse_args([])
+    args.image_size, args.batch_size, args.num_vertices, args.volume_weight = 32, 8, 3, 0.5
+    args.channels_last = args.compile = False
+    torch.manual_seed(0)
+    steps = step_cost.Steps("test_resnet", args, torch.device("cpu"))
+    steps.module.eval()
+    points = [[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]]
+    monkeypatch.setattr(steps.growing, "draw", lambda *_: points)
+    for name, parameter in steps.module.named_parameters():
+        parameter.data.copy_(steps.growing.vertices[-1][name])
+    baseline = paper_step.LayerAgnosticSteps(steps, 0.5)
+    monkeypatch.setattr(steps.optimizer, "step", lambda: None)
+    monkeypatch.setattr(baseline.optimizer, "step", lambda: None)
+    baseline.step(2)
+    steps.simplex(2, split=False)
+    for name, parameter in steps.module.named_parameters():
+        expected = baseline.vertices[-1][name].grad
+        assert parameter.grad is not None and expected is not None
+        assert torch.allclose(parameter.grad, expected, rtol=1e-3, atol=1e-5), name
+    assert float(baseline.log_volume()) == pytest.approx(steps.growing.volume_term().log_volume, abs=1e-3)
+
+
+def test_ensemble_cost(tmp_path: Path) -> None:
+    argv = ["--backbones", "test_resnet", "--batch_sizes", "1", "2", "--members", "2", "--num_vertices", "2"]
+    rows = run(ensemble_cost.main, tmp_path, *SMALL, *argv)
+    assert [row["batch"] for row in rows] == [1, 2]
+    assert all(row["materialized"]["milliseconds"] > 0 for row in rows)
+
+
+def test_vmapped_members_predict_what_members_predict() -> None:
+    args = ensemble_cost.argparse.Namespace(image_size=32, num_vertices=2, members=3, seed=0, channels_last=False)
+    model = ensemble_cost.ensemble("test_resnet", args, torch.device("cpu"))
+    members = [ensemble_cost.copy.deepcopy(model._member(index)) for index in range(3)]
+    images = torch.randn(2, 3, 32, 32)
+    mean = ensemble_cost.vmapped(members)(images).softmax(-1).mean(0)
+    assert torch.allclose(mean, model(images).logits.exp(), atol=1e-5)
+
+
+def test_loading_cost(tmp_path: Path) -> None:
+    (row,) = run(loading_cost.main, tmp_path, *SMALL, "--backbone", "test_resnet", "--num_vertices", "2")
+    assert row["import"]["median"] > 0 and row["peak_of_from_pretrained"] > 0
+
+
+def test_memory_cost(tmp_path: Path) -> None:
+    argv = ["--backbone", "test_resnet", "--num_vertices", "2", "--batch_size", "2"]
+    (row,) = run(memory_cost.main, tmp_path, *SMALL, *argv)
+    assert row["growing_megabytes"] > 0
+
+
+def test_choose_members(tmp_path: Path) -> None:
+    model = SimplexForImageClassification.from_backbone(backbone("resnet", labels=10))
+    model.add_vertex()
+    model.add_vertex()
+    model.image_processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    model.save_pretrained(tmp_path / "ensemble")
+    argv = [str(tmp_path / "ensemble"), "--max_train_examples", "20", "--max_test_examples", "20", "--threads", "1"]
+    argv += ["--batch_norm_images", "20", "--pool", "4", "--random_sizes", "1", "2", "--greedy", "2"]
+    rows = run(choose_members.main, tmp_path, *argv)
+    passes = {row["members"]: row["forward_passes"] for row in rows}
+    assert passes["symmetric rule"] == 3 and passes["vertices and centroids"] == 4
+    assert all(row["nll"] > 0 for row in rows)
+
+
+def test_the_greedy_choice_takes_what_lowers_the_loss_most() -> None:
+    labels = measure.torch.tensor([0, 0]).numpy()
+    # Of itself the second is best; with it the third, which is right where that is wrong.
+    found = torch.tensor([[[0.5, 0.5], [0.5, 0.5]], [[0.9, 0.1], [0.4, 0.6]], [[0.2, 0.8], [0.95, 0.05]]]).numpy()
+    assert choose_members.greedy(found, labels, 2) == [[1], [1, 2]]
