@@ -3,11 +3,11 @@
     python recipes/compare_ensembles.py recipes/configs/compare_fine_tuning.yaml
     python recipes/compare_ensembles.py recipes/configs/compare_from_scratch.yaml --methods deep_ensemble espro
 
-Every method gets `--budget` epochs on the same images, with the same seeds. `--num_train_epochs` is what one mode of the
-deep ensemble gets of them, `--espro_mode_epochs` and `--connector_epochs` what a mode and a connector of ESPRO get.
+Every method gets `--budget` epochs on the same images, with the same seeds. `--num_train_epochs` is what one mode of
+the deep ensemble gets of them, `--espro_mode_epochs` and `--connector_epochs` what a mode and a connector of ESPRO do.
 Training, once done, is never repeated: `OUTPUT/seed-<s>/` holds the weights of each model, the components of ESPRO
-(one folder a setting, `--espro_name`) and the probabilities that each member of each method predicts. All metrics are
-computed from those by `comparison_report.py`, and `OUTPUT/seed-<s>/results.json` holds what it finds, with what was run.
+(one folder a setting, `--espro_name`), the probabilities that each member of each method predicts, and `results.json`,
+all metrics of them with what was run. `comparison_report.py` makes tables and pictures over all seeds.
 """
 
 import copy
@@ -54,7 +54,7 @@ from hf_simplex.geometry import centroid_coordinates, vertex_coordinates
 from hf_simplex.image_data import ImageData, load_image_data
 from hf_simplex.image_transforms import ImageTransform, build_transforms, collate, with_pixel_values
 from hf_simplex.members import draw_members
-from hf_simplex.shift import check_corruption, corrupt_dataset
+from hf_simplex.shift import SMALLEST_SIZE, check_corruption, corrupt_dataset
 from hf_simplex.weight_space import write_point
 
 METHODS = (
@@ -92,7 +92,16 @@ class CompareArguments:
     width: int = field(default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}'."})
     channels_last: bool = field(default=False, metadata={"help": "Memory format of the weights."})
     methods: list[str] = field(
-        default_factory=lambda: ["single", "deep_ensemble", "uniform_soup", "greedy_soup", "swa", "swag", "fge", "espro"],
+        default_factory=lambda: [
+            "single",
+            "deep_ensemble",
+            "uniform_soup",
+            "greedy_soup",
+            "swa",
+            "swag",
+            "fge",
+            "espro",
+        ],
         metadata={"help": f"Of {', '.join(METHODS)}."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One repetition each."})
@@ -121,7 +130,9 @@ class CompareArguments:
     )
     points_a_component: int = field(default=2, metadata={"help": "Members drawn at random from each component."})
 
-    cycle_epochs: float = field(default=2.0, metadata={"help": "Epochs from one snapshot to the next (FGE, SWA, SWAG)."})
+    cycle_epochs: float = field(
+        default=2.0, metadata={"help": "Epochs from one snapshot to the next (FGE, SWA, SWAG)."}
+    )
     cycle_learning_rate: float | None = field(
         default=None, metadata={"help": "Highest learning rate of a cycle; default: half of learning_rate."}
     )
@@ -273,9 +284,7 @@ class Repetition:
         own.num_train_epochs = epochs
         if rate is not None:
             own.learning_rate = rate
-        fitted = trainer(
-            model=module, args=own, train_dataset=self.train_images, data_collator=collate, **kwargs
-        )
+        fitted = trainer(model=module, args=own, train_dataset=self.train_images, data_collator=collate, **kwargs)
         fitted.train()
         return fitted
 
@@ -665,11 +674,11 @@ def evaluation_splits(
         other = other.select(range(min(compare.max_out_of_distribution_examples, len(other))))
         splits["out_of_distribution"] = with_pixel_values(other, transform, materialize=True)
     some = data.test.select(range(min(compare.max_corrupted_examples, len(data.test))))
+    # Corruptions are not made for smaller images: those are corrupted at the least size, and then resized.
+    size = data_args.image_size if (data_args.image_size or 0) >= SMALLEST_SIZE else None
     for corruption in compare.corruptions or ():
         for severity in compare.severities:
-            corrupted = corrupt_dataset(
-                some, corruption, severity, seed=data_args.data_split_seed, image_size=data_args.image_size
-            )
+            corrupted = corrupt_dataset(some, corruption, severity, seed=data_args.data_split_seed, image_size=size)
             splits[f"corrupted/{corruption}/{severity}"] = with_pixel_values(corrupted, transform, materialize=True)
     return splits
 

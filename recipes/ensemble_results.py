@@ -25,9 +25,7 @@ def seed_results(predictions: Mapping[str, Arrays], labels: Arrays) -> dict[str,
         For each method [members] dictionaries: see `ensemble_results`.
     """
     return {
-        method: [
-            ensemble_results(arrays, labels, members) for members in range(1, len(arrays["training_epochs"]) + 1)
-        ]
+        method: [ensemble_results(arrays, labels, members) for members in range(1, len(arrays["training_epochs"]) + 1)]
         for method, arrays in predictions.items()
     }
 

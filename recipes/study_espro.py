@@ -1,6 +1,7 @@
 """Try many settings of ESPRO on one task, beside a deep ensemble of as many training epochs.
 
-    python recipes/study_espro.py recipes/configs/compare_from_scratch.yaml --study recipes/configs/study_from_scratch.yaml
+    python recipes/study_espro.py recipes/configs/compare_from_scratch.yaml --espro_components 2 \\
+        --study recipes/configs/study_from_scratch.yaml
 
 The study file names the settings, each with the arguments of `compare_ensembles.py` that it changes:
 

@@ -1,4 +1,4 @@
-"""LoRA-Ensemble: members that share a frozen pretrained transformer and have low-rank adapters and a head of their own.
+"""LoRA-Ensemble: members share a frozen pretrained transformer; low-rank adapters and the head are their own.
 
 Source: Halbheer et al., LoRA-Ensemble: Efficient Uncertainty Modelling for Self-attention Networks, arXiv 2405.14438.
 """
@@ -33,8 +33,6 @@ def lora_member(backbone: PreTrainedModel, rank: int, target_modules: list[str])
             "transformers. Leave the method lora_ensemble out, or name the attention's projections in lora_targets."
         )
     heads = {name.split(".")[-1] for name, _ in backbone.named_children()} & {"classifier", "head"}
-    config = LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=target_modules, modules_to_save=sorted(heads) or None
-    )
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=target_modules, modules_to_save=sorted(heads) or None)
     member: Any = get_peft_model(backbone, config)
     return member

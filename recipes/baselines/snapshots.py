@@ -1,7 +1,7 @@
-"""Snapshots of one run at the end of each cycle of its learning rate: fast geometric ensembling, and SWA's and SWAG's input.
+"""Snapshots of one run after each cycle of its learning rate: the members of FGE, and what SWA and SWAG start from.
 
-Source: Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, NeurIPS 2018 (triangular cycles);
-Huang et al., Snapshot Ensembles, ICLR 2017; Izmailov et al., Averaging Weights Leads to Wider Optima, UAI 2018.
+Source: Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, NeurIPS 2018; Huang et al.,
+Snapshot Ensembles, ICLR 2017; Izmailov et al., Averaging Weights Leads to Wider Optima, UAI 2018.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ def cycle_position(step: int, steps_in_cycle: int) -> float:
 
 
 class CyclicTrainer(Trainer):
-    """`transformers.Trainer` whose learning rate falls linearly in every cycle, from args.learning_rate to a lower one.
+    """`transformers.Trainer` whose learning rate falls linearly in every cycle, from the given one.
 
     Args:
         cycles: how many cycles the run has.
@@ -35,9 +35,7 @@ class CyclicTrainer(Trainer):
         self.snapshots: list[dict[str, Tensor]] = []
         self.add_callback(_TakeSnapshots(self))
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """A sawtooth of as many teeth as there are cycles."""
         steps = -(-num_training_steps // self.cycles)
         self.lr_scheduler = LambdaLR(
