@@ -11,6 +11,7 @@ all metrics of them with what was run. `comparison_report.py` makes tables and p
 """
 
 import copy
+import functools
 import json
 import sys
 import time
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from baselines.lora_ensemble import lora_member
-from baselines.mc_dropout import dropout_places, keep_dropout_on, set_dropout
+from baselines.mc_dropout import keep_dropout_on, set_dropout
 from baselines.snapshots import CyclicTrainer
 from baselines.soups import greedy_soup, uniform_soup
 from baselines.swag import WeightsGaussian
@@ -60,6 +61,7 @@ from hf_simplex.weight_space import write_point
 METHODS = (
     "single",
     "deep_ensemble",
+    "short_deep_ensemble",
     "uniform_soup",
     "greedy_soup",
     "swa",
@@ -95,6 +97,7 @@ class CompareArguments:
         default_factory=lambda: [
             "single",
             "deep_ensemble",
+            "short_deep_ensemble",
             "uniform_soup",
             "greedy_soup",
             "swa",
@@ -167,7 +170,8 @@ class Repetition:
         self.folder = Path(args.output_dir) / f"seed-{seed}"
         self.data = load_data(compare, self.data_args)
         check_validation(self.data)
-        first = self.start(0)
+        # Holds whichever weights are predicted with; every training begins with a backbone of its own.
+        self.module = self.start(0)
         training, plain = build_transforms(
             self.image_processor,
             augment=data_args.augment,  # type: ignore[arg-type]
@@ -181,7 +185,7 @@ class Repetition:
         self.plain_images = with_pixel_values(self.data.train, plain, materialize=True)
         self.splits = evaluation_splits(compare, self.data_args, self.data, plain)
         self.device = args.device
-        self.has_dropout = bool(dropout_places(first))
+        self.module.to(self.device)
 
     # ---- models ------------------------------------------------------------------------------------------------
 
@@ -191,7 +195,8 @@ class Repetition:
 
     def start(self, model: int) -> PreTrainedModel:
         """A backbone before its training: the pretrained weights with a new head, or random weights."""
-        compare, own = self.compare, copy.copy(self.args)
+        compare = self.compare
+        own: Any = copy.copy(self.args)
         own.seed = self.seed_of(model)
         if compare.from_scratch:
             modes = ModeArguments(backbone=compare.backbone, train_modes=1, width=compare.width)
@@ -306,9 +311,10 @@ class Repetition:
         """The module with the given weights, and with BatchNorm statistics recomputed for them if asked for."""
         module.load_state_dict(dict(weights), strict=False)
         if statistics:
-            recompute_statistics(module, self.batch_norm_batches())
+            recompute_statistics(module, self.batch_norm_batches)
         return module.eval()
 
+    @functools.cached_property
     def batch_norm_batches(self) -> list[dict[str, Tensor]]:
         """The same training images each time, as the trainer of simplexes takes them."""
         number = min(self.args.batch_norm_images, len(self.plain_images))
@@ -325,7 +331,7 @@ class Repetition:
     def predict(self, module: nn.Module) -> Probabilities:
         """The probabilities that a module gives for every image of every split: [images, labels] float32."""
         module.to(self.device)
-        found = {}
+        found: Probabilities = {}
         for name, images in self.splits.items():
             parts = []
             for batch in DataLoader(images, self.args.per_device_eval_batch_size, collate_fn=collate):
@@ -377,10 +383,10 @@ class Repetition:
         """Train and predict with one method."""
         getattr(self, f"run_{method}")()
 
-    def modes(self) -> tuple[list[Weights], list[float]]:
-        """The modes of the deep ensemble, and the epochs that the first of them, two of them, ... took."""
-        epochs = float(self.args.num_train_epochs)
-        number = int(self.compare.budget / epochs)
+    def modes(self, epochs: float | None = None) -> tuple[list[Weights], list[float]]:
+        """As many modes as the budget allows, and the epochs that the first of them, two of them, ... took."""
+        epochs = float(self.args.num_train_epochs) if epochs is None else epochs
+        number = int(self.compare.budget / epochs + 1e-9)
         return [self.mode(index, epochs) for index in range(number)], [epochs * (i + 1) for i in range(number)]
 
     def run_single(self) -> None:
@@ -388,11 +394,16 @@ class Repetition:
         self.predicted("single", [budget], lambda: [self.predict(self.at_mode(self.mode(0, budget)))])
 
     def at_mode(self, weights: Weights) -> nn.Module:
-        return self.at(self.start(0), weights, statistics=False)
+        return self.at(self.module, weights, statistics=False)
 
     def run_deep_ensemble(self) -> None:
         modes, epochs = self.modes()
         self.predicted("deep_ensemble", epochs, lambda: (self.predict(self.at_mode(mode)) for mode in modes))
+
+    def run_short_deep_ensemble(self) -> None:
+        """More modes, each trained only as long as ESPRO's: is a shorter training what helps ESPRO?"""
+        modes, epochs = self.modes(espro_mode_epochs(self.compare, self.args))
+        self.predicted("short_deep_ensemble", epochs, lambda: (self.predict(self.at_mode(mode)) for mode in modes))
 
     def run_uniform_soup(self) -> None:
         modes, epochs = self.modes()
@@ -416,9 +427,8 @@ class Repetition:
         self.predicted("greedy_soup", epochs[-1:], members)
 
     def soup(self, modes: Sequence[Weights], coordinates: Sequence[float]) -> nn.Module:
-        module = self.start(0)
-        write_point(module, modes, coordinates)
-        return self.at(module, {}, statistics=True)
+        write_point(self.module, modes, coordinates)
+        return self.at(self.module, {})
 
     def on_validation(self, module: nn.Module) -> NDArray[np.float32]:
         splits = self.splits
@@ -439,11 +449,9 @@ class Repetition:
         shots = self.snapshots()
 
         def members() -> list[Probabilities]:
-            module = self.start(0)
-            average = AveragedModel(module)
+            average = AveragedModel(self.module)
             for shot in shots:
-                module.load_state_dict(shot)
-                average.update_parameters(module)
+                average.update_parameters(self.at_mode(shot))
             return [self.predict(self.at(average.module, {}))]
 
         self.predicted("swa", [self.compare.budget], members)
@@ -452,14 +460,13 @@ class Repetition:
         shots = self.snapshots()
 
         def members() -> Iterable[Probabilities]:
-            module = self.start(0)
-            names = [name for name, _ in module.named_parameters()]
+            names = [name for name, _ in self.module.named_parameters()]
             posterior = WeightsGaussian()
             for shot in shots:
                 posterior.add({name: shot[name] for name in names})
             generator = torch.Generator().manual_seed(self.seed_of(0))
             for _ in range(self.compare.forward_passes):
-                yield self.predict(self.at(module, posterior.draw(generator)))
+                yield self.predict(self.at(self.module, posterior.draw(generator)))
 
         self.predicted("swag", [self.compare.budget] * self.compare.forward_passes, members)
 
@@ -475,7 +482,7 @@ class Repetition:
         weights = self.kept(f"dropout-{rate:g}-epochs-{budget:g}", make)
 
         def members() -> Iterable[Probabilities]:
-            module = self.at_mode(weights)
+            module = self.at(self.start(0), weights, statistics=False).to(self.device)
             set_dropout(module, rate)
             keep_dropout_on(module)
             set_seed(self.seed_of(0))
@@ -498,7 +505,7 @@ class Repetition:
 
         def members() -> Iterable[Probabilities]:
             for index in range(number):
-                weights = self.kept(f"lora-{index}-epochs-{epochs:g}", lambda index=index: trained(index))  # type: ignore[misc]
+                weights = self.kept(f"lora-{index}-epochs-{epochs:g}", lambda index=index: trained(index))
                 yield self.predict(self.at(member(index), weights, statistics=False))
 
         self.predicted("lora_ensemble", [epochs * (i + 1) for i in range(number)], members)
@@ -511,7 +518,7 @@ class Repetition:
         choices: dict[str, list[list[Probabilities]]] = {"centroids": [], "points": [], "vertices": []}
         if all((self.folder / "predictions" / f"{name}_{choice}.safetensors").exists() for choice in choices):
             return
-        batches = self.batch_norm_batches()
+        batches = self.batch_norm_batches
         for index in range(number):
             component = self.component(index)
             structure = component.config.complex
@@ -527,7 +534,7 @@ class Repetition:
             members = [of_component[i] for i in range(len(found[0])) for of_component in found]
             epochs = [cost * min(i + 1, number) for i in range(len(members))]
             if members:
-                self.predicted(f"{name}_{choice}", epochs, lambda members=members: members)  # type: ignore[misc]
+                self.predicted(f"{name}_{choice}", epochs, lambda members=members: members)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[int, dict[str, Any]]:
@@ -537,7 +544,7 @@ def main(argv: Sequence[str] | None = None) -> dict[int, dict[str, Any]]:
         check(compare, args)
         # Before anything is trained, what is wrong with the images of any seed.
         first = Repetition(compare, data_args, args, compare.seeds[0])
-        if "mc_dropout" in compare.methods and not first.has_dropout:
+        if "mc_dropout" in compare.methods:
             set_dropout(first.start(0), compare.dropout)
         if "lora_ensemble" in compare.methods:
             lora_member(first.start(0), compare.lora_rank, compare.lora_targets)
@@ -666,7 +673,7 @@ def evaluation_splits(
 ) -> dict[str, Any]:
     """Images to predict, by name: validation, test, out_of_distribution and corrupted/<name>/<severity>."""
     splits: dict[str, Any] = {
-        "validation": with_pixel_values(data.validation, transform, materialize=True),  # type: ignore[arg-type]
+        "validation": with_pixel_values(data.validation, transform, materialize=True),
         "test": with_pixel_values(data.test, transform, materialize=True),
     }
     if compare.out_of_distribution is not None:

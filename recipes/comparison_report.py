@@ -38,6 +38,7 @@ PAIRED = ("error", "nll", "calibrated_nll", "ece", "brier")
 NAMES = {
     "single": "single model",
     "deep_ensemble": "deep ensemble",
+    "short_deep_ensemble": "deep ensemble, shorter modes",
     "uniform_soup": "uniform soup",
     "greedy_soup": "greedy soup",
     "swa": "SWA",
@@ -49,7 +50,20 @@ NAMES = {
     "espro_points": "ESPRO, random points",
     "espro_vertices": "ESPRO, vertices",
 }
-COLORS = ("#000000", "#0072b2", "#999999", "#e69f00", "#cc79a7", "#d55e00", "#f0e442", "#56b4e9", "#009e73")
+COLORS = {
+    "single": "#000000",
+    "deep_ensemble": "#0072b2",
+    "short_deep_ensemble": "#56b4e9",
+    "uniform_soup": "#999999",
+    "greedy_soup": "#666666",
+    "swa": "#cc79a7",
+    "swag": "#e69f00",
+    "fge": "#f0c020",
+    "mc_dropout": "#8b5a2b",
+    "lora_ensemble": "#6a3d9a",
+    "espro_centroids": "#d55e00",
+    "espro_points": "#009e73",
+}
 
 Results = Mapping[str, Any]
 
@@ -101,14 +115,16 @@ def selection(seeds: Sequence[Results]) -> list[tuple[str, str, int]]:
     counts = {method: len(rows) for method, rows in seeds[0]["methods"].items()}
     networks = counts.get("deep_ensemble", 1)
     chosen = [("one mode", "deep_ensemble", 1)] if "deep_ensemble" in counts else []
+    chosen += [("one shorter mode", "short_deep_ensemble", 1)] if "short_deep_ensemble" in counts else []
     chosen += [(NAMES[m], m, 1) for m in ("single", "uniform_soup", "greedy_soup", "swa") if m in counts]
     if "espro_centroids" in counts:
         chosen.append(("ESPRO, one centroid", "espro_centroids", 1))
     for method in ("fge", "swag", "mc_dropout", "lora_ensemble", "deep_ensemble", "espro_centroids", "espro_points"):
         if method in counts:
             chosen.append((NAMES[method], method, min(networks, counts[method])))
-    if counts.get("espro_points", 0) > networks:
-        chosen.append((NAMES["espro_points"], "espro_points", counts["espro_points"]))
+    for method in ("short_deep_ensemble", "espro_points"):
+        if counts.get(method, 0) > networks:
+            chosen.append((NAMES[method], method, counts[method]))
     return chosen
 
 
@@ -197,7 +213,7 @@ def draw(seeds: Sequence[Results], against: str) -> Figure:
                 [mean for mean, _ in points],
                 [0 if math.isnan(error) else error for _, error in points],
                 label=NAMES[method],
-                color=COLORS[number % len(COLORS)],
+                color=COLORS[method],
                 marker="os^vD*PX<"[number % 9],
                 markersize=5,
                 linewidth=1.5 if method.startswith(("espro", "deep")) else 0.9,
@@ -227,7 +243,7 @@ def reliability(comparison: Path) -> Figure:
             [correct[bins == b].mean() for b in shown],
             marker="os^v"[number],
             markersize=4,
-            color=("#000000", "#0072b2", "#d55e00", "#009e73")[number],
+            color=COLORS[method],
             label=NAMES[method],
         )
     axes.set(xlabel="confidence", ylabel="accuracy")

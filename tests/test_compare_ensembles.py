@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from hf_simplex.image_data import load_image_data
 
-BASELINES = ("single", "deep_ensemble", "uniform_soup", "greedy_soup", "swa", "swag", "fge")
+BASELINES = ("single", "deep_ensemble", "short_deep_ensemble", "uniform_soup", "greedy_soup", "swa", "swag", "fge")
 COMMON = [
     "--data_set", "digits", "--max_train_examples", "80", "--max_test_examples", "60", "--validation_fraction", "0.25",
     "--image_size", "16", "--augment", "none", "--budget", "3", "--num_train_epochs", "1", "--learning_rate", "5e-3",

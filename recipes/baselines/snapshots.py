@@ -39,7 +39,8 @@ class CyclicTrainer(Trainer):
         """A sawtooth of as many teeth as there are cycles."""
         steps = -(-num_training_steps // self.cycles)
         self.lr_scheduler = LambdaLR(
-            optimizer or self.optimizer, lambda step: 1 - (1 - self.lowest) * cycle_position(step, steps)
+            optimizer or self.optimizer,  # type: ignore[arg-type]
+            lambda step: 1 - (1 - self.lowest) * cycle_position(step, steps),
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler
