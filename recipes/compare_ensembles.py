@@ -28,6 +28,7 @@ from baselines.snapshots import CyclicTrainer
 from baselines.soups import greedy_soup, uniform_soup
 from baselines.swag import WeightsGaussian
 from connect_modes import SMALL_RESNET, ModeArguments, start_modes
+from datasets import Dataset
 from ensemble_results import seed_results
 from numpy.typing import NDArray
 from recipe_arguments import parse_arguments
@@ -53,7 +54,7 @@ from hf_simplex.batch_norm import recompute_statistics
 from hf_simplex.checkpoint import written_aside
 from hf_simplex.geometry import centroid_coordinates, vertex_coordinates
 from hf_simplex.image_data import ImageData, load_image_data
-from hf_simplex.image_transforms import ImageTransform, build_transforms, collate, with_pixel_values
+from hf_simplex.image_transforms import build_transforms, collate, with_pixel_values
 from hf_simplex.members import draw_members
 from hf_simplex.shift import SMALLEST_SIZE, check_corruption, corrupt_dataset
 from hf_simplex.weight_space import write_point
@@ -158,12 +159,20 @@ class Repetition:
         data_args: the images; the seed also picks the subsets.
         args: how models are trained.
         seed: of this repetition, 0 or more.
+        held: transformed images by their data set's fingerprint, for what the repetitions of a run share.
 
     Raises:
         ValueError: validation images are missing or are test images, or arguments do not fit the data.
     """
 
-    def __init__(self, compare: CompareArguments, data_args: DataArguments, args: EsproArguments, seed: int) -> None:
+    def __init__(
+        self,
+        compare: CompareArguments,
+        data_args: DataArguments,
+        args: EsproArguments,
+        seed: int,
+        held: dict[str, Any] | None = None,
+    ) -> None:
         self.compare, self.args, self.seed = compare, args, seed
         self.data_args = copy.copy(data_args)
         self.data_args.data_split_seed = seed
@@ -183,7 +192,16 @@ class Repetition:
         )
         self.train_images = with_pixel_values(self.data.train, training, materialize=data_args.augment == "none")
         self.plain_images = with_pixel_values(self.data.train, plain, materialize=True)
-        self.splits = evaluation_splits(compare, self.data_args, self.data, plain)
+        held = {} if held is None else held
+
+        def hold(images: Dataset) -> Any:
+            key = images._fingerprint
+            if key not in held:
+                held[key] = with_pixel_values(images, plain, materialize=True)
+            return held[key]
+
+        images = evaluation_images(compare, self.data_args, self.data)
+        self.splits = {name: hold(split) for name, split in images.items()}
         self.device = args.device
         self.module.to(self.device)
 
@@ -543,7 +561,8 @@ def main(argv: Sequence[str] | None = None) -> dict[int, dict[str, Any]]:
         compare, data_args, args = parse_arguments((CompareArguments, DataArguments, EsproArguments), argv)
         check(compare, args)
         # Before anything is trained, what is wrong with the images of any seed.
-        first = Repetition(compare, data_args, args, compare.seeds[0])
+        held: dict[str, Any] = {}
+        first = Repetition(compare, data_args, args, compare.seeds[0], held)
         if "mc_dropout" in compare.methods:
             set_dropout(first.start(0), compare.dropout)
         if "lora_ensemble" in compare.methods:
@@ -553,7 +572,7 @@ def main(argv: Sequence[str] | None = None) -> dict[int, dict[str, Any]]:
         raise SystemExit(2) from error
     results = {}
     for seed in compare.seeds:
-        repetition = first if seed == compare.seeds[0] else Repetition(compare, data_args, args, seed)
+        repetition = first if seed == compare.seeds[0] else Repetition(compare, data_args, args, seed, held)
         for method in compare.methods:
             repetition.run(method)
         results[seed] = {
@@ -668,25 +687,21 @@ def check_validation(data: ImageData) -> None:
         )
 
 
-def evaluation_splits(
-    compare: CompareArguments, data_args: DataArguments, data: ImageData, transform: ImageTransform
-) -> dict[str, Any]:
+def evaluation_images(compare: CompareArguments, data_args: DataArguments, data: ImageData) -> dict[str, Dataset]:
     """Images to predict, by name: validation, test, out_of_distribution and corrupted/<name>/<severity>."""
-    splits: dict[str, Any] = {
-        "validation": with_pixel_values(data.validation, transform, materialize=True),
-        "test": with_pixel_values(data.test, transform, materialize=True),
-    }
+    assert data.validation is not None
+    splits = {"validation": data.validation, "test": data.test}
     if compare.out_of_distribution is not None:
         other = load_image_data(compare.out_of_distribution, fashion_mnist_dir=data_args.fashion_mnist_dir).test
-        other = other.select(range(min(compare.max_out_of_distribution_examples, len(other))))
-        splits["out_of_distribution"] = with_pixel_values(other, transform, materialize=True)
+        splits["out_of_distribution"] = other.select(range(min(compare.max_out_of_distribution_examples, len(other))))
     some = data.test.select(range(min(compare.max_corrupted_examples, len(data.test))))
     # Corruptions are not made for smaller images: those are corrupted at the least size, and then resized.
     size = data_args.image_size if (data_args.image_size or 0) >= SMALLEST_SIZE else None
     for corruption in compare.corruptions or ():
         for severity in compare.severities:
-            corrupted = corrupt_dataset(some, corruption, severity, seed=data_args.data_split_seed, image_size=size)
-            splits[f"corrupted/{corruption}/{severity}"] = with_pixel_values(corrupted, transform, materialize=True)
+            splits[f"corrupted/{corruption}/{severity}"] = corrupt_dataset(
+                some, corruption, severity, seed=data_args.data_split_seed, image_size=size
+            )
     return splits
 
 

@@ -89,7 +89,7 @@ def read_settings(
             if owner is None or key in ("budget", "num_train_epochs", "backbone", "seed", "seeds", "output_dir"):
                 raise ValueError(f"{file}: setting {name} changes {key!r}, which is no argument of ESPRO's.")
             setattr(owner, key, value)
-        own_compare.espro_name = name
+        own_compare.espro_name, own_compare.methods = name, ["espro"]
         own_args.__post_init__()
         check(own_compare, own_args)
         settings[name] = (changes or {}, own_compare, own_args)
