@@ -41,7 +41,7 @@ def ensemble_results(arrays: Arrays, labels: Arrays, members: int) -> dict[str, 
         forward_passes; training_epochs; accuracy, nll (nats), ece, brier of the test images; the same three as
         calibrated_* at the temperature that fits the validation images; temperature; misclassification_auroc;
         ood_auroc where there are out-of-distribution images; disagreement, the share of test images on which two
-        members predict different labels; and `corrupted`, accuracy, nll, ece and calibrated ones by
+        members predict different labels, where there are two; and `corrupted`, accuracy, nll, ece and calibrated ones by
         `<name>/<severity>`.
     """
 
@@ -57,8 +57,9 @@ def ensemble_results(arrays: Arrays, labels: Arrays, members: int) -> dict[str, 
         **_both(test, references, temperature),
         "temperature": temperature,
         "misclassification_auroc": misclassification_auroc(test, references),
-        "disagreement": disagreement(arrays["test"][:members]),
     }
+    if members > 1:
+        results["disagreement"] = disagreement(arrays["test"][:members])
     if "out_of_distribution" in arrays:
         results["ood_auroc"] = ood_auroc(1 - test.max(axis=-1), 1 - mean("out_of_distribution").max(axis=-1))
     corrupted = {
@@ -82,10 +83,10 @@ def disagreement(members: NDArray[Any]) -> float:
     """The share of images on which two different members predict different labels, on average over the pairs.
 
     Args:
-        members: probabilities, [members, images, labels].
+        members: probabilities, [members, images, labels], of two members or more.
 
     Returns:
-        0 to 1; NaN for a single member.
+        0 to 1.
     """
     predicted = members.argmax(axis=-1)
     pairs = [
@@ -93,4 +94,4 @@ def disagreement(members: NDArray[Any]) -> float:
         for first in range(len(predicted))
         for second in range(first)
     ]
-    return float(np.mean(pairs)) if pairs else float("nan")
+    return float(np.mean(pairs))
