@@ -8,7 +8,7 @@ The study file names the settings, each with the arguments of `compare_ensembles
     volume-1e-4: {volume_weight: 1.0e-4, volume_weight_scaling: none}
 
 Modes are trained once for all settings, and what is done is not done again. Written is `OUTPUT/study.jsonl`, a line a
-setting and seed, appended as soon as it is known.
+setting and seed, appended as soon as it is known, and `OUTPUT/study.md`, a table of them.
 """
 
 import copy
@@ -21,9 +21,11 @@ from typing import Any
 
 import yaml
 from compare_ensembles import CompareArguments, Repetition, check, component_epochs
-from ensemble_results import ensemble_results
+from ensemble_results import Arrays, ensemble_results, paired_differences
 from recipe_arguments import parse_arguments
 from train_espro import DataArguments, EsproArguments, hardware, versions
+
+from hf_simplex.checkpoint import written_aside
 
 
 @dataclass
@@ -70,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             with file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(line) + "\n")
             added.append(line)
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    with written_aside(file.parent) as aside:
+        (aside / "study.md").write_text(table(lines), "utf-8")
     return added
 
 
@@ -97,20 +102,56 @@ def read_settings(
 
 
 def measured(repetition: Repetition, name: str) -> dict[str, dict[str, Any]]:
-    """The metrics of all members of each choice, of a deep ensemble of the same epochs, and what one member is."""
+    """The metrics of each choice of members, of a deep ensemble of the same epochs, and of what one model is.
+
+    Each choice also has its differences from that deep ensemble, and what one of it differs from one mode by.
+    """
     labels, found = repetition.labels(), repetition.predictions()
-    results = {}
+    deep = found["deep_ensemble"]
+    epochs = found[f"{name}_centroids"]["training_epochs"][-1]
+    affordable = max(1, int((deep["training_epochs"] <= epochs).sum()))
+    rivals = {"": first_members(deep, affordable), "one_of_": first_members(deep, 1)}
+    results = {
+        "deep_ensemble": ensemble_results(deep, labels, affordable),
+        "one_mode": ensemble_results(deep, labels, 1),
+    }
     for choice in ("centroids", "points", "vertices"):
         arrays = found[f"{name}_{choice}"]
-        members = len(arrays["training_epochs"])
-        results[choice] = ensemble_results(arrays, labels, members)
-        results[f"one_of_{choice}"] = ensemble_results(arrays, labels, 1)
-    epochs = results["points"]["training_epochs"]
-    deep = found["deep_ensemble"]
-    affordable = max(i + 1 for i, spent in enumerate(deep["training_epochs"]) if i == 0 or spent <= epochs)
-    results["deep_ensemble"] = ensemble_results(deep, labels, affordable)
-    results["one_mode"] = ensemble_results(deep, labels, 1)
+        for prefix, members in (("", len(arrays["training_epochs"])), ("one_of_", 1)):
+            results[f"{prefix}{choice}"] = {
+                **ensemble_results(arrays, labels, members),
+                "difference": paired_differences(first_members(arrays, members), rivals[prefix], labels),
+            }
     return results
+
+
+def first_members(arrays: Arrays, members: int) -> Arrays:
+    """A method's predictions with its first members only."""
+    return {split: array[:members] for split, array in arrays.items()}
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """The study as Markdown: for each setting and seed, error (%) / NLL / calibrated NLL, and what it differs by.
+
+    Differences are those from the deep ensemble (one centroid: from one mode) on the same test images, with their
+    standard error over these.
+    """
+    head = ["setting", "seed", "deep ensemble", "ESPRO, centroids", "ESPRO, random points", "one mode", "one centroid"]
+    rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for line in lines:
+        methods = line["methods"]
+        cells = [line["setting"], str(line["seed"]), _metrics(methods["deep_ensemble"])]
+        cells += [_metrics(methods[choice]) for choice in ("centroids", "points", "one_mode", "one_of_centroids")]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _metrics(row: dict[str, Any]) -> str:
+    values = f"{100 * (1 - row['accuracy']):.2f} / {row['nll']:.3f} / {row['calibrated_nll']:.3f}"
+    if "difference" not in row:
+        return f"{values}, {row['forward_passes']} passes"
+    (error, its), (nll, nlls) = row["difference"]["error"], row["difference"]["calibrated_nll"]
+    return f"{values} ({error:+.2f} ± {its:.2f}, calibrated {nll:+.4f} ± {nlls:.4f})"
 
 
 if __name__ == "__main__":

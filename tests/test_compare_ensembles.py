@@ -10,7 +10,7 @@ import pytest
 import study_espro
 import tiny
 from datasets import DatasetDict
-from ensemble_results import disagreement, ensemble_results
+from ensemble_results import disagreement, ensemble_results, paired_differences
 from safetensors.numpy import load_file
 
 from hf_simplex.image_data import load_image_data
@@ -112,6 +112,7 @@ def test_a_study_reuses_the_modes_and_appends_a_line_a_setting(tmp_path: Path) -
     assert added[0]["methods"]["centroids"] != added[1]["methods"]["centroids"]
     assert added[0]["methods"]["deep_ensemble"] == added[1]["methods"]["deep_ensemble"]
     assert study_espro.main(flags) == []
+    assert (tmp_path / "out" / "study.md").read_text().count("\n| ") == 3
     assert len((tmp_path / "out" / "study.jsonl").read_text().splitlines()) == 2
     study.write_text("wrong: {num_train_epochs: 9}\n")
     with pytest.raises(SystemExit) as caught:
@@ -195,3 +196,16 @@ def test_metrics_are_those_of_the_mean_of_the_first_members() -> None:
     assert (one["training_epochs"], two["training_epochs"]) == (1.0, 2.0)
     # The validation images are right half of the time at a probability of 0.7: much too sure.
     assert two["temperature"] > 10 and two["calibrated_nll"] > two["nll"]
+
+
+def test_paired_differences_are_those_of_the_losses_of_the_same_images() -> None:
+    labels = {"test": np.array([0, 1, 1, 0]), "validation": np.array([0, 1])}
+    right, wrong = np.array([[[0.8, 0.2], [0.2, 0.8], [0.2, 0.8], [0.8, 0.2]]]), np.full((1, 4, 2), [0.6, 0.4])
+    first = {"test": right, "validation": right[:, :2], "training_epochs": np.ones(1)}
+    second = {"test": wrong, "validation": right[:, :2], "training_epochs": np.ones(1)}
+    found = paired_differences(first, second, labels)
+    differences = np.array([0.0, -100.0, -100.0, 0.0])
+    assert found["error"] == pytest.approx((differences.mean(), differences.std(ddof=1) / 2))
+    nll = -np.log(0.8) + np.log([0.6, 0.4, 0.4, 0.6])
+    assert found["nll"] == pytest.approx((nll.mean(), nll.std(ddof=1) / 2))
+    assert paired_differences(first, first, labels)["calibrated_nll"] == (0.0, 0.0)
