@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from backbones_from_scratch import SMALL_RESNET
 from baselines.lora_ensemble import lora_member
 from baselines.mc_dropout import keep_dropout_on, set_dropout
 from baselines.snapshots import CyclicTrainer
 from baselines.soups import greedy_soup, uniform_soup
 from baselines.swag import WeightsGaussian
-from connect_modes import SMALL_RESNET, ModeArguments, start_modes
+from connect_modes import ModeArguments, start_modes
 from datasets import Dataset
 from ensemble_results import seed_results
 from numpy.typing import NDArray
@@ -89,7 +90,9 @@ class CompareArguments:
 
     backbone: str = field(
         default=SMALL_RESNET,
-        metadata={"help": f"As for train_espro.py; with from_scratch also '{SMALL_RESNET}', which needs no Hub."},
+        metadata={
+            "help": f"As for train_espro.py; with from_scratch an architecture, such as '{SMALL_RESNET}' or 'vgg16_cifar'."
+        },
     )
     from_scratch: bool = field(default=False, metadata={"help": "Begin with random weights, not pretrained ones."})
     width: int = field(default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}'."})

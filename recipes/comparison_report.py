@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from hf_simplex.calibration import deep_ensemble_equivalent
 from hf_simplex.checkpoint import written_aside
-from hf_simplex.plotting import plot_shift
+from hf_simplex.plotting import plot_reliability, plot_shift
 
 METRICS = {
     "error": "error (%)",
@@ -50,6 +50,7 @@ NAMES = {
     "espro_points": "ESPRO, random points",
     "espro_vertices": "ESPRO, vertices",
 }
+RELIABILITY = ("single", "deep_ensemble", "short_deep_ensemble", "espro_centroids", "espro_points")
 COLORS = {
     "single": "#000000",
     "deep_ensemble": "#0072b2",
@@ -227,39 +228,21 @@ def draw(seeds: Sequence[Results], against: str) -> Figure:
 
 
 def reliability(comparison: Path) -> Figure:
-    """Accuracy against confidence, the test images of all seeds pooled: on the diagonal a method is calibrated."""
-    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1)
-    for number, method in enumerate(("single", "deep_ensemble", "espro_centroids", "espro_points")):
-        confidences, correct = _pooled(comparison, method)
-        if not len(confidences):
-            continue
-        edges = np.linspace(0, 1, 16)
-        bins = np.clip(np.digitize(confidences, edges, right=True) - 1, 0, 14)
-        shown = [b for b in range(15) if (bins == b).sum() >= 20]
-        axes.plot(
-            [confidences[bins == b].mean() for b in shown],
-            [correct[bins == b].mean() for b in shown],
-            marker="os^v"[number],
-            markersize=4,
-            color=COLORS[method],
-            label=NAMES[method],
-        )
-    axes.set(xlabel="confidence", ylabel="accuracy")
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-    return figure
+    """Accuracy against confidence, with the test images of all seeds pooled."""
+    found = {method: _pooled(comparison, method) for method in RELIABILITY}
+    return plot_reliability({NAMES[method]: pooled for method, pooled in found.items() if len(pooled[0])})
 
 
-def _pooled(comparison: Path, method: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    confidences, correct = [np.empty(0)], [np.empty(0, bool)]
+def _pooled(comparison: Path, method: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The probabilities of a method, all members, and the labels of the test images of all seeds."""
+    probabilities, labels = [], []
     for file in sorted(comparison.glob(f"seed-*/predictions/{method}.safetensors")):
-        labels = load_file(file.parent.parent / "labels.safetensors")["test"]
         mean = load_file(file)["test"].astype(np.float64).mean(axis=0)
-        confidences.append(mean.max(axis=-1))
-        correct.append(mean.argmax(axis=-1) == labels)
-    return np.concatenate(confidences), np.concatenate(correct)
+        probabilities.append(mean / mean.sum(axis=-1, keepdims=True))
+        labels.append(load_file(file.parent.parent / "labels.safetensors")["test"])
+    if not probabilities:
+        return np.empty((0, 1)), np.empty(0, np.int64)
+    return np.concatenate(probabilities), np.concatenate(labels)
 
 
 def shift_rows(seeds: Sequence[Results]) -> list[dict[str, Any]]:
