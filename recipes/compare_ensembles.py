@@ -90,9 +90,7 @@ class CompareArguments:
 
     backbone: str = field(
         default=SMALL_RESNET,
-        metadata={
-            "help": f"As for train_espro.py; with from_scratch an architecture, such as '{SMALL_RESNET}' or 'vgg16_cifar'."
-        },
+        metadata={"help": f"As for train_espro.py; from_scratch takes architectures, such as '{SMALL_RESNET}'."},
     )
     from_scratch: bool = field(default=False, metadata={"help": "Begin with random weights, not pretrained ones."})
     width: int = field(default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}'."})
@@ -183,7 +181,7 @@ class Repetition:
         self.data = load_data(compare, self.data_args)
         check_validation(self.data)
         # Holds whichever weights are predicted with; every training begins with a backbone of its own.
-        self.module = self.start(0)
+        self.module: nn.Module = self.start(0)
         training, plain = build_transforms(
             self.image_processor,
             augment=data_args.augment,  # type: ignore[arg-type]
@@ -286,7 +284,7 @@ class Repetition:
             simplex.save_pretrained(folder)
         loaded: SimplexForImageClassification = SimplexForImageClassification.from_pretrained(folder)
         if self.compare.channels_last:
-            loaded.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+            loaded.backbone.to(memory_format=torch.channels_last)
         return loaded
 
     def training_arguments(self, model: int) -> EsproArguments:
@@ -526,7 +524,7 @@ class Repetition:
 
         def members() -> Iterable[Probabilities]:
             for index in range(number):
-                weights = self.kept(f"lora-{index}-epochs-{epochs:g}", lambda index=index: trained(index))
+                weights = self.kept(f"lora-{index}-epochs-{epochs:g}", functools.partial(trained, index))
                 yield self.predict(self.at(member(index), weights, statistics=False))
 
         self.predicted("lora_ensemble", [epochs * (i + 1) for i in range(number)], members)
@@ -555,7 +553,7 @@ class Repetition:
             members = [of_component[i] for i in range(len(found[0])) for of_component in found]
             epochs = [cost * min(i + 1, number) for i in range(len(members))]
             if members:
-                self.predicted(f"{name}_{choice}", epochs, lambda members=members: members)
+                self.predicted(f"{name}_{choice}", epochs, functools.partial(list, members))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[int, dict[str, Any]]:
@@ -621,7 +619,7 @@ def check(compare: CompareArguments, args: EsproArguments) -> None:
                 f"{needed} cycles of {compare.cycle_epochs:g} (cycle_epochs), which swa, swag and fge need."
             )
     # Written by the folders of the comparison instead.
-    args.save_strategy = "no"  # type: ignore[assignment]
+    args.save_strategy = "no"
 
 
 def espro_mode_epochs(compare: CompareArguments, args: EsproArguments) -> float:

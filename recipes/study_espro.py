@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
                 "versions": versions(),
                 "hardware": hardware(),
             }
-            with file.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(line) + "\n")
+            with file.open("a", encoding="utf-8") as appended:
+                appended.write(json.dumps(line) + "\n")
             added.append(line)
     lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
     with written_aside(file.parent) as aside:
