@@ -181,7 +181,9 @@ class Repetition:
         self.data = load_data(compare, self.data_args)
         check_validation(self.data)
         # Holds whichever weights are predicted with; every training begins with a backbone of its own.
-        self.module: nn.Module = self.start(0)
+        self.device = args.device
+        module: Any = self.start(0)
+        self.module: nn.Module = module.to(self.device)
         training, plain = build_transforms(
             self.image_processor,
             augment=data_args.augment,  # type: ignore[arg-type]
@@ -203,8 +205,6 @@ class Repetition:
 
         images = evaluation_images(compare, self.data_args, self.data)
         self.splits = {name: hold(split) for name, split in images.items()}
-        self.device = args.device
-        self.module.to(self.device)
 
     # ---- models ------------------------------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class Repetition:
             own = self.training_arguments(index)
             own.num_members = 1
             if self.compare.connector_lr_scheduler is not None:
-                own.lr_scheduler_type = self.compare.connector_lr_scheduler  # type: ignore[assignment]
+                own.lr_scheduler_type = self.compare.connector_lr_scheduler
             trainer = SimplexTrainer(
                 model=simplex,
                 args=own,
@@ -284,7 +284,8 @@ class Repetition:
             simplex.save_pretrained(folder)
         loaded: SimplexForImageClassification = SimplexForImageClassification.from_pretrained(folder)
         if self.compare.channels_last:
-            loaded.backbone.to(memory_format=torch.channels_last)
+            backbone: nn.Module = loaded.backbone
+            backbone.to(memory_format=torch.channels_last)
         return loaded
 
     def training_arguments(self, model: int) -> EsproArguments:
