@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
@@ -202,6 +204,7 @@ def draw(seeds: Sequence[Results], against: str) -> Figure:
         figure.subplots(1, 3), (("error", "test error (%)"), ("nll", "NLL (nats)"), ("ece", "ECE")), strict=True
     ):
         methods = [method for method in NAMES if method in seeds[0]["methods"] and method != "espro_vertices"]
+        means: list[list[float]] = []
         for number, method in enumerate(methods):
             members = range(1, len(seeds[0]["methods"][method]) + 1)
             rows = [found for found in (rows_of(seeds, method, count) for count in members) if found]
@@ -209,9 +212,10 @@ def draw(seeds: Sequence[Results], against: str) -> Figure:
                 # Of what costs the same epochs, the most members.
                 rows = list({found[0][against]: found for found in rows}.values())
             points = [mean_and_error([value(row, metric) for row in found]) for found in rows]
+            means.append([mean for mean, _ in points])
             axes.errorbar(
                 [found[0][against] for found in rows],
-                [mean for mean, _ in points],
+                means[-1],
                 [0 if math.isnan(error) else error for _, error in points],
                 label=NAMES[method],
                 color=COLORS[method],
@@ -221,10 +225,24 @@ def draw(seeds: Sequence[Results], against: str) -> Figure:
                 capsize=2,
             )
         axes.set(xlabel=against.replace("_", " "), ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
+        _leave_out_far_points(axes, [mean for drawn in means for mean in drawn])
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     return figure
+
+
+def _leave_out_far_points(axes: Axes, means: Sequence[float]) -> None:
+    """Where one method fails (a soup of modes from scratch), show the others, and say so."""
+    far = 3 * float(np.median(means))
+    shown = [mean for mean in means if mean <= far]
+    if len(shown) < len(means):
+        margin = 0.08 * (max(shown) - min(shown))
+        axes.set_ylim(min(shown) - margin, max(shown) + 2 * margin)
+        axes.annotate(
+            f"up to {max(means):.3g} off the scale", (0.98, 0.98), xycoords="axes fraction", ha="right", va="top"
+        )
 
 
 def reliability(comparison: Path) -> Figure:
