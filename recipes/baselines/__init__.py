@@ -1,0 +1,1 @@
+"""What people use instead of a simplex: one file a method."""
