@@ -86,7 +86,7 @@ def draw(counts: list[dict[str, Any]], file: Path) -> None:
         accuracy.plot(numbers, values.mean(axis=1), "o-", color=color, label=f"{name}, mean")
         accuracy.plot(numbers, values.min(axis=1), "v:", color=color, label=f"{name}, worst")
     accuracy.set_ylabel("accuracy (%)")
-    accuracy.legend(frameon=False)
+    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False)
     for axis in (volume, height, accuracy):
         axis.set_xlabel("connectors")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
