@@ -270,7 +270,7 @@ def _inner_products(theta: Sequence[Tensor], frozen: Sequence[Sequence[Tensor]])
     torch.sub(own, mean, out=offset)
     for other, edge in zip(others, edges, strict=True):
         torch.sub(other, first, out=edge)
-    return (vectors * offset).sum(dim=1).double()
+    return (vectors * offset).sum(dim=1, dtype=torch.float64)
 
 
 def scaled_volume_weight(volume_weight: float, structure: SimplicialComplex, vertex: int, random_edge: float) -> float:

@@ -87,8 +87,9 @@ def weights_moved_to(
         yield
     finally:
         with torch.no_grad():
-            # Asked for anew, since an engine that shards may have put other tensors in their place.
-            for targets, safe in islice(pieces(list(local_parameters(module).values()), saved), moved):
+            # Asked for anew, since an engine that shards may have put other tensors in their place; and cut with the
+            # sources again, since the order in memory of each set decides where tensors are cut.
+            for targets, safe, *_ in islice(pieces(list(local_parameters(module).values()), saved, *sources), moved):
                 torch._foreach_copy_(targets, safe)
 
 

@@ -147,6 +147,17 @@ def test_a_point_that_is_mixed_piece_by_piece_is_the_plain_sum(small_pieces: int
     assert all(torch.equal(p, held[name]) for name, p in module.named_parameters())
 
 
+@pytest.mark.parametrize("other", range(4))
+def test_the_vertex_comes_back_where_one_vertex_lies_in_another_order_of_memory(small_pieces: int, other: int) -> None:
+    module = convolution(9, True)
+    networks = [convolution(seed, seed != other) for seed in range(4)]
+    vertices = [{name: p.detach().clone() for name, p in network.named_parameters()} for network in networks]
+    with weights_moved_to(module, vertices, [0.15, 0.3, 0.05, 0.5], vertex=3):
+        pass
+    held = convolution(9, True).state_dict()
+    assert all(torch.equal(p, held[name]) for name, p in module.named_parameters())
+
+
 @pytest.mark.parametrize("orders", [(False, False), (True, True), (True, False)], ids=str)
 def test_pieces_hold_every_element_once_and_the_same_in_all_sets(small_pieces: int, orders: tuple[bool, bool]) -> None:
     one, other = ([p.detach() for p in convolution(seed, order).parameters()] for seed, order in enumerate(orders))
