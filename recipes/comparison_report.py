@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         (aside / "tables.md").write_text(text, "utf-8")
         draw(seeds, "training_epochs").savefig(aside / "budget.png", dpi=160)
         draw(seeds, "forward_passes").savefig(aside / "forward_passes.png", dpi=160)
-        reliability(arguments.comparison).savefig(aside / "reliability.png", dpi=160)
+        reliability(arguments.comparison).savefig(aside / "reliability.png", dpi=160, bbox_inches="tight")
         if rows := shift_rows(seeds):
             plot_shift(rows).savefig(aside / "shift.png", dpi=160)
     print(text)
