@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         (aside / "tables.md").write_text(text, "utf-8")
         draw(seeds, "training_epochs").savefig(aside / "budget.png", dpi=160)
         draw(seeds, "forward_passes").savefig(aside / "forward_passes.png", dpi=160)
-        reliability(arguments.comparison).savefig(aside / "reliability.png", dpi=160)
+        reliability(arguments.comparison).savefig(aside / "reliability.png", dpi=160, bbox_inches="tight")
         if rows := shift_rows(seeds):
             plot_shift(rows).savefig(aside / "shift.png", dpi=160)
     print(text)
@@ -254,10 +254,13 @@ def reliability(comparison: Path) -> Figure:
 def _pooled(comparison: Path, method: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The probabilities of a method, all members, and the labels of the test images of all seeds."""
     probabilities, labels = [], []
-    for file in sorted(comparison.glob(f"seed-*/predictions/{method}.safetensors")):
-        mean = load_file(file)["test"].astype(np.float64).mean(axis=0)
-        probabilities.append(mean / mean.sum(axis=-1, keepdims=True))
-        labels.append(load_file(file.parent.parent / "labels.safetensors")["test"])
+    # A seed that is not done has no results yet.
+    for folder in sorted(file.parent for file in comparison.glob("seed-*/results.json")):
+        file = folder / "predictions" / f"{method}.safetensors"
+        if file.exists():
+            mean = load_file(file)["test"].astype(np.float64).mean(axis=0)
+            probabilities.append(mean / mean.sum(axis=-1, keepdims=True))
+            labels.append(load_file(folder / "labels.safetensors")["test"])
     if not probabilities:
         return np.empty((0, 1)), np.empty(0, np.int64)
     return np.concatenate(probabilities), np.concatenate(labels)
