@@ -869,11 +869,27 @@ def _check_same_kind(models: Sequence[SimplexForImageClassification]) -> None:
     for number, model in enumerate(others, start=2):
         if _shapes(model.weights[0]) != _shapes(first.weights[0]):
             raise ValueError(f"Component {number} has another backbone architecture than component 1.")
+        one, other = _architecture(first.config), _architecture(model.config)
+        if differing := sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)):
+            name = differing[0]
+            raise ValueError(
+                f"Component {number} has another backbone architecture than component 1: {name} is "
+                f"{other.get(name)!r}, not {one.get(name)!r}."
+            )
         if model.config.id2label != first.config.id2label:
             raise ValueError(
                 f"Component {number} has other labels than component 1: "
                 f"{model.config.id2label} and {first.config.id2label}."
             )
+
+
+def _architecture(config: SimplexConfig) -> dict[str, Any]:
+    """What of its configuration shapes the backbone's function: not its labels, nor where and how it was stored."""
+    assert config.backbone_config is not None
+    told = config.backbone_config.to_dict()
+    labels = ("id2label", "label2id", "label_names", "num_classes", "num_labels")
+    stored = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "pretrained_cfg")
+    return {name: value for name, value in told.items() if name not in (*labels, *stored)}
 
 
 def _set_labels(config: Any, id2label: Any, label2id: Any) -> None:

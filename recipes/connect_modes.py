@@ -6,7 +6,7 @@
 Takes modes (`--modes`: Hub ids or folders) or trains them from scratch with different seeds (`--train_modes`), then
 trains connectors by SPRO, each a vertex of the simplexes that `--joins` names. Written are `OUTPUT/complex/` (the
 checkpoint), `OUTPUT/results.json` (loss and accuracy along the straight lines between modes, along the best path
-through a connector, and at uniform points of the complex) and `OUTPUT/paths.png`.
+through one connector, where two modes have one in common, and at uniform points of the complex), `OUTPUT/paths.png`.
 """
 
 import copy
@@ -39,6 +39,7 @@ from transformers import ViTImageProcessor, set_seed
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
 from hf_simplex.checkpoint import written_aside
+from hf_simplex.complexes import SimplicialComplex
 from hf_simplex.geometry import sample_complex
 from hf_simplex.image_transforms import collate, resize_image_processor
 from hf_simplex.surfaces import evaluate_points
@@ -114,16 +115,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         setup.trainer.grow_connector(joined)
     setup.trainer.draw_members()
     model, modes = setup.model, len(setup.model.config.simplexes)
+    output = Path(setup.args.output_dir)
+    model.save_pretrained(output / "complex")
     results = measure(model, modes, setup.mode_args, setup.images, setup.args.seed)
     results |= {
         "simplexes": model.config.simplexes,
+        "sampling": sampling_of(model.config.complex),
         "log_volumes": model.log_volumes().tolist(),
         "stages": model.config.provenance.get("stages", []),
         "wall_time": time.perf_counter() - started,
+        "cpu_time": time.process_time(),
         **setup.told,
     }
-    output = Path(setup.args.output_dir)
-    model.save_pretrained(output / "complex")
     with written_aside(output) as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", "utf-8")
         draw(results, aside / "paths.png")
@@ -131,16 +134,29 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return results
 
 
-def prepare(argv: Sequence[str] | None) -> Setup:
-    """Read the arguments, load the data, and load or train the modes; a mistake ends the program with code 2."""
+def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
+    """Read the arguments, load the data, and load or train the modes; a mistake ends the program with code 2.
+
+    Args:
+        argv: the command line without the program; default: the process's own.
+        joins_all: the recipe lets every connector join all simplexes, so that `--joins` is a mistake.
+    """
     try:
         mode_args, data_args, args = parse_arguments((ModeArguments, DataArguments, ConnectArguments), argv)
         joins = check(mode_args, args)
+        if joins_all and mode_args.joins is not None:
+            raise ValueError("joins was given, but here every connector joins all simplexes: leave it out.")
         data = load_data(data_args)
         modes = start_modes(mode_args, data_args, dict(enumerate(data.label_names)), args)
         train, plain, test = transformed(data, data_args, modes[0], materialize=True)
         if mode_args.modes is not None:
             check_distinct(SimplexForImageClassification.unite(modes))
+        dimensions = sum(parameter.numel() for parameter in modes[0].vertices[0].parameters())
+        if mode_args.connectors > dimensions:
+            raise ValueError(
+                f"connectors is {mode_args.connectors}, but the backbone has {dimensions} weights, so no simplex of "
+                "more dimensions has a volume."
+            )
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
@@ -180,8 +196,9 @@ def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | 
         raise ValueError(f"There are {count} modes: at least 2 are needed to connect them.")
     if mode_args.modes is not None and len(set(mode_args.modes)) < count:
         raise ValueError("A mode is listed twice: a simplex between equal vertices has volume 0.")
-    if mode_args.connectors < 1:
-        raise ValueError(f"connectors is {mode_args.connectors}: expected at least 1.")
+    for name, least in (("connectors", 1), ("path_points", 3), ("sampled_points", 1)):
+        if getattr(mode_args, name) < least:
+            raise ValueError(f"{name} is {getattr(mode_args, name)}: expected at least {least}.")
     if (Path(args.output_dir) / "results.json").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir} holds results already. Choose another output_dir or give --overwrite.")
     if mode_args.joins is None:
@@ -196,6 +213,8 @@ def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | 
             raise ValueError(f"joins has {text!r}: expected numbers of modes such as 0,1.") from None
         if wrong := [index for index in joined if not 0 <= index < count]:
             raise ValueError(f"joins has {text!r}: there is no mode {wrong[0]}, they are 0 to {count - 1}.")
+        if len(set(joined)) < len(joined):
+            raise ValueError(f"joins has {text!r}: a mode is named twice.")
         joins.append(joined)
     return joins
 
@@ -318,14 +337,12 @@ def at_points(
 
 
 def sampled(model: SimplexForImageClassification, number: int, images: Images, seed: int) -> dict[str, Any]:
-    """Mean, spread and worst of loss and accuracy over points drawn uniformly from the complex."""
+    """Mean, spread and worst of loss and accuracy over points of the complex, drawn as `sampling_of` says."""
     structure = model.config.complex
-    # Simplexes of different dimension have no common measure: then each is drawn from with equal chance.
-    uniform = len({len(simplex) for simplex in structure.simplexes}) == 1
     points = sample_complex(
         structure,
         number,
-        sampling="volume" if uniform else "equal",
+        sampling=sampling_of(structure),
         log_volumes=model.log_volumes(),
         generator=torch.Generator().manual_seed(seed),
     )
@@ -342,6 +359,14 @@ def sampled(model: SimplexForImageClassification, number: int, images: Images, s
         }
         for name, r in found.items()
     }
+
+
+def sampling_of(structure: SimplicialComplex) -> str:
+    """How points are drawn: in proportion to volume, so uniformly, where all simplexes are of one dimension.
+
+    Simplexes of different dimension have no common measure: then each is drawn from with equal chance.
+    """
+    return "volume" if len({len(simplex) for simplex in structure.simplexes}) == 1 else "equal"
 
 
 def barriers(results: dict[str, PointResults]) -> dict[str, Any]:

@@ -27,15 +27,15 @@ COLLAPSED = 0.01
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the recipe; returns what results.json holds."""
     started = time.perf_counter()
-    setup = prepare(argv)
+    setup = prepare(argv, joins_all=True)
     model, counts = setup.model, []
     before = model.log_volumes()
     for number, joined in enumerate(setup.joins, start=1):
         setup.trainer.grow_connector(joined)
         volumes = model.log_volumes()
-        dimension = max(len(simplex) for simplex in model.config.simplexes) - 1
-        # volume = volume of the face * height / dimension, for each simplex that the connector joined
-        heights = (volumes - before).exp()[volumes != before] * dimension
+        dimension = len(model.config.simplexes[0]) - 1
+        # volume = volume of the face * height / dimension, for each simplex: the connector joined them all
+        heights = (volumes - before).exp() * dimension
         counts.append(
             {
                 "connectors": number,
@@ -50,7 +50,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if counts[-1]["height"] < COLLAPSED * counts[0]["height"]:
             break
     collapsed = counts[-1]["height"] < COLLAPSED * counts[0]["height"] or math.isinf(counts[-1]["log_volume"])
-    results = {"counts": counts, "collapsed": collapsed, "wall_time": time.perf_counter() - started, **setup.told}
+    results = {
+        "counts": counts,
+        "collapsed": collapsed,
+        "wall_time": time.perf_counter() - started,
+        "cpu_time": time.process_time(),
+        **setup.told,
+    }
     output = Path(setup.args.output_dir)
     with written_aside(output) as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", "utf-8")

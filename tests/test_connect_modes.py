@@ -58,6 +58,17 @@ def test_modes_are_connected_and_measured(tmp_path: Path) -> None:
         assert len(path["loss"]) == 5
         assert path["loss"][0] == pytest.approx(results["modes"][name]["loss"][0], rel=1e-5)
     assert (tmp_path / "output/paths.png").stat().st_size > 10_000
+
+    folders = [str(tmp_path / f"mode-{vertex}") for vertex in range(2)]
+    for vertex, directory in enumerate(folders):
+        model.export_vertex(vertex, directory)
+    given = {"train_modes": None, "modes": folders, "connectors": 1, "output_dir": str(tmp_path / "given")}
+    results = connect_modes.main([config(tmp_path, **given)])
+    connected = SimplexForImageClassification.from_pretrained(tmp_path / "given/complex")
+    assert results["simplexes"] == [[0, 2], [1, 2]] and connected.config.roles == ["mode"] * 2 + ["connector"]
+    for vertex in range(2):
+        weights = connected.weights[vertex]
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in model.weights[vertex].items())
     assert json.loads((tmp_path / "output/results.json").read_text())["wall_time"] > 0
 
 
@@ -106,6 +117,10 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("one mode", lambda path: {"modes": ["a"]}, "at least 2"),
     ("no modes", lambda path: {}, "either modes"),
     ("no mode of that number", lambda path: {"train_modes": 2, "joins": ["0,1", "0,5"]}, "no mode 5"),
+    ("a mode joined twice", lambda path: {"train_modes": 2, "joins": ["0,1", "0,0"]}, "named twice"),
+    ("paths without a middle", lambda path: {"train_modes": 2, "path_points": 2}, "path_points is 2"),
+    ("no points", lambda path: {"train_modes": 2, "sampled_points": 0}, "sampled_points is 0"),
+    ("more connectors than dimensions", lambda path: {"train_modes": 2, "connectors": 10**6}, "no simplex of"),
     ("not enough joins", lambda path: {"train_modes": 2, "joins": ["0,1"]}, "names 1 connectors"),
     (
         "same weights",

@@ -533,6 +533,10 @@ def test_only_components_of_a_kind_unite() -> None:
     with pytest.raises(ValueError, match="architecture"):
         SimplexForImageClassification.unite([ensemble("vit"), ensemble("resnet")])
     other = ensemble("vit")
+    other.config.backbone_config.hidden_act = "relu"
+    with pytest.raises(ValueError, match="hidden_act is 'relu', not 'gelu'"):
+        SimplexForImageClassification.unite([ensemble("vit"), other])
+    other = ensemble("vit")
     other.config.id2label = {0: "a", 1: "b", 2: "c"}
     with pytest.raises(ValueError, match="labels"):
         SimplexForImageClassification.unite([ensemble("vit"), other])
