@@ -153,6 +153,7 @@ def export(
     """
     if centroid + (vertex is not None) + (member is not None) != 1:
         raise typer.BadParameter("give one of --centroid, --vertex and --member.")
+    _check_free(directory)
     model = _load(ensemble, revision, token)
     if vertex is not None:
         model.export_vertex(vertex, directory)
@@ -175,6 +176,12 @@ def merge(
     """
     from hf_simplex import SimplexForImageClassification
 
+    if len(ensembles) < 2:
+        raise ValueError(
+            f"Only {ensembles[0]} would be united and written to {directory}: give at least two ensembles, then the "
+            "folder to write to."
+        )
+    _check_free(directory)
     united = SimplexForImageClassification.unite([_load(ensemble, None, token) for ensemble in ensembles])
     united.save_pretrained(directory)
     config = united.config
@@ -214,6 +221,12 @@ def push(
         token=token,
     )
     typer.echo(commit.pr_url or commit.commit_url)
+
+
+def _check_free(directory: Path) -> None:
+    """Raise ValueError where a model is already: it may be the only copy, and none of what is to be written."""
+    if (directory / "config.json").exists():
+        raise ValueError(f"{directory} holds a model already (config.json): give another folder to write to.")
 
 
 def _load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForImageClassification":
