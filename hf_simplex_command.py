@@ -307,7 +307,15 @@ def _metrics(model: "SimplexForImageClassification", data: Any, batch_size: int,
 
 def _label_order(of_model: list[str], of_data: tuple[str, ...]) -> list[int]:
     """For each label of the data set the one of the model that bears its name."""
+    if of_model == list(of_data):
+        return list(range(len(of_model)))
     if sorted(of_model) == sorted(of_data):
+        # ImageNet has two labels named "crane", which only their places tell apart.
+        if repeated := sorted({name for name in of_model if of_model.count(name) > 1}):
+            raise ValueError(
+                f"Several labels are named {repeated[0]!r}, and the ensemble and the data set have their labels in "
+                "different orders: give a data set with the labels in the ensemble's order, or names that differ."
+            )
         return [of_model.index(name) for name in of_data]
     if len(of_model) == len(of_data) and of_model == [f"LABEL_{label}" for label in range(len(of_model))]:
         return list(range(len(of_model)))

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.image_data import load_image_data
 from hf_simplex.metrics import classification_metrics
-from hf_simplex_command import app
+from hf_simplex_command import _label_order, app
 
 COMMANDS = ("inspect", "predict", "evaluate", "export", "merge", "push")
 
@@ -163,6 +163,15 @@ def test_evaluate_measures_what_the_members_predict(tmp_path: Path) -> None:
     assert swapped["nll"] == pytest.approx(flipped["nll"], rel=1e-4)
     assert swapped["nll"] != pytest.approx(told["nll"], rel=1e-3)
     assert f"{swapped['nll']:.4f}" in run("evaluate", tmp_path / "two", *arguments[:3])
+
+
+def test_labels_of_one_name_are_told_apart_by_their_places_or_not_at_all() -> None:
+    cranes = ["crane", "heron", "crane"]
+    assert _label_order(cranes, tuple(cranes)) == [0, 1, 2]
+    assert _label_order(["ant", "bee", "cat"], ("cat", "ant", "bee")) == [2, 0, 1]
+    assert _label_order(["LABEL_0", "LABEL_1", "LABEL_2"], tuple(cranes)) == [0, 1, 2]
+    with pytest.raises(ValueError, match="Several labels are named 'crane'"):
+        _label_order(cranes, ("heron", "crane", "crane"))
 
 
 # export and merge
