@@ -247,7 +247,7 @@ def _describe(model: "SimplexForImageClassification", name: str) -> dict[str, An
     log_volumes = model.log_volumes()
     of_each = [None if volume == float("-inf") else volume for volume in log_volumes.tolist()]
     total = log_volumes.logsumexp(dim=0).item()
-    epochs = {stage["vertex"]: stage["epochs"] for stage in config.provenance.get("stages", [])}
+    epochs = {stage["vertex"]: stage.get("epochs") for stage in config.provenance.get("stages", [])}
     tensors = model.state_dict().values()
     return {
         "ensemble": name,
