@@ -153,6 +153,7 @@ def export(
     """
     if centroid + (vertex is not None) + (member is not None) != 1:
         raise typer.BadParameter("give one of --centroid, --vertex and --member.")
+    _check_free(directory)
     model = _load(ensemble, revision, token)
     if vertex is not None:
         model.export_vertex(vertex, directory)
@@ -175,6 +176,12 @@ def merge(
     """
     from hf_simplex import SimplexForImageClassification
 
+    if len(ensembles) < 2:
+        raise ValueError(
+            f"Only {ensembles[0]} would be united and written to {directory}: give at least two ensembles, then the "
+            "folder to write to."
+        )
+    _check_free(directory)
     united = SimplexForImageClassification.unite([_load(ensemble, None, token) for ensemble in ensembles])
     united.save_pretrained(directory)
     config = united.config
@@ -216,6 +223,12 @@ def push(
     typer.echo(commit.pr_url or commit.commit_url)
 
 
+def _check_free(directory: Path) -> None:
+    """Raise ValueError where a model is already: it may be the only copy, and none of what is to be written."""
+    if (directory / "config.json").exists():
+        raise ValueError(f"{directory} holds a model already (config.json): give another folder to write to.")
+
+
 def _load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForImageClassification":
     from transformers.utils import logging
 
@@ -234,7 +247,7 @@ def _describe(model: "SimplexForImageClassification", name: str) -> dict[str, An
     log_volumes = model.log_volumes()
     of_each = [None if volume == float("-inf") else volume for volume in log_volumes.tolist()]
     total = log_volumes.logsumexp(dim=0).item()
-    epochs = {stage["vertex"]: stage["epochs"] for stage in config.provenance.get("stages", [])}
+    epochs = {stage["vertex"]: stage.get("epochs") for stage in config.provenance.get("stages", [])}
     tensors = model.state_dict().values()
     return {
         "ensemble": name,
@@ -294,7 +307,15 @@ def _metrics(model: "SimplexForImageClassification", data: Any, batch_size: int,
 
 def _label_order(of_model: list[str], of_data: tuple[str, ...]) -> list[int]:
     """For each label of the data set the one of the model that bears its name."""
+    if of_model == list(of_data):
+        return list(range(len(of_model)))
     if sorted(of_model) == sorted(of_data):
+        # ImageNet has two labels named "crane", which only their places tell apart.
+        if repeated := sorted({name for name in of_model if of_model.count(name) > 1}):
+            raise ValueError(
+                f"Several labels are named {repeated[0]!r}, and the ensemble and the data set have their labels in "
+                "different orders: give a data set with the labels in the ensemble's order, or names that differ."
+            )
         return [of_model.index(name) for name in of_data]
     if len(of_model) == len(of_data) and of_model == [f"LABEL_{label}" for label in range(len(of_model))]:
         return list(range(len(of_model)))

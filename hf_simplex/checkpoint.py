@@ -18,6 +18,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils.hub import extract_commit_hash
 
 MEMBERS_FILE = "members.safetensors"
+_TENSOR_NAME = re.compile(r"(vertices|members|centroids)\.[0-9]+\..+")
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
 # A save's temporary folder, before and after it is decided that the save takes place.
 _UNFINISHED, _DECIDED = ".saving-", ".saved-"
@@ -161,7 +162,7 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
     Raises:
         OSError: there is no such repository or revision, or not for this token.
         FileNotFoundError: there is no index, so this is no ensemble.
-        ValueError: the index is broken, or names a file outside the folder.
+        ValueError: the index is broken, names a file outside the folder, or a tensor that no ensemble has.
     """
     if os.path.isdir(name_or_path):
         finish_saves(name_or_path)
@@ -188,6 +189,12 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
         ) from error
     for file in weight_map.values():
         check_file_name(file, index_file)
+    for name in weight_map:
+        if not _TENSOR_NAME.fullmatch(name):
+            raise ValueError(
+                f"{index_file} names the tensor {name!r}; expected vertices.<number>.<name> or members or centroids. "
+                "This is the index of another kind of model, or broken: restore or re-save it."
+            )
     return Index(weight_map, extract_commit_hash(index_file, None))
 
 

@@ -28,12 +28,13 @@ class SimplexConfig(PreTrainedConfig):
             `"connector"` (trained by SPRO); default: all `"pretrained"`. Its length is the number of vertices.
         members: [members, vertices] barycentric coordinates of the ensemble's members; default: none drawn yet.
         sampling: how points are drawn from several simplexes: `"equal"` chance, or in proportion to `"volume"`.
-        provenance: how the vertices came about (JSON values only); filled in by the trainer.
+        provenance: how the vertices came about (JSON values only); filled in by the trainer. Its `stages`, where there
+            are any, are dictionaries with the index of the `vertex` that was trained.
         **kwargs: as for every transformers configuration.
 
     Raises:
-        ValueError: the simplexes name a vertex that is not there, a role or sampling is unknown, or a member is not a
-            point of the complex.
+        ValueError: the simplexes name a vertex that is not there, a role or sampling is unknown, a member is not a
+            point of the complex, or the provenance has another form.
     """
 
     model_type = "simplex"
@@ -59,6 +60,8 @@ class SimplexConfig(PreTrainedConfig):
                 "vertices, a list of names and a list of lists of coordinates."
             ) from error
         self.sampling = sampling
+        if not isinstance(provenance, dict | None):
+            raise ValueError(f"provenance is {provenance!r}; expected a dictionary.")
         self.provenance = dict(provenance or {})
         if self.backbone_config is not None and "id2label" not in kwargs and "num_labels" not in kwargs:
             kwargs["id2label"] = self.backbone_config.id2label
@@ -79,6 +82,14 @@ class SimplexConfig(PreTrainedConfig):
             raise ValueError(f"Unknown role of a vertex: {unknown[0]!r}. Choose from {', '.join(ROLES)}.")
         if self.sampling not in SAMPLINGS:
             raise ValueError(f"Unknown sampling: {self.sampling!r}. Choose from {', '.join(SAMPLINGS)}.")
+        stages = self.provenance.get("stages", [])
+        if not isinstance(stages, list) or not all(
+            isinstance(stage, dict) and isinstance(stage.get("vertex"), int) for stage in stages
+        ):
+            raise ValueError(
+                f"The stages of the provenance are {stages!r}; expected a list of dictionaries, each with the index "
+                "of the vertex that was trained under 'vertex'."
+            )
         self.check_points(self.members)
 
     def check_points(self, coordinates: Sequence[Sequence[float]]) -> None:

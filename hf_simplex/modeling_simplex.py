@@ -369,11 +369,14 @@ class SimplexForImageClassification(PreTrainedModel):
             recompute_statistics(backbone, batches)
         return backbone
 
-    def _write(self, coordinates: Sequence[float], point_statistics: nn.Module | None = None) -> PreTrainedModel:
+    def _check_idle(self) -> None:
         if self.growing is not None:
             raise RuntimeError(
                 f"Vertex {self.growing} is being trained in the working backbone: ask for points after its stage."
             )
+
+    def _write(self, coordinates: Sequence[float], point_statistics: nn.Module | None = None) -> PreTrainedModel:
+        self._check_idle()
         backbone = self.backbone
         weights: list[dict[str, Tensor]] = [
             cast(TensorTree, vertex).tensors() if coordinate else {}
@@ -594,6 +597,7 @@ class SimplexForImageClassification(PreTrainedModel):
     def _member(self, index: int) -> PreTrainedModel:
         materialized: list[PreTrainedModel] = self.__dict__["_materialized"]
         if index < len(materialized):
+            self._check_idle()
             return materialized[index]
         return self._write(self.config.members[index], self.members[index] if len(self.members) else None)
 
@@ -791,8 +795,7 @@ class SimplexForImageClassification(PreTrainedModel):
         """
         if not 0 <= vertex < self.config.num_vertices:
             raise IndexError(f"There is no vertex {vertex}: the vertices are 0 to {self.config.num_vertices - 1}.")
-        self._write(vertex_coordinates(self.config.complex, vertex).tolist())
-        self._export(save_directory)
+        self._export(self._write(vertex_coordinates(self.config.complex, vertex).tolist()), save_directory)
 
     def export_member(self, member: int, save_directory: str | os.PathLike[str]) -> None:
         """Save one member as an ordinary checkpoint of the backbone, which loads without hf_simplex.
@@ -806,8 +809,7 @@ class SimplexForImageClassification(PreTrainedModel):
         """
         if not 0 <= member < len(self.config.members):
             raise IndexError(f"There is no member {member}: the ensemble has {len(self.config.members)}, from 0.")
-        self._member(member)
-        self._export(save_directory)
+        self._export(self._member(member), save_directory)
 
     def export_centroid(self, save_directory: str | os.PathLike[str], simplex: int = 0) -> None:
         """Save the centroid of one simplex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
@@ -820,8 +822,7 @@ class SimplexForImageClassification(PreTrainedModel):
             IndexError: there is no such simplex.
             RuntimeError: the backbone has BatchNorm and its members are not drawn, so the statistics are not known.
         """
-        self.write_centroid(simplex)
-        self._export(save_directory)
+        self._export(self.write_centroid(simplex), save_directory)
 
     def write_centroid(self, simplex: int = 0) -> PreTrainedModel:
         """The working backbone, in evaluation mode, holding the centroid of a simplex; errors of `export_centroid`."""
@@ -832,8 +833,7 @@ class SimplexForImageClassification(PreTrainedModel):
         tree = self.centroids[simplex] if len(self.centroids) else None
         return self._write(self._centroids()[simplex], tree)
 
-    def _export(self, save_directory: str | os.PathLike[str]) -> None:
-        backbone = self.backbone
+    def _export(self, backbone: PreTrainedModel, save_directory: str | os.PathLike[str]) -> None:
         check_target(save_directory, backbone.config.model_type)
         _set_labels(backbone.config, self.config.id2label, self.config.label2id)
         with written_aside(save_directory) as aside:

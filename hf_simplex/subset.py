@@ -57,11 +57,19 @@ def part_of(
         part.provenance["stages"] = [{**stage, "vertex": vertices.index(stage["vertex"])} for stage in stages]
     part.check()
     kept = {"vertices": vertices, "members": members, "centroids": chosen if members else []}
+    counts = {
+        "vertices": config.num_vertices,
+        "members": len(config.members),
+        "centroids": len(config.simplexes) if config.members else 0,
+    }
     renamed = {}
     for name in names:
         kind, index, rest = name.split(".", 2)
         if int(index) in kept[kind]:
             renamed[name] = f"{kind}.{kept[kind].index(int(index))}.{rest}"
+        elif int(index) >= counts[kind]:
+            # Of nothing that the configuration has: loading finds it unexpected, as it does in the whole.
+            renamed[name] = name
     return part, renamed
 
 

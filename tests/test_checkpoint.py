@@ -42,6 +42,16 @@ def misname(file: str) -> Callable[[Path], None]:
     return change_json(INDEX, change)
 
 
+def rename_tensor(new: str) -> Callable[[Path], None]:
+    """Another name for a tensor, in the index."""
+
+    def change(index: dict) -> None:
+        first = next(iter(index["weight_map"]))
+        index["weight_map"][new] = index["weight_map"].pop(first)
+
+    return change_json(INDEX, change)
+
+
 def index_is(content: object) -> Callable[[Path], object]:
     return lambda path: (path / INDEX).write_text(json.dumps(content))
 
@@ -101,6 +111,10 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "deeper": (misname("deeper/secret.safetensors"), "names 'deeper/secret.safetensors'"),
     "pickle": (misname("pytorch_model.bin"), "names 'pytorch_model.bin'"),
     "number for a file": (index_is({"metadata": {}, "weight_map": {"a": 5}}), "names 5"),
+    "tensor of another model": (rename_tensor("classifier.weight"), "names the tensor 'classifier.weight'"),
+    "tensor without a dot": (rename_tensor("weight"), "names the tensor 'weight'"),
+    "tensor of another part": (rename_tensor("edges.0.head.weight"), "names the tensor 'edges.0.head.weight'"),
+    "tensor of no number": (rename_tensor("vertices.x.head.weight"), "names the tensor 'vertices.x.head.weight'"),
     "lost tensor": (cut_tensors, "missing keys"),
     "other shape": (misshape, r"mismatched|shape|size"),
     "config is no JSON": (lambda path: (path / "config.json").write_text("{"), "config.json"),
@@ -115,6 +129,10 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         config_with(simplexes=[[0, 1], [1, 2]], members=[[0.5, 0.0, 0.5]]),
         "outside the complex",
     ),
+    "provenance is a list": (config_with(provenance=["digits"]), r"provenance is \['digits'\]"),
+    "provenance is a word": (config_with(provenance="digits"), "provenance is 'digits'"),
+    "stage without vertex": (config_with(provenance={"stages": [{"epochs": 1}]}), r"stages .* \[{'epochs': 1}\]"),
+    "stages of another form": (config_with(provenance={"stages": {"vertex": 0}}), "stages .* {'vertex': 0}"),
     "more members": (config_with(members=[[1, 0, 0]] * 4), "missing keys, members.3"),
     "fewer members": (config_with(members=[[1, 0, 0]]), "unexpected keys, members.1"),
     "fewer vertices": (config_with(simplexes=[[0, 1]], roles=["mode", "mode"], members=[]), "unexpected keys"),
@@ -151,6 +169,8 @@ def test_a_broken_checkpoint_names_what_is_wrong_and_stays_as_it_is(
     for loader in (SimplexForImageClassification, AutoModelForImageClassification):
         with pytest.raises((ValueError, OSError, RuntimeError), match=message):
             loader.from_pretrained(path)
+    with pytest.raises((ValueError, OSError, RuntimeError), match=message):
+        SimplexForImageClassification.from_pretrained(path, simplex=0)
     assert contents(tmp_path) == before
 
 

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from PIL import Image
+from test_checkpoint import contents
 from test_modeling_simplex import ensemble
 from tiny import SIZE, backbone, images
 from transformers import AutoModelForImageClassification, ViTImageProcessor
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.image_data import load_image_data
 from hf_simplex.metrics import classification_metrics
-from hf_simplex_command import app
+from hf_simplex_command import _label_order, app
 
 COMMANDS = ("inspect", "predict", "evaluate", "export", "merge", "push")
 
@@ -164,6 +165,15 @@ def test_evaluate_measures_what_the_members_predict(tmp_path: Path) -> None:
     assert f"{swapped['nll']:.4f}" in run("evaluate", tmp_path / "two", *arguments[:3])
 
 
+def test_labels_of_one_name_are_told_apart_by_their_places_or_not_at_all() -> None:
+    cranes = ["crane", "heron", "crane"]
+    assert _label_order(cranes, tuple(cranes)) == [0, 1, 2]
+    assert _label_order(["ant", "bee", "cat"], ("cat", "ant", "bee")) == [2, 0, 1]
+    assert _label_order(["LABEL_0", "LABEL_1", "LABEL_2"], tuple(cranes)) == [0, 1, 2]
+    with pytest.raises(ValueError, match="Several labels are named 'crane'"):
+        _label_order(cranes, ("heron", "crane", "crane"))
+
+
 # export and merge
 
 
@@ -195,6 +205,18 @@ def test_components_of_separate_jobs_become_one_ensemble(folder: Path, tmp_path:
     ]
     found = united(images(), output_member_probabilities=True).member_probabilities
     assert torch.equal(found, torch.cat(each, dim=1))
+
+
+def test_merge_and_export_never_replace_a_model(folder: Path, tmp_path: Path) -> None:
+    first = save(ensemble("resnet", seed=5), tmp_path / "first")
+    second = save(ensemble("resnet", seed=7), tmp_path / "second")
+    backbone("resnet").save_pretrained(tmp_path / "mine")
+    before = contents(tmp_path)
+    assert f"Only {first} would be united and written to {second}" in mistake("merge", first, second)
+    assert f"{second} holds a model already" in mistake("merge", folder, first, second)
+    for target in (second, tmp_path / "mine"):
+        assert f"{target} holds a model already" in mistake("export", folder, "--vertex", 0, target)
+    assert contents(tmp_path) == before
 
 
 # push
@@ -239,7 +261,6 @@ def test_mistakes_are_one_line_and_nothing_is_written(folder: Path, picture: Pat
     vit = save(ensemble("vit"), tmp_path / "vit")
     assert "Component 2 has another backbone architecture" in mistake("merge", folder, vit, target)
     assert not target.exists()
-    assert "is of model_type 'simplex'" in mistake("export", folder, "--centroid", vit)
     assert "3 labels apart (LABEL_0, LABEL_1, LABEL_2" in mistake("evaluate", folder, "digits")
     (tmp_path / "bad.png").write_bytes(picture.read_bytes()[:100])
     assert f"Image 1 ({tmp_path / 'bad.png'}) cannot be read" in mistake(

@@ -397,6 +397,33 @@ def test_other_members_over_the_same_vertices_are_not_those_that_were_materializ
     assert torch.allclose(other(images()).logits, backbone("vit", 1)(images()).logits.log_softmax(-1), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_materialized_member_is_exported_with_the_weights_of_a_streamed_one(kind: str, tmp_path: Path) -> None:
+    model = ensemble(kind)
+    for member in range(3):
+        model.export_member(member, tmp_path / f"streamed-{member}")
+    model.materialize()
+    model.backbone_at([0.0, 1.0, 0.0])
+    for member in range(3):
+        model.export_member(member, tmp_path / f"materialized-{member}")
+        streamed, materialized = (
+            AutoModelForImageClassification.from_pretrained(tmp_path / f"{how}-{member}")
+            for how in ("streamed", "materialized")
+        )
+        assert same_tensors(materialized, streamed)
+        assert same_tensors(materialized, model._member(member))
+
+
+def test_materialized_members_do_not_answer_for_an_ensemble_in_training(tmp_path: Path) -> None:
+    model = ensemble("vit")
+    model.materialize()
+    model.growing = 2
+    for ask in (lambda: model(images()), lambda: model.export_member(0, tmp_path / "member")):
+        with pytest.raises(RuntimeError, match="Vertex 2 is being trained"):
+            ask()
+    assert not (tmp_path / "member").exists()
+
+
 def test_what_cannot_be_materialized_says_so() -> None:
     with pytest.raises(ValueError, match="max_bytes is -1"):
         ensemble("vit").materialize(-1)
