@@ -248,22 +248,29 @@ def new_card(
 def merged(old: ModelCard, new: ModelCard) -> ModelCard:
     """A card in which the generated part and our own metadata are those of the new one, and all else is the old one's.
 
-    Where the new one has a text of its own around the generated part, that and its license win. Else the license is a
-    user's to choose, once there is one. Their tags stay beside ours, and their results in the model-index where they
-    are no results of ours. A card without a generated part gets one at its end.
+    Where the new one has a text of its own around the generated part, that wins only if the old one has none, or all
+    of its lines are in the new one: else the old text stays, with a warning. A license is a user's to choose, once
+    there is one. Their tags stay beside ours, and their results in the model-index where they are no results of ours.
+    A card without a generated part gets one at its end.
     """
     card = ModelCard(str(old))
     data, before, now = _data(card), _data(old), _data(new)
     for key, value in vars(now).items():
-        if key in _OWN_KEYS or data.get(key) is None:
+        if (key in _OWN_KEYS and value is not None) or data.get(key) is None:
             data[key] = value
-    if has_own_text(new) and now.license:
-        data.license = now.license
+    replaces = has_own_text(new) and (not has_own_text(old) or _own_lines(old) <= _own_lines(new))
+    if has_own_text(new) and not replaces:
+        logger.warning(
+            "The text on the card that is there has lines that the new card lacks, so it stays, and the new card's is "
+            "not taken. To change it, edit it there, or take all of its lines over into the new card."
+        )
+    if has_own_text(new) and now.license not in (None, data.license):
+        logger.warning("The card that is there has the license %s, so that stays, not %s.", data.license, now.license)
     data.tags = _together(now.tags, before.tags)
     theirs = [result for result in before.eval_results or [] if not _is_ours(result)]
     data.eval_results = [*(now.eval_results or []), *theirs] or None
     data.model_name = (before.model_name if theirs else now.model_name) if data.eval_results else None
-    if has_own_text(new):
+    if replaces:
         card.text = new.text
         return card
     generated = generated_part(new.text)
@@ -298,9 +305,16 @@ def generated_part(text: str) -> str | None:
 
 def has_own_text(card: ModelCard) -> bool:
     """Whether somebody wrote more than a title around the generated part."""
+    return bool(re.sub(r"\A\s*#[^\n]*", "", _own_text(card)).strip())
+
+
+def _own_text(card: ModelCard) -> str:
     generated = generated_part(card.text)
-    rest = card.text if generated is None else card.text.replace(generated, "")
-    return bool(re.sub(r"\A\s*#[^\n]*", "", rest).strip())
+    return card.text if generated is None else card.text.replace(generated, "")
+
+
+def _own_lines(card: ModelCard) -> set[str]:
+    return {line.strip() for line in _own_text(card).splitlines() if line.strip()}
 
 
 def addressed_to(card: ModelCard, repository: str) -> ModelCard:

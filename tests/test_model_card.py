@@ -207,6 +207,39 @@ def test_a_card_of_somebody_elses_gets_the_generated_part_at_its_end() -> None:
     assert merged(card, new).text == card.text
 
 
+def test_what_the_new_card_does_not_know_stays_as_a_user_filled_it_in() -> None:
+    new = new_card(complete(), Evidence(), repository="alice/digits")
+    assert new.data.base_model is None and new.data.datasets is None
+    old = ModelCard("---\nbase_model: alice/vit\ndatasets:\n- alice/images\n---\n" + new.text)
+    card = merged(old, new)
+    assert (card.data.base_model, card.data.datasets) == ("alice/vit", ["alice/images"])
+
+
+def with_text(card: ModelCard, text: str) -> ModelCard:
+    other = ModelCard(str(card))
+    other.text = other.text.rstrip() + f"\n\n{text}\n"
+    return other
+
+
+def test_of_two_texts_none_is_lost_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    bare = new_card(complete(), evidence(), repository="alice/digits")
+    newer = new_card(complete(), evidence(test_images=51), repository="alice/digits")
+    assert "Mine." in merged(bare, with_text(newer, "Mine.")).text
+    longer = merged(with_text(bare, "Mine."), with_text(newer, "Mine.\n\nMore."))
+    assert "More." in longer.text and not caplog.records, "an older state of the same text gives way"
+    theirs = merged(with_text(bare, "Theirs."), with_text(newer, "Mine."))
+    assert "Theirs." in theirs.text and "Mine." not in theirs.text and "On 51 test images" in theirs.text
+    assert "has lines that the new card lacks" in caplog.text
+
+
+def test_a_license_that_somebody_chose_stays(caplog: pytest.LogCaptureFixture) -> None:
+    old = new_card(complete(), evidence(), repository="alice/digits")
+    new = with_text(old, "Mine.")
+    old.data.license, new.data.license = "mit", "apache-2.0"
+    assert merged(old, new).data.license == "mit"
+    assert "license mit, so that stays, not apache-2.0" in caplog.text
+
+
 def test_a_card_that_cannot_be_read_is_named_and_kept(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\ntags: [a\n---\n# Mine\n")
     with pytest.raises(ValueError, match=r"metadata at the top of .*README\.md"):

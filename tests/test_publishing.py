@@ -162,6 +162,22 @@ def test_what_somebody_wrote_on_the_hub_stays(hub: LoopbackHub) -> None:
     assert {"mine", "simplex"} <= set(again.data.tags)
 
 
+def test_text_on_the_hub_stays_beside_a_folder_with_text(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = complete()
+    model.save_pretrained(tmp_path)
+    file = write_card(model, tmp_path)
+    file.write_text(file.read_text() + "\n## Mine\n")
+    publish_folder(tmp_path, ID)
+    card = hub.files(ID)["README.md"].decode()
+    HfApi().upload_file(path_or_fileobj=f"{card}\nTheirs.\n".encode(), path_in_repo="README.md", repo_id=ID)
+    publish_folder(tmp_path, ID)
+    again = hub.files(ID)["README.md"].decode()
+    assert "## Mine" in again and "Theirs." in again
+    file.write_text(file.read_text() + "\nTheirs.\n\nAnd more of mine.\n")
+    publish_folder(tmp_path, ID)
+    assert "And more of mine." in hub.files(ID)["README.md"].decode()
+
+
 # ---- refusals: nothing is published, nothing local is lost -------------------------------------------------------
 
 
