@@ -10,7 +10,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +28,7 @@ from transformers.utils import cached_file, logging
 from .checkpoint import written_aside
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from .evaluation import Result
+from .members import symmetric_members
 from .modeling_simplex import SimplexForImageClassification
 from .plotting import plot_plane, plot_reliability
 from .surfaces import Surface
@@ -49,6 +50,8 @@ PARTS = {
     "simplex": "one simplex",
     "espro": "ESPRO",
 }
+# Pairs that are one and the same where there is one simplex.
+_TWINS = {"deep_ensemble": "backbone", "simplex": "espro"}
 DRAWN_PARTS = ("backbone", "deep_ensemble", "centroid", "espro")
 """The parts whose reliability is drawn."""
 
@@ -141,7 +144,7 @@ def write_card(
         ImportError: there are pictures to draw, and matplotlib is not installed.
         ValueError: the metadata of the card that is there cannot be read.
     """
-    evidence = evidence or Evidence()
+    evidence = _without_repeats(evidence or Evidence())
     target = Path(directory)
     with written_aside(target) as aside:
         if evidence.predictions:
@@ -190,7 +193,7 @@ def new_card(
     tags: Sequence[str] = (),
 ) -> ModelCard:
     """The card of an ensemble, without pictures; arguments as for `write_card`."""
-    config = model.config
+    config, evidence = model.config, _without_repeats(evidence)
     backbone, from_scratch = config.provenance.get("backbone"), bool(config.provenance.get("from_scratch"))
     data_set = evidence.data_set or config.provenance.get("data_set")
     repository = repository or f"me/{_placeholder(data_set)}"
@@ -238,7 +241,7 @@ def new_card(
         vertex_rows=_vertex_rows(config),
         simplex_rows=_simplex_rows(model),
         parameters=f"{sum(model.weights[0][name].numel() for name in trainable_names(model.vertices[0])):,}",
-        sampling="with equal chance" if config.sampling == "equal" else "in proportion to volume",
+        sampling=_sampling(config),
         arguments=yaml.safe_dump(dict(evidence.arguments), sort_keys=False).strip() if evidence.arguments else "",
         hardware=evidence.hardware,
         forward_passes=len(config.members),
@@ -416,6 +419,24 @@ def _roles(config: SimplexConfig) -> str:
         PRETRAINED: ("pretrained vertex", "pretrained vertices"),
     }
     return " and ".join(_number(config.roles.count(role), *words[role]) for role in words if role in config.roles)
+
+
+def _sampling(config: SimplexConfig) -> str:
+    """How members chose among simplexes; empty where they had no choice."""
+    if len(config.simplexes) == 1 or not config.members or config.members == symmetric_members(config.complex):
+        return ""
+    return "with equal chance" if config.sampling == "equal" else "in proportion to volume"
+
+
+def _without_repeats(evidence: Evidence) -> Evidence:
+    """The evidence without the parts that are the same as their twin, so that nothing is told twice."""
+    results = evidence.results
+    repeats = {part for part, twin in _TWINS.items() if part in results and results[part] == results.get(twin)}
+    return replace(
+        evidence,
+        results={name: result for name, result in results.items() if name not in repeats},
+        predictions={name: found for name, found in evidence.predictions.items() if name not in repeats},
+    )
 
 
 def _standard_error(accuracy: float, images: int | None) -> float:

@@ -77,6 +77,33 @@ def test_the_card_holds_the_figures_of_the_run_and_of_the_ensemble() -> None:
     assert "reliability.png" in card.text and "loss_surface.png" not in card.text
 
 
+def test_a_card_says_only_what_is_so_of_its_members() -> None:
+    two = SimplexForImageClassification.unite([ensemble("vit"), ensemble("vit", seed=5)])
+    two.draw_members(4)
+    assert "choose among simplexes with equal chance" in new_card(two, Evidence()).text
+    two.draw_members("auto")
+    for model in (two, complete()):
+        text = new_card(model, Evidence()).text
+        assert "choose among" not in text and "drawn uniformly" not in text, "placed, or without a choice"
+
+
+def test_results_of_an_unknown_data_set_name_none() -> None:
+    card = new_card(complete(), evidence(data_set=None))
+    assert "On 50 test images:" in card.text and "None" not in card.text
+
+
+def test_one_simplex_is_not_told_twice() -> None:
+    results = dict(evidence().results)
+    results |= {"deep_ensemble": results["backbone"], "simplex": results["espro"]}
+    card = new_card(complete(), evidence(results=results))
+    assert [row[0] for row in table(card.text, "| | accuracy")] == ["backbone", "centroid", "ESPRO"]
+    assert {result.metric_name for result in card.data.eval_results if result.metric_type == "nll"} == {
+        "NLL (backbone)",
+        "NLL (centroid)",
+        "NLL (ESPRO)",
+    }
+
+
 def test_the_metadata_are_complete_and_the_hub_takes_them(hub: LoopbackHub, tmp_path: Path) -> None:
     source = folder("vit", tmp_path / "vit")
     api = HfApi()
