@@ -253,6 +253,7 @@ def _commit(
     description: str | None,
 ) -> CommitInfo:
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    card = addressed_to(card, repo_id)
     try:
         info, is_new_branch = api.model_info(repo_id, revision=revision), False
     except RevisionNotFoundError:

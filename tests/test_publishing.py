@@ -162,6 +162,12 @@ def test_what_somebody_wrote_on_the_hub_stays(hub: LoopbackHub) -> None:
     assert {"mine", "simplex"} <= set(again.data.tags)
 
 
+def test_the_examples_of_a_card_name_the_account(hub: LoopbackHub) -> None:
+    complete().push_to_hub("ensemble")
+    card = hub.files(ID)["README.md"].decode()
+    assert 'from_pretrained("alice/ensemble")' in card and '"ensemble"' not in card
+
+
 def test_text_on_the_hub_stays_beside_a_folder_with_text(hub: LoopbackHub, tmp_path: Path) -> None:
     model = complete()
     model.save_pretrained(tmp_path)
