@@ -17,6 +17,7 @@ from transformers import ViTImageProcessor
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
 from hf_simplex.model_card import Evidence, write_card
 from hf_simplex.publishing import publish_folder
+from hf_simplex.remote_code import write_inference_code
 
 ID = "alice/ensemble"
 INDEX = "model.safetensors.index.json"
@@ -126,6 +127,21 @@ def test_without_its_code_an_ensemble_does_not_speak_of_it(hub: LoopbackHub) -> 
     files = hub.files(ID)
     assert not any(name.endswith(".py") for name in files) and "auto_map" not in json.loads(files["config.json"])
     assert "trust_remote_code" not in files["README.md"].decode()
+
+
+def test_code_that_is_no_longer_wanted_goes(hub: LoopbackHub, tmp_path: Path) -> None:
+    complete().save_pretrained(tmp_path)
+    write_inference_code(tmp_path)
+    (tmp_path / "mine.py").write_text("print()\n")
+    publish_folder(tmp_path, ID)
+    assert hub.files(ID).keys() >= CODE | {"mine.py"}
+    publish_folder(tmp_path, ID, include_code=False)
+    files = hub.files(ID)
+    assert {name for name in files if name.endswith(".py")} == {"mine.py"}
+    assert not {"auto_map", "custom_pipelines"} & json.loads(files["config.json"]).keys()
+    HfApi().upload_file(path_or_fileobj=b"theirs", path_in_repo="members.py", repo_id=ID)
+    publish_folder(tmp_path, ID, include_code=False)
+    assert hub.files(ID)["members.py"] == b"theirs", "no config.json says that it is of the ensemble"
 
 
 def test_a_loaded_ensemble_keeps_its_card_while_it_is_the_same(hub: LoopbackHub, tmp_path: Path) -> None:
