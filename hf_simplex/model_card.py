@@ -10,7 +10,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +28,7 @@ from transformers.utils import cached_file, logging
 from .checkpoint import written_aside
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from .evaluation import Result
+from .members import symmetric_members
 from .modeling_simplex import SimplexForImageClassification
 from .plotting import plot_plane, plot_reliability
 from .surfaces import Surface
@@ -49,6 +50,8 @@ PARTS = {
     "simplex": "one simplex",
     "espro": "ESPRO",
 }
+# Pairs that are one and the same where there is one simplex.
+_TWINS = {"deep_ensemble": "backbone", "simplex": "espro"}
 DRAWN_PARTS = ("backbone", "deep_ensemble", "centroid", "espro")
 """The parts whose reliability is drawn."""
 
@@ -141,7 +144,7 @@ def write_card(
         ImportError: there are pictures to draw, and matplotlib is not installed.
         ValueError: the metadata of the card that is there cannot be read.
     """
-    evidence = evidence or Evidence()
+    evidence = _without_repeats(evidence or Evidence())
     target = Path(directory)
     with written_aside(target) as aside:
         if evidence.predictions:
@@ -190,7 +193,7 @@ def new_card(
     tags: Sequence[str] = (),
 ) -> ModelCard:
     """The card of an ensemble, without pictures; arguments as for `write_card`."""
-    config = model.config
+    config, evidence = model.config, _without_repeats(evidence)
     backbone, from_scratch = config.provenance.get("backbone"), bool(config.provenance.get("from_scratch"))
     data_set = evidence.data_set or config.provenance.get("data_set")
     repository = repository or f"me/{_placeholder(data_set)}"
@@ -238,7 +241,7 @@ def new_card(
         vertex_rows=_vertex_rows(config),
         simplex_rows=_simplex_rows(model),
         parameters=f"{sum(model.weights[0][name].numel() for name in trainable_names(model.vertices[0])):,}",
-        sampling="with equal chance" if config.sampling == "equal" else "in proportion to volume",
+        sampling=_sampling(config),
         arguments=yaml.safe_dump(dict(evidence.arguments), sort_keys=False).strip() if evidence.arguments else "",
         hardware=evidence.hardware,
         forward_passes=len(config.members),
@@ -248,22 +251,29 @@ def new_card(
 def merged(old: ModelCard, new: ModelCard) -> ModelCard:
     """A card in which the generated part and our own metadata are those of the new one, and all else is the old one's.
 
-    Where the new one has a text of its own around the generated part, that and its license win. Else the license is a
-    user's to choose, once there is one. Their tags stay beside ours, and their results in the model-index where they
-    are no results of ours. A card without a generated part gets one at its end.
+    Where the new one has a text of its own around the generated part, that wins only if the old one has none, or all
+    of its lines are in the new one: else the old text stays, with a warning. A license is a user's to choose, once
+    there is one. Their tags stay beside ours, and their results in the model-index where they are no results of ours.
+    A card without a generated part gets one at its end.
     """
     card = ModelCard(str(old))
     data, before, now = _data(card), _data(old), _data(new)
     for key, value in vars(now).items():
-        if key in _OWN_KEYS or data.get(key) is None:
+        if (key in _OWN_KEYS and value is not None) or data.get(key) is None:
             data[key] = value
-    if has_own_text(new) and now.license:
-        data.license = now.license
+    replaces = has_own_text(new) and (not has_own_text(old) or _own_lines(old) <= _own_lines(new))
+    if has_own_text(new) and not replaces:
+        logger.warning(
+            "The text on the card that is there has lines that the new card lacks, so it stays, and the new card's is "
+            "not taken. To change it, edit it there, or take all of its lines over into the new card."
+        )
+    if has_own_text(new) and now.license not in (None, data.license):
+        logger.warning("The card that is there has the license %s, so that stays, not %s.", data.license, now.license)
     data.tags = _together(now.tags, before.tags)
     theirs = [result for result in before.eval_results or [] if not _is_ours(result)]
     data.eval_results = [*(now.eval_results or []), *theirs] or None
     data.model_name = (before.model_name if theirs else now.model_name) if data.eval_results else None
-    if has_own_text(new):
+    if replaces:
         card.text = new.text
         return card
     generated = generated_part(new.text)
@@ -298,9 +308,16 @@ def generated_part(text: str) -> str | None:
 
 def has_own_text(card: ModelCard) -> bool:
     """Whether somebody wrote more than a title around the generated part."""
+    return bool(re.sub(r"\A\s*#[^\n]*", "", _own_text(card)).strip())
+
+
+def _own_text(card: ModelCard) -> str:
     generated = generated_part(card.text)
-    rest = card.text if generated is None else card.text.replace(generated, "")
-    return bool(re.sub(r"\A\s*#[^\n]*", "", rest).strip())
+    return card.text if generated is None else card.text.replace(generated, "")
+
+
+def _own_lines(card: ModelCard) -> set[str]:
+    return {line.strip() for line in _own_text(card).splitlines() if line.strip()}
 
 
 def addressed_to(card: ModelCard, repository: str) -> ModelCard:
@@ -402,6 +419,24 @@ def _roles(config: SimplexConfig) -> str:
         PRETRAINED: ("pretrained vertex", "pretrained vertices"),
     }
     return " and ".join(_number(config.roles.count(role), *words[role]) for role in words if role in config.roles)
+
+
+def _sampling(config: SimplexConfig) -> str:
+    """How members chose among simplexes; empty where they had no choice."""
+    if len(config.simplexes) == 1 or not config.members or config.members == symmetric_members(config.complex):
+        return ""
+    return "with equal chance" if config.sampling == "equal" else "in proportion to volume"
+
+
+def _without_repeats(evidence: Evidence) -> Evidence:
+    """The evidence without the parts that are the same as their twin, so that nothing is told twice."""
+    results = evidence.results
+    repeats = {part for part, twin in _TWINS.items() if part in results and results[part] == results.get(twin)}
+    return replace(
+        evidence,
+        results={name: result for name, result in results.items() if name not in repeats},
+        predictions={name: found for name, found in evidence.predictions.items() if name not in repeats},
+    )
 
 
 def _standard_error(accuracy: float, images: int | None) -> float:

@@ -40,7 +40,7 @@ from .model_card import (
     write_card,
 )
 from .modeling_simplex import SimplexForImageClassification
-from .remote_code import write_inference_code
+from .remote_code import inference_files, refers_to_code, remove_code_references, write_inference_code
 
 if TYPE_CHECKING:
     from .training import SimplexTrainer
@@ -81,7 +81,8 @@ def publish_folder(
         revision: branch, created if it is not there; default: main.
         create_pr: open a pull request with the commit.
         tags: more tags for the card.
-        include_code: also publish the code that loads the ensemble where hf-simplex is not installed.
+        include_code: also publish the code that loads the ensemble where hf-simplex is not installed; without it, code
+            that was published earlier is deleted.
 
     Returns:
         The commit.
@@ -102,11 +103,12 @@ def publish_folder(
         overlay = Path(overlay_name)
         card = _card(directory, overlay, repo_id)
         add_tags(card, tags)
+        shutil.copyfile(directory / CONFIG_NAME, overlay / CONFIG_NAME)
         if include_code:
-            shutil.copyfile(directory / CONFIG_NAME, overlay / CONFIG_NAME)
             write_inference_code(overlay)
         else:
             card = without_code(card)
+            remove_code_references(overlay / CONFIG_NAME)
         names = {SAFE_WEIGHTS_INDEX_NAME, CONFIG_NAME, IMAGE_PROCESSOR_NAME}
         files = {
             file.name: file
@@ -117,6 +119,9 @@ def publish_folder(
         }
         files |= weights
         files |= {file.name: file for file in overlay.iterdir() if file.is_file()}
+        if not include_code:
+            for code in inference_files():
+                files.pop(code.name, None)
         try:
             card.validate()
         except ValueError as error:
@@ -253,6 +258,7 @@ def _commit(
     description: str | None,
 ) -> CommitInfo:
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    card = addressed_to(card, repo_id)
     try:
         info, is_new_branch = api.model_info(repo_id, revision=revision), False
     except RevisionNotFoundError:
@@ -264,19 +270,23 @@ def _commit(
     def fetch(file: str) -> Path:
         return Path(hf_hub_download(repo_id, file, revision=info.sha, token=api.token))
 
-    _check_repository(repo_id, present, fetch(CONFIG_NAME) if CONFIG_NAME in present else None)
+    config_file = fetch(CONFIG_NAME) if CONFIG_NAME in present else None
+    _check_repository(repo_id, present, config_file)
     if REPOCARD_NAME in present:
         card = merged(read_card(fetch(REPOCARD_NAME)), card)
     if is_new_branch:
         api.create_branch(repo_id, branch=str(revision), exist_ok=True)
-    stale = sorted(file for file in present if is_weight_file(file) and file not in files)
+    stale = {file for file in present if is_weight_file(file)}
+    if config_file is not None and refers_to_code(config_file):
+        # Where it does not, files of these names are somebody else's.
+        stale |= present & {file.name for file in inference_files()}
     additions: dict[str, str | bytes] = {name: str(path) for name, path in files.items()}
     additions[REPOCARD_NAME] = str(card).encode()
     return api.create_commit(
         repo_id,
         [
             *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=additions[name]) for name in sorted(additions)),
-            *(CommitOperationDelete(path_in_repo=name) for name in stale),
+            *(CommitOperationDelete(path_in_repo=name) for name in sorted(stale - files.keys())),
         ],
         commit_message=message,
         commit_description=description,

@@ -16,6 +16,8 @@ from .pipeline_simplex import TASK, SimplexImageClassificationPipeline
 
 _AUTO_CLASSES = {"AutoConfig": SimplexConfig, "AutoModelForImageClassification": SimplexForImageClassification}
 
+_CODE_KEYS = ("auto_map", "custom_pipelines")
+
 
 def inference_files() -> list[Path]:
     """The source files that loading and predicting take: configuration, model, pipeline, and all that they import."""
@@ -62,6 +64,19 @@ def write_inference_code(directory: str | os.PathLike[str]) -> None:
         for file in inference_files():
             shutil.copyfile(file, aside / file.name)
         (aside / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def refers_to_code(config_file: Path) -> bool:
+    """Whether a config.json names code beside it."""
+    return any(json.loads(config_file.read_text("utf-8")).get(name) for name in _CODE_KEYS)
+
+
+def remove_code_references(config_file: Path) -> None:
+    """Make a config.json name no code beside it; one that names none stays as it is, byte for byte."""
+    if refers_to_code(config_file):
+        config = json.loads(config_file.read_text("utf-8"))
+        config = {name: value for name, value in config.items() if name not in _CODE_KEYS}
+        config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _reference(cls: type) -> str:

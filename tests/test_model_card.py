@@ -77,6 +77,33 @@ def test_the_card_holds_the_figures_of_the_run_and_of_the_ensemble() -> None:
     assert "reliability.png" in card.text and "loss_surface.png" not in card.text
 
 
+def test_a_card_says_only_what_is_so_of_its_members() -> None:
+    two = SimplexForImageClassification.unite([ensemble("vit"), ensemble("vit", seed=5)])
+    two.draw_members(4)
+    assert "choose among simplexes with equal chance" in new_card(two, Evidence()).text
+    two.draw_members("auto")
+    for model in (two, complete()):
+        text = new_card(model, Evidence()).text
+        assert "choose among" not in text and "drawn uniformly" not in text, "placed, or without a choice"
+
+
+def test_results_of_an_unknown_data_set_name_none() -> None:
+    card = new_card(complete(), evidence(data_set=None))
+    assert "On 50 test images:" in card.text and "None" not in card.text
+
+
+def test_one_simplex_is_not_told_twice() -> None:
+    results = dict(evidence().results)
+    results |= {"deep_ensemble": results["backbone"], "simplex": results["espro"]}
+    card = new_card(complete(), evidence(results=results))
+    assert [row[0] for row in table(card.text, "| | accuracy")] == ["backbone", "centroid", "ESPRO"]
+    assert {result.metric_name for result in card.data.eval_results if result.metric_type == "nll"} == {
+        "NLL (backbone)",
+        "NLL (centroid)",
+        "NLL (ESPRO)",
+    }
+
+
 def test_the_metadata_are_complete_and_the_hub_takes_them(hub: LoopbackHub, tmp_path: Path) -> None:
     source = folder("vit", tmp_path / "vit")
     api = HfApi()
@@ -205,6 +232,39 @@ def test_a_card_of_somebody_elses_gets_the_generated_part_at_its_end() -> None:
     assert card.text.startswith("# By hand\n\nAll of it.\n\n<!--") and generated_part(card.text) is not None
     assert (card.data.license, card.data.library_name) == ("mit", "transformers")
     assert merged(card, new).text == card.text
+
+
+def test_what_the_new_card_does_not_know_stays_as_a_user_filled_it_in() -> None:
+    new = new_card(complete(), Evidence(), repository="alice/digits")
+    assert new.data.base_model is None and new.data.datasets is None
+    old = ModelCard("---\nbase_model: alice/vit\ndatasets:\n- alice/images\n---\n" + new.text)
+    card = merged(old, new)
+    assert (card.data.base_model, card.data.datasets) == ("alice/vit", ["alice/images"])
+
+
+def with_text(card: ModelCard, text: str) -> ModelCard:
+    other = ModelCard(str(card))
+    other.text = other.text.rstrip() + f"\n\n{text}\n"
+    return other
+
+
+def test_of_two_texts_none_is_lost_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    bare = new_card(complete(), evidence(), repository="alice/digits")
+    newer = new_card(complete(), evidence(test_images=51), repository="alice/digits")
+    assert "Mine." in merged(bare, with_text(newer, "Mine.")).text
+    longer = merged(with_text(bare, "Mine."), with_text(newer, "Mine.\n\nMore."))
+    assert "More." in longer.text and not caplog.records, "an older state of the same text gives way"
+    theirs = merged(with_text(bare, "Theirs."), with_text(newer, "Mine."))
+    assert "Theirs." in theirs.text and "Mine." not in theirs.text and "On 51 test images" in theirs.text
+    assert "has lines that the new card lacks" in caplog.text
+
+
+def test_a_license_that_somebody_chose_stays(caplog: pytest.LogCaptureFixture) -> None:
+    old = new_card(complete(), evidence(), repository="alice/digits")
+    new = with_text(old, "Mine.")
+    old.data.license, new.data.license = "mit", "apache-2.0"
+    assert merged(old, new).data.license == "mit"
+    assert "license mit, so that stays, not apache-2.0" in caplog.text
 
 
 def test_a_card_that_cannot_be_read_is_named_and_kept(tmp_path: Path) -> None:

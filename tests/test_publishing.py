@@ -17,6 +17,7 @@ from transformers import ViTImageProcessor
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
 from hf_simplex.model_card import Evidence, write_card
 from hf_simplex.publishing import publish_folder
+from hf_simplex.remote_code import write_inference_code
 
 ID = "alice/ensemble"
 INDEX = "model.safetensors.index.json"
@@ -128,6 +129,21 @@ def test_without_its_code_an_ensemble_does_not_speak_of_it(hub: LoopbackHub) -> 
     assert "trust_remote_code" not in files["README.md"].decode()
 
 
+def test_code_that_is_no_longer_wanted_goes(hub: LoopbackHub, tmp_path: Path) -> None:
+    complete().save_pretrained(tmp_path)
+    write_inference_code(tmp_path)
+    (tmp_path / "mine.py").write_text("print()\n")
+    publish_folder(tmp_path, ID)
+    assert hub.files(ID).keys() >= CODE | {"mine.py"}
+    publish_folder(tmp_path, ID, include_code=False)
+    files = hub.files(ID)
+    assert {name for name in files if name.endswith(".py")} == {"mine.py"}
+    assert not {"auto_map", "custom_pipelines"} & json.loads(files["config.json"]).keys()
+    HfApi().upload_file(path_or_fileobj=b"theirs", path_in_repo="members.py", repo_id=ID)
+    publish_folder(tmp_path, ID, include_code=False)
+    assert hub.files(ID)["members.py"] == b"theirs", "no config.json says that it is of the ensemble"
+
+
 def test_a_loaded_ensemble_keeps_its_card_while_it_is_the_same(hub: LoopbackHub, tmp_path: Path) -> None:
     model = complete()
     model.save_pretrained(tmp_path)
@@ -160,6 +176,28 @@ def test_what_somebody_wrote_on_the_hub_stays(hub: LoopbackHub) -> None:
     assert "5 members" in again.text and "3 members" not in again.text and again.text.count("## Structure") == 1
     assert again.data.license == "mit" and again.data.language == "en"
     assert {"mine", "simplex"} <= set(again.data.tags)
+
+
+def test_the_examples_of_a_card_name_the_account(hub: LoopbackHub) -> None:
+    complete().push_to_hub("ensemble")
+    card = hub.files(ID)["README.md"].decode()
+    assert 'from_pretrained("alice/ensemble")' in card and '"ensemble"' not in card
+
+
+def test_text_on_the_hub_stays_beside_a_folder_with_text(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = complete()
+    model.save_pretrained(tmp_path)
+    file = write_card(model, tmp_path)
+    file.write_text(file.read_text() + "\n## Mine\n")
+    publish_folder(tmp_path, ID)
+    card = hub.files(ID)["README.md"].decode()
+    HfApi().upload_file(path_or_fileobj=f"{card}\nTheirs.\n".encode(), path_in_repo="README.md", repo_id=ID)
+    publish_folder(tmp_path, ID)
+    again = hub.files(ID)["README.md"].decode()
+    assert "## Mine" in again and "Theirs." in again
+    file.write_text(file.read_text() + "\nTheirs.\n\nAnd more of mine.\n")
+    publish_folder(tmp_path, ID)
+    assert "And more of mine." in hub.files(ID)["README.md"].decode()
 
 
 # ---- refusals: nothing is published, nothing local is lost -------------------------------------------------------
