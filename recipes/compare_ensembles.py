@@ -45,6 +45,7 @@ from train_espro import (
     DataArguments,
     EsproArguments,
     hardware,
+    load_data,
     start_components,
     versions,
 )
@@ -178,7 +179,7 @@ class Repetition:
         self.data_args = copy.copy(data_args)
         self.data_args.data_split_seed = seed
         self.folder = Path(args.output_dir) / f"seed-{seed}"
-        self.data = load_data(compare, self.data_args)
+        self.data = load_data(self.data_args, validation_fraction=compare.validation_fraction)
         check_validation(self.data)
         # Holds whichever weights are predicted with; every training begins with a backbone of its own.
         self.device = args.device
@@ -649,23 +650,6 @@ def espro_components(compare: CompareArguments, args: EsproArguments) -> int:
             f"(espro_mode_epochs and num_vertices - 1 times connector_epochs), not for {max(number, 1)}."
         )
     return number
-
-
-def load_data(compare: CompareArguments, data_args: DataArguments) -> ImageData:
-    """The data set that the arguments name, with validation images."""
-    return load_image_data(
-        data_args.data_set,
-        config_name=data_args.data_config,
-        train_split=data_args.train_split,
-        test_split=data_args.test_split,
-        image_column=data_args.image_column,
-        label_column=data_args.label_column,
-        max_train_examples=data_args.max_train_examples,
-        max_test_examples=data_args.max_test_examples,
-        validation_fraction=compare.validation_fraction,
-        seed=data_args.data_split_seed,
-        fashion_mnist_dir=data_args.fashion_mnist_dir,
-    )
 
 
 def check_validation(data: ImageData) -> None:

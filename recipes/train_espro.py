@@ -321,8 +321,8 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
     check_target(output / "ensemble", SimplexConfig.model_type)
 
 
-def load_data(data_args: DataArguments, token: str | None = None) -> ImageData:
-    """The data set that the arguments name."""
+def load_data(data_args: DataArguments, token: str | None = None, validation_fraction: float = 0.0) -> ImageData:
+    """The data set that the arguments name, with that part of its training images for validation."""
     return load_image_data(
         data_args.data_set,
         config_name=data_args.data_config,
@@ -332,6 +332,7 @@ def load_data(data_args: DataArguments, token: str | None = None) -> ImageData:
         label_column=data_args.label_column,
         max_train_examples=data_args.max_train_examples,
         max_test_examples=data_args.max_test_examples,
+        validation_fraction=validation_fraction,
         seed=data_args.data_split_seed,
         token=token,
         fashion_mnist_dir=data_args.fashion_mnist_dir,
