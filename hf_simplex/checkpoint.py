@@ -15,13 +15,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils.hub import extract_commit_hash, has_file, is_offline_mode
 
 MEMBERS_FILE = "members.safetensors"
 _TENSOR_NAME = re.compile(r"(vertices|members|centroids)\.[0-9]+\..+")
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
 # A save's temporary folder, before and after it is decided that the save takes place.
 _UNFINISHED, _DECIDED = ".saving-", ".saved-"
+_FOREIGN_FILES = {
+    SAFE_WEIGHTS_NAME: "transformers would load in place of the vertices",
+    "adapter_config.json": "peft would take for that of an adapter, perhaps to a model of another repository",
+}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 _CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -196,6 +200,26 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
                 "This is the index of another kind of model, or broken: restore or re-save it."
             )
     return Index(weight_map, extract_commit_hash(index_file, None))
+
+
+def check_alone(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
+    """Check that nothing beside the files of an ensemble would have transformers read other weights than those.
+
+    Args:
+        name_or_path: a folder or a Hub id, of which nothing is downloaded.
+        **kwargs: as for `read_index`.
+
+    Raises:
+        ValueError: there is such a file.
+    """
+    where = {name: kwargs[name] for name in ("cache_dir", "token", "revision") if kwargs.get(name) is not None}
+    cached = bool(kwargs.get("local_files_only")) or is_offline_mode()
+    for file, consequence in _FOREIGN_FILES.items():
+        path = PurePosixPath(kwargs.get("subfolder") or "", file)
+        if has_file(name_or_path, str(path), local_files_only=cached, **where):
+            raise ValueError(
+                f"{name_or_path} holds {path}, which {consequence}: remove that file, or give another folder."
+            )
 
 
 def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kwargs: Any) -> dict[str, Path]:

@@ -20,11 +20,12 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils import SAFE_WEIGHTS_NAME, logging
+from transformers.utils import logging
 
 from .batch_norm import copy_statistics, recompute_statistics, statistics
 from .checkpoint import (
     HUB_ARGUMENTS,
+    check_alone,
     check_dtypes,
     check_files,
     check_target,
@@ -653,7 +654,8 @@ class SimplexForImageClassification(PreTrainedModel):
             OSError: there is no such repository or revision, or not for this token.
             FileNotFoundError: the folder or repository is no ensemble, or a file that its index names is missing.
             ValueError: a file is corrupt or its header lies, the index points outside the folder, tensors are missing
-                or misshapen, or the ensemble has no such simplex or not so many members.
+                or misshapen, another model's file is beside them that transformers would read, or the ensemble has no
+                such simplex or not so many members.
         """
         if kwargs.pop("use_safetensors", True) is False:
             raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
@@ -663,6 +665,7 @@ class SimplexForImageClassification(PreTrainedModel):
         kwargs["revision"] = index.commit or kwargs.get("revision")
         processor_arguments = _image_processor_arguments(kwargs)
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        check_alone(pretrained_model_name_or_path, **hub)
         renamed = {name: name for name in index.weight_map}
         if simplex is None and num_members is None:
             files = check_files(pretrained_model_name_or_path, index.weight_map.values(), **hub)
@@ -712,16 +715,13 @@ class SimplexForImageClassification(PreTrainedModel):
             **kwargs: of `PreTrainedModel.push_to_hub`, where that is asked for.
 
         Raises:
-            ValueError: `save_directory` is a file, or holds a model of another kind.
+            ValueError: `save_directory` is a file, or holds a model of another kind or an adapter.
         """
         check_target(save_directory, self.config.model_type)
         if not is_main_process:
             return
-        if (Path(save_directory) / SAFE_WEIGHTS_NAME).exists():
-            raise ValueError(
-                f"{save_directory} holds {SAFE_WEIGHTS_NAME}, which transformers would load in place of the vertices: "
-                "give another folder."
-            )
+        if os.path.isdir(save_directory):
+            check_alone(save_directory)
         before = indexed_files(save_directory)
         state = self.state_dict()
         self.config.architectures = [type(self).__name__]

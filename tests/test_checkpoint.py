@@ -87,6 +87,16 @@ def misshape(path: Path) -> None:
     save_file(tensors, path / "vertex-00001.safetensors", metadata={"format": "pt"})
 
 
+def all_in_one_file(path: Path) -> None:
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in ensemble("resnet").state_dict().items()}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def add_adapter(path: Path) -> None:
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "alice/other"}
+    (path / "adapter_config.json").write_text(json.dumps(adapter))
+
+
 VERTEX = "vertex-00001.safetensors"
 
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -115,6 +125,8 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "tensor without a dot": (rename_tensor("weight"), "names the tensor 'weight'"),
     "tensor of another part": (rename_tensor("edges.0.head.weight"), "names the tensor 'edges.0.head.weight'"),
     "tensor of no number": (rename_tensor("vertices.x.head.weight"), "names the tensor 'vertices.x.head.weight'"),
+    "another model's file": (all_in_one_file, "holds model.safetensors, which transformers would load in place"),
+    "adapter": (add_adapter, "holds adapter_config.json, which peft would take"),
     "lost tensor": (cut_tensors, "missing keys"),
     "other shape": (misshape, r"mismatched|shape|size"),
     "config is no JSON": (lambda path: (path / "config.json").write_text("{"), "config.json"),
@@ -197,6 +209,11 @@ def test_pickles_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         SimplexForImageClassification.from_pretrained(tmp_path, use_safetensors=False)
     config_with(transformers_weights="adapter_model.bin")(tmp_path)
     assert same_tensors(SimplexForImageClassification.from_pretrained(tmp_path), model)
+    add_adapter(tmp_path)
+    with pytest.raises(ValueError, match=r"holds adapter_config.json"):
+        SimplexForImageClassification.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds adapter_config.json"):
+        model.save_pretrained(tmp_path)
     assert not (tmp_path / "opened").exists()
 
 

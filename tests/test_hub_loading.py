@@ -159,7 +159,25 @@ def test_pickles_in_a_repository_are_not_even_downloaded(hub: LoopbackHub, tmp_p
     upload(model, tmp_path / "whole")
     assert set(names) <= hub.files(ID).keys()
     assert same_tensors(SimplexForImageClassification.from_pretrained(ID), model)
+    HfApi().create_repo("alice/other")
+    adapter = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "alice/other"}).encode()
+    HfApi().upload_file(path_or_fileobj=adapter, path_in_repo="adapter_config.json", repo_id=ID)
+    mark = hub.mark()
+    with pytest.raises(ValueError, match=f"{ID} holds adapter_config.json"):
+        SimplexForImageClassification.from_pretrained(ID)
+    assert not any("alice/other" in request.path for request in hub.requests(mark)), "it asks no second repository"
     assert not downloaded(hub, 0) & set(names) and not (tmp_path / "opened").exists()
+
+
+def test_another_models_file_in_a_repository_is_not_even_downloaded(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = ensemble("vit")
+    upload(model, tmp_path / "whole")
+    save_file({name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}, tmp_path / "zeros")
+    HfApi().upload_file(path_or_fileobj=tmp_path / "zeros", path_in_repo="model.safetensors", repo_id=ID)
+    for arguments in ({}, {"num_members": 3}):
+        with pytest.raises(ValueError, match=f"{ID} holds model.safetensors"):
+            SimplexForImageClassification.from_pretrained(ID, **arguments)
+    assert "model.safetensors" not in downloaded(hub, 0)
 
 
 # ---- headers and configurations that lie ------------------------------------------------------------------------
