@@ -1,6 +1,7 @@
 """Publishing an ensemble: weights, configuration, image processor, card, pictures and code in one commit."""
 
 import copy
+import filecmp
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from transformers.utils import (
     logging,
 )
 
-from .checkpoint import check_files, is_weight_file, read_index
+from .checkpoint import check_files, indexed_files, is_weight_file, read_index
 from .configuration_simplex import SimplexConfig
 from .evaluation import predict_parts, results_of
 from .model_card import (
@@ -225,10 +226,15 @@ def _bring_card(model: SimplexForImageClassification, stage: Path, token: bool |
     source = model.config.name_or_path
     if not source:
         return False
+    revision = getattr(model.config, "_commit_hash", None)
 
     def found(file: str) -> Path | None:
-        path = cached_file(source, file, token=token, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(source, file, token=token, revision=revision, _raise_exceptions_for_missing_entries=False)
         return None if path is None else Path(path)
+
+    def is_changed(weight_file: Path) -> bool:
+        former = found(weight_file.name)
+        return former is None or not filecmp.cmp(former, weight_file, shallow=False)
 
     try:
         config, card = found(CONFIG_NAME), found(REPOCARD_NAME)
@@ -236,7 +242,10 @@ def _bring_card(model: SimplexForImageClassification, stage: Path, token: bool |
             return False
         former = json.loads(config.read_text("utf-8"))
         now = json.loads((stage / CONFIG_NAME).read_text("utf-8"))
-        if any(former.get(name) != now.get(name) for name in ("simplexes", "members", "provenance")):
+        weights = [stage / file for file in sorted(indexed_files(stage))]
+        if any(former.get(name) != now.get(name) for name in ("simplexes", "members", "provenance")) or any(
+            map(is_changed, weights)
+        ):
             logger.warning("The card in %s is of another state of this ensemble: a new one is written.", source)
             return False
         for path in (card, *filter(None, map(found, PICTURES))):

@@ -161,6 +161,30 @@ def test_a_loaded_ensemble_keeps_its_card_while_it_is_the_same(hub: LoopbackHub,
     assert "digits" not in hub.files(ID)["README.md"].decode(), "what was known is of another ensemble"
 
 
+def test_other_weights_do_not_keep_the_card(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = complete()
+    model.save_pretrained(tmp_path)
+    write_card(model, tmp_path, Evidence(data_set="digits"))
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in loaded.vertices[1].parameters():
+            parameter.add_(0.1)
+    loaded.push_to_hub(ID)
+    assert "digits" not in hub.files(ID)["README.md"].decode(), "what was known is of other weights"
+
+
+def test_the_card_is_that_of_the_revision_that_was_loaded(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = complete()
+    model.save_pretrained(tmp_path)
+    for name in ("first", "second"):
+        write_card(model, tmp_path, Evidence(data_set=name))
+        publish_folder(tmp_path, ID)
+    first = hub.commits(ID)[1].id
+    SimplexForImageClassification.from_pretrained(ID, revision=first).push_to_hub("alice/copy")
+    card = hub.files("alice/copy")["README.md"].decode()
+    assert "trained on `first`" in card and "trained on `second`" not in card
+
+
 def test_what_somebody_wrote_on_the_hub_stays(hub: LoopbackHub) -> None:
     model = complete()
     model.push_to_hub(ID)
