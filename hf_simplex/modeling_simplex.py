@@ -683,6 +683,7 @@ class SimplexForImageClassification(PreTrainedModel):
             )
             loaded[0].config.name_or_path = os.fspath(pretrained_model_name_or_path)
         model, loading = loaded
+        model.config._commit_hash = index.commit
         for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
             if loading[kind]:
                 example = sorted(str(key) for key in loading[kind])[0]

@@ -1,18 +1,21 @@
 """Publishing an ensemble: weights, configuration, image processor, card, pictures and code in one commit."""
 
 import copy
+import filecmp
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, hf_hub_download
 from huggingface_hub.constants import REPOCARD_NAME
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RevisionNotFoundError
+from safetensors import safe_open
 from transformers.utils import (
     CONFIG_NAME,
     IMAGE_PROCESSOR_NAME,
@@ -22,7 +25,7 @@ from transformers.utils import (
     logging,
 )
 
-from .checkpoint import check_files, is_weight_file, read_index
+from .checkpoint import check_files, indexed_files, is_weight_file, read_index
 from .configuration_simplex import SimplexConfig
 from .evaluation import predict_parts, results_of
 from .model_card import (
@@ -89,7 +92,8 @@ def publish_folder(
 
     Raises:
         FileNotFoundError: the folder holds no ensemble, or not all of its files.
-        ValueError: a file is corrupt, the card's metadata are not valid, or the repository holds another model.
+        ValueError: a file is corrupt, the weights do not fit config.json, the card's metadata are not valid, or the
+            repository holds another model.
         OSError: the Hub refused, or was not reached: nothing is published then, and the next attempt sends only what
             is missing.
     """
@@ -98,7 +102,7 @@ def publish_folder(
         raise FileNotFoundError(f"There is no folder {directory} to publish.")
     index = read_index(directory)
     weights = check_files(directory, index.weight_map.values())
-    SimplexConfig.from_pretrained(directory)
+    _check_fit(directory, SimplexConfig.from_pretrained(directory), index.weight_map, weights)
     with tempfile.TemporaryDirectory() as overlay_name:
         overlay = Path(overlay_name)
         card = _card(directory, overlay, repo_id)
@@ -185,15 +189,20 @@ def publish_run(
         quiet = copy.copy(args)
         # Or the trainer that predicts would make a repository of its own.
         quiet.push_to_hub = False
-        predictions, references = predict_parts(
-            trainer.simplex, trainer.eval_dataset, quiet, data_collator=trainer.data_collator
-        )
-        evidence = replace(
-            evidence,
-            test_images=len(references),
-            results=results_of(predictions, references),
-            predictions={name: (predictions[name].probabilities, references) for name in DRAWN_PARTS},
-        )
+        try:
+            predictions, references = predict_parts(
+                trainer.simplex, trainer.eval_dataset, quiet, data_collator=trainer.data_collator
+            )
+        except ValueError as error:
+            # What was trained is worth more than the table.
+            logger.warning("The card has no results: %s", error)
+        else:
+            evidence = replace(
+                evidence,
+                test_images=len(references),
+                results=results_of(predictions, references),
+                predictions={name: (predictions[name].probabilities, references) for name in DRAWN_PARTS},
+            )
     if not trainer.is_world_process_zero():
         return None
     repo_id = args.hub_model_id or Path(args.output_dir).absolute().name
@@ -207,6 +216,29 @@ def publish_run(
         private=args.hub_private_repo if private is None else private,
         tags=tags,
     )
+
+
+def _check_fit(
+    directory: Path, config: SimplexConfig, weight_map: Mapping[str, str], files: Mapping[str, Path]
+) -> None:
+    """Raise ValueError unless the tensors in the files are those that config.json makes, by names and shapes."""
+    with torch.device("meta"):
+        model = SimplexForImageClassification(config)
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    found: dict[str, list[int]] = {}
+    for file, path in files.items():
+        with safe_open(path, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                if weight_map.get(name) == file:
+                    found[name] = opened.get_slice(name).get_shape()
+    names = sorted(expected.keys() | weight_map.keys())
+    if wrong := [name for name in names if expected.get(name) != found.get(name)]:
+        name = wrong[0]
+        raise ValueError(
+            f"The weights in {directory} do not fit its {CONFIG_NAME}: {name} is of shape {found.get(name)} in the "
+            f"weight files, and {expected.get(name)} by the configuration ({len(wrong)} such tensors; None: there is "
+            "no such tensor). Restore or re-save the ensemble; nothing was published."
+        )
 
 
 def _card(directory: Path, overlay: Path, repo_id: str) -> ModelCard:
@@ -225,18 +257,26 @@ def _bring_card(model: SimplexForImageClassification, stage: Path, token: bool |
     source = model.config.name_or_path
     if not source:
         return False
+    revision = getattr(model.config, "_commit_hash", None)
 
     def found(file: str) -> Path | None:
-        path = cached_file(source, file, token=token, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(source, file, token=token, revision=revision, _raise_exceptions_for_missing_entries=False)
         return None if path is None else Path(path)
+
+    def is_changed(weight_file: Path) -> bool:
+        former = found(weight_file.name)
+        return former is None or not filecmp.cmp(former, weight_file, shallow=False)
 
     try:
         config, card = found(CONFIG_NAME), found(REPOCARD_NAME)
-        if config is None or card is None or generated_part(card.read_text("utf-8")) is None:
+        if config is None or card is None or generated_part(_card_of(source, card).text) is None:
             return False
         former = json.loads(config.read_text("utf-8"))
         now = json.loads((stage / CONFIG_NAME).read_text("utf-8"))
-        if any(former.get(name) != now.get(name) for name in ("simplexes", "members", "provenance")):
+        weights = [stage / file for file in sorted(indexed_files(stage))]
+        if any(former.get(name) != now.get(name) for name in ("simplexes", "members", "provenance")) or any(
+            map(is_changed, weights)
+        ):
             logger.warning("The card in %s is of another state of this ensemble: a new one is written.", source)
             return False
         for path in (card, *filter(None, map(found, PICTURES))):
@@ -244,6 +284,17 @@ def _bring_card(model: SimplexForImageClassification, stage: Path, token: bool |
     except OSError:
         return False
     return True
+
+
+def _card_of(source: str, file: Path) -> ModelCard:
+    """Read a card that may be a download, and name in errors where it is from."""
+    try:
+        return read_card(file)
+    except ValueError as error:
+        raise ValueError(
+            f"The metadata of the card {REPOCARD_NAME} in {source} cannot be read: {error.__cause__}. Correct them at "
+            "its top, there; nothing was published."
+        ) from error
 
 
 def _commit(
@@ -273,28 +324,51 @@ def _commit(
     config_file = fetch(CONFIG_NAME) if CONFIG_NAME in present else None
     _check_repository(repo_id, present, config_file)
     if REPOCARD_NAME in present:
-        card = merged(read_card(fetch(REPOCARD_NAME)), card)
-    if is_new_branch:
-        api.create_branch(repo_id, branch=str(revision), exist_ok=True)
+        card = merged(_card_of(repo_id, fetch(REPOCARD_NAME)), card)
+    if private and not info.private:
+        logger.warning(
+            "The repository %s is there already and public, and stays so: private=True is not taken.", repo_id
+        )
     stale = {file for file in present if is_weight_file(file)}
     if config_file is not None and refers_to_code(config_file):
         # Where it does not, files of these names are somebody else's.
         stale |= present & {file.name for file in inference_files()}
     additions: dict[str, str | bytes] = {name: str(path) for name, path in files.items()}
     additions[REPOCARD_NAME] = str(card).encode()
-    return api.create_commit(
-        repo_id,
-        [
-            *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=additions[name]) for name in sorted(additions)),
-            *(CommitOperationDelete(path_in_repo=name) for name in sorted(stale - files.keys())),
-        ],
-        commit_message=message,
-        commit_description=description,
-        revision=revision,
-        create_pr=create_pr,
-        # Somebody else's commit in between would be undone in part: rather none of ours.
-        parent_commit=info.sha,
-    )
+    if is_new_branch:
+        api.create_branch(repo_id, branch=str(revision), revision=info.sha)
+    try:
+        return api.create_commit(
+            repo_id,
+            [
+                *(
+                    CommitOperationAdd(path_in_repo=name, path_or_fileobj=additions[name])
+                    for name in sorted(additions)
+                ),
+                *(CommitOperationDelete(path_in_repo=name) for name in sorted(stale - files.keys())),
+            ],
+            commit_message=message,
+            commit_description=description,
+            revision=revision,
+            create_pr=create_pr,
+            # Somebody else's commit in between would be undone in part: rather none of ours.
+            parent_commit=info.sha,
+        )
+    except Exception as error:
+        if is_new_branch:
+            _delete_branch(api, repo_id, str(revision), info.sha)
+        if present <= {".gitattributes"}:
+            error.add_note(f"The repository {repo_id} is there, and empty.")
+        raise
+
+
+def _delete_branch(api: HfApi, repo_id: str, branch: str, commit: str | None) -> None:
+    """Delete a branch that got no commit beyond the given one; an answer may be lost of a commit that was made."""
+    try:
+        if api.model_info(repo_id, revision=branch).sha == commit:
+            api.delete_branch(repo_id, branch=branch)
+    except (HfHubHTTPError, OSError) as error:
+        logger.warning("The branch %s of %s was made for nothing, and is left: %s", branch, repo_id, error)
 
 
 def _check_repository(repo_id: str, present: set[str], config_file: Path | None) -> None:
@@ -322,4 +396,6 @@ def _refused(repo_id: str, error: Exception) -> OSError:
         412: "Somebody committed to it meanwhile: publish again.",
     }.get(status or (401 if isinstance(error, LocalTokenNotFoundError) else 0), "Try again: what was sent is kept.")
     said = " ".join(str(error).split()).rstrip(".")
-    return OSError(f"Nothing was published to {repo_id}: {said}. {advice}")
+    return OSError(
+        " ".join([f"Nothing was published to {repo_id}: {said}. {advice}", *getattr(error, "__notes__", ())])
+    )

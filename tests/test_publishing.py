@@ -161,6 +161,30 @@ def test_a_loaded_ensemble_keeps_its_card_while_it_is_the_same(hub: LoopbackHub,
     assert "digits" not in hub.files(ID)["README.md"].decode(), "what was known is of another ensemble"
 
 
+def test_other_weights_do_not_keep_the_card(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = complete()
+    model.save_pretrained(tmp_path)
+    write_card(model, tmp_path, Evidence(data_set="digits"))
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in loaded.vertices[1].parameters():
+            parameter.add_(0.1)
+    loaded.push_to_hub(ID)
+    assert "digits" not in hub.files(ID)["README.md"].decode(), "what was known is of other weights"
+
+
+def test_the_card_is_that_of_the_revision_that_was_loaded(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = complete()
+    model.save_pretrained(tmp_path)
+    for name in ("first", "second"):
+        write_card(model, tmp_path, Evidence(data_set=name))
+        publish_folder(tmp_path, ID)
+    first = hub.commits(ID)[1].id
+    SimplexForImageClassification.from_pretrained(ID, revision=first).push_to_hub("alice/copy")
+    card = hub.files("alice/copy")["README.md"].decode()
+    assert "trained on `first`" in card and "trained on `second`" not in card
+
+
 def test_what_somebody_wrote_on_the_hub_stays(hub: LoopbackHub) -> None:
     model = complete()
     model.push_to_hub(ID)
@@ -227,6 +251,25 @@ def test_a_commit_that_fails_publishes_nothing(hub: LoopbackHub) -> None:
     with pytest.raises(OSError, match=r"Nothing was published.*Try again"):
         complete().push_to_hub(ID)
     assert not titles(hub)
+
+
+def test_a_commit_that_fails_leaves_no_branch_and_names_an_empty_repository(hub: LoopbackHub) -> None:
+    hub.fail_next_commit()
+    with pytest.raises(OSError, match=r"Nothing was published.*The repository alice/ensemble is there, and empty"):
+        complete().push_to_hub(ID, revision="larger")
+    assert set(hub.repository(ID).heads) == {"refs/heads/main"}
+
+
+def test_a_public_repository_that_was_to_be_private_is_named(
+    hub: LoopbackHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = complete()
+    model.push_to_hub(ID, private=False)
+    assert "public" not in caplog.text
+    model.push_to_hub(ID, private=True)
+    assert "alice/ensemble is there already and public" in caplog.text and not hub.repository(ID).private
+    model.push_to_hub("alice/secret", private=True)
+    assert "alice/secret" not in caplog.text
 
 
 def test_somebody_elses_commit_meanwhile_is_not_undone(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +360,34 @@ def test_a_folder_that_is_not_whole_is_not_published(hub: LoopbackHub, tmp_path:
     assert not hub.requests()
 
 
+@pytest.mark.parametrize("kind", ["resnet", "vit", "timm"])
+def test_weights_that_do_not_fit_the_configuration_are_not_published(
+    kind: str, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    ensemble(kind).save_pretrained(tmp_path)
+    write_card(ensemble(kind), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["members"], config["roles"], config["simplexes"] = [], ["mode"], [[0]]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"do not fit its config\.json"):
+        publish_folder(tmp_path, ID)
+    assert not hub.requests()
+    ensemble(kind).save_pretrained(tmp_path)
+    publish_folder(tmp_path, ID)
+    assert titles(hub) == ["Upload ensemble"]
+
+
+def test_a_broken_card_on_the_hub_is_named_by_its_repository(hub: LoopbackHub) -> None:
+    model = complete()
+    model.push_to_hub(ID)
+    broken = invalid_results(hub.files(ID)["README.md"].decode())
+    # The Hub takes no such card any more, but has old ones.
+    hub.repository(ID).commit("refs/heads/main", "Old", "", "alice", {"README.md": broken.encode()}, {})
+    for pushed in (model, SimplexForImageClassification.from_pretrained(ID)):
+        with pytest.raises(ValueError, match=r"README\.md in alice/ensemble cannot be read"):
+            pushed.push_to_hub(ID)
+
+
 # ---- the trainer -------------------------------------------------------------------------------------------------
 
 
@@ -349,3 +420,14 @@ def test_a_trainer_publishes_ensemble_card_and_pictures_in_one_commit(hub: Loopb
     assert same_tensors(SimplexForImageClassification.from_pretrained(ID), model)
     with pytest.raises(ValueError, match="blocking=False"):
         trainer.push_to_hub(blocking=False)
+
+
+def test_a_trainer_publishes_without_results_where_there_can_be_none(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = SimplexForImageClassification.unite([ensemble("vit"), ensemble("vit", seed=5)])
+    model.set_members([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]])
+    args = SimplexTrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True, hub_model_id=ID)
+    trainer = SimplexTrainer(model=model, args=args, train_dataset=Images(), eval_dataset=Images(9))
+    trainer.push_to_hub()
+    assert titles(hub) == ["End of training"]
+    card = ModelCard(hub.files(ID)["README.md"].decode())
+    assert "Not evaluated" in card.text and not card.data.eval_results
