@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -658,16 +658,33 @@ class SimplexTrainer(Trainer):
                 self.state.best_model_checkpoint = str(best)
         if self.args.should_save:
             self.state.save_to_json(str(aside / name / STATE_FILE))
-            shutil.rmtree(folder / name, ignore_errors=True)
         # Where machines share no file system, each has a part of the checkpoint.
-        if self.args.local_process_index == 0 and (aside / name).is_dir():
-            os.replace(aside / name, folder / name)
-            shutil.rmtree(aside)
-            rotate_checkpoints(
-                output_dir=str(folder),
-                save_total_limit=self._save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
+        self._once_in_each_file_system(partial(self._put_in_place, aside / name))
+
+    def _put_in_place(self, saved: Path) -> None:
+        """Move a checkpoint that was written aside to its place, unless that has been done, and remove old ones."""
+        aside, folder = saved.parent, saved.parent.parent
+        if not saved.is_dir():
+            return
+        shutil.rmtree(folder / saved.name, ignore_errors=True)
+        os.replace(saved, folder / saved.name)
+        shutil.rmtree(aside)
+        rotate_checkpoints(
+            output_dir=str(folder),
+            save_total_limit=self._save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+        )
+
+    def _once_in_each_file_system(self, work: Callable[[], None]) -> None:
+        """Work of the first process, then of the first on each other machine, which may see the files of the former.
+
+        All processes must call this together; `work` must do nothing where it has been done already.
+        """
+        if self.args.should_save:
+            work()
+        self.accelerator.wait_for_everyone()
+        if self.args.local_process_index == 0 and not self.args.should_save:
+            work()
         self.accelerator.wait_for_everyone()
 
     def _check_finite_weights(self) -> None:

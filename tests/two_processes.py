@@ -2,8 +2,9 @@
 
 import os
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import EvalPrediction, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback, TrainerState
 
-from hf_simplex import SimplexTrainer
+from hf_simplex import SimplexTrainer, SimplexTrainingArguments
 from hf_simplex.batch_norm import recompute_statistics
 from hf_simplex.complexes import SimplicialComplex
 from hf_simplex.evaluation import member_probabilities
@@ -198,6 +199,26 @@ def results_do_not_depend_on_data_loader_workers(rank: int) -> None:
         assert torch.equal(tensor, workers.simplex.weights[3][name])
 
 
+def machines_that_share_files_move_a_checkpoint_once(rank: int) -> None:
+    first_of_its_machine = mock.patch.object(SimplexTrainingArguments, "local_process_index", 0)
+    slow = mock.patch.object(TrainerState, "save_to_json", slowly(TrainerState.save_to_json))
+    with first_of_its_machine, slow:
+        grown(max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=2)
+    folder = DIRECTORY / "grown" / "vertex-00003"
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "checkpoint-3"]
+    assert all((checkpoint / "trainer_state.json").is_file() for checkpoint in folder.iterdir())
+
+
+def slowly(function: Callable[..., None]) -> Callable[..., None]:
+    """The function, after time enough for a process that should have waited for it."""
+
+    def after_a_while(*arguments: Any) -> None:
+        time.sleep(0.2)
+        function(*arguments)
+
+    return after_a_while
+
+
 # ---- members, evaluation, surfaces -----------------------------------------------------------------------------
 
 
@@ -305,6 +326,7 @@ CLAIMS = [
     averaged_gradient_is_that_of_one_process_given_the_same_points,
     only_the_growing_vertex_is_communicated,
     results_do_not_depend_on_data_loader_workers,
+    machines_that_share_files_move_a_checkpoint_once,
     members_statistics_are_divided_and_gathered,
     no_image_is_counted_twice,
     surfaces_are_divided_by_points,
