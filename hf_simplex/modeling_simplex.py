@@ -716,8 +716,17 @@ class SimplexForImageClassification(PreTrainedModel):
             **kwargs: of `PreTrainedModel.push_to_hub`, where that is asked for.
 
         Raises:
-            ValueError: `save_directory` is a file, or holds a model of another kind or an adapter.
+            ValueError: `save_directory` is a file, or holds a model of another kind or an adapter; or other weights, a
+                variant or pickles were asked for.
         """
+        if kwargs.pop("safe_serialization", True) is False:
+            raise ValueError("safe_serialization=False was given: weights are only written to safetensors files.")
+        for name in ("state_dict", "variant"):
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(
+                    f"{name} was given, but an ensemble is saved with its own weights under their own names: "
+                    "leave it out."
+                )
         check_target(save_directory, self.config.model_type)
         if not is_main_process:
             return
@@ -738,7 +747,6 @@ class SimplexForImageClassification(PreTrainedModel):
                 write_inference_code(aside)
         remove_stale(Path(save_directory), before)
         if push_to_hub:
-            kwargs.pop("state_dict", None)
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
     def push_to_hub(  # type: ignore[override]

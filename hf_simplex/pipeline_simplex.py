@@ -190,8 +190,14 @@ class _NumberedImages(Dataset):
 
 
 def _numbered(images: Iterable[Any]) -> Iterator[_NumberedImage]:
-    for number, image in enumerate(images):
-        yield _NumberedImage(number, image)
+    number = 0
+    try:
+        for image in images:
+            yield _NumberedImage(number, image)
+            number += 1
+    except Exception as error:
+        # A generator opens or decodes the image already here.
+        raise ValueError(f"Image {number} cannot be read: {error}") from error
 
 
 def _is_image(inputs: Any) -> bool:

@@ -359,6 +359,14 @@ def test_a_model_of_another_kind_is_never_replaced(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("arguments", [{"safe_serialization": False}, {"state_dict": {}}, {"variant": "fp16"}])
+def test_what_a_save_would_not_do_is_refused(arguments: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}.* was given"):
+        ensemble("vit").save_pretrained(tmp_path / "ensemble", **arguments)
+    assert not (tmp_path / "ensemble").exists()
+    ensemble("vit").save_pretrained(tmp_path / "ensemble", safe_serialization=True, state_dict=None, variant=None)
+
+
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
     ensemble("vit").save_pretrained(tmp_path / "ensemble", is_main_process=False)
     assert not (tmp_path / "ensemble").exists()

@@ -260,6 +260,16 @@ def test_corrupt_bytes_among_good_ones_are_numbered(
     assert len(str(error.value)) < 200
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_image_that_its_generator_cannot_give_is_numbered(
+    batch_size: int, classifier: SimplexImageClassificationPipeline, pictures: list[Image.Image]
+) -> None:
+    files = [io.BytesIO(png(picture)) for picture in pictures]
+    files[2] = io.BytesIO(b"no image")
+    with pytest.raises(ValueError, match="Image 2 cannot be read: cannot identify image file"):
+        list(classifier((Image.open(file) for file in files), batch_size=batch_size))
+
+
 def test_what_is_no_image_is_refused(classifier: SimplexImageClassificationPipeline) -> None:
     with pytest.raises(TypeError, match="Cannot classify a int: give a path"):
         classifier(5)
