@@ -322,6 +322,11 @@ class SimplexForImageClassification(PreTrainedModel):
         _check_same_kind([self, other])
         self.dematerialize()
         other.to(self.device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
+        # The order of elements in memory decides the order of sums over them: what goes on must not depend on it.
+        present = self.weights[0]
+        for vertex in other.weights:
+            for name, tensor in vertex.items():
+                tensor.data = torch.empty_like(present[name], dtype=tensor.dtype).copy_(tensor)
         self.vertices, self.members, self.centroids = other.vertices, other.members, other.centroids
         for name in ("simplexes", "roles", "members", "sampling", "provenance"):
             setattr(self.config, name, getattr(other.config, name))

@@ -549,6 +549,21 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert trainer(tmp_path, kind, **CHECKPOINTED).grow(resume_from_checkpoint=True) == before
 
 
+def test_channels_last_weights_resume_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Weights that are cut into pieces are summed in the order of the memory.
+    monkeypatch.setattr("hf_simplex.weight_space.PIECE_ON_CPU", 64)
+    settings = {"volume_weight": 0.05, "volume_weight_scaling": "none", **CHECKPOINTED}
+    grown = []
+    for name, sizes in (("whole", [4]), ("cut", [2, 4])):
+        for size in sizes:
+            model = SimplexForImageClassification.from_backbone(backbone("resnet"), fine_tuned=False)
+            model.to(memory_format=torch.channels_last)
+            trainer(tmp_path / name, model=model, num_vertices=size, **settings).grow(resume_from_checkpoint=True)
+        grown.append(model)
+    whole, resumed = grown
+    assert all(same(weights(whole, vertex), weights(resumed, vertex)) for vertex in range(4))
+
+
 def test_a_vertex_whose_training_was_interrupted_is_not_in_the_complex(
     tmp_path: Path, whole: dict[str, SimplexTrainer]
 ) -> None:
