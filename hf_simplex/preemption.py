@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 import torch
-import torch.distributed as dist
+
+from .processes import on_any_process
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: nothing is wrong, try again (with what was saved)."""
@@ -46,10 +47,7 @@ class Preemption:
 
     def agreed(self, device: torch.device) -> bool:
         """Whether SIGTERM has arrived at any process; all processes of a distributed run must ask this together."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            flag = torch.tensor(int(self.requested), device=device)
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-            self.requested = bool(flag)
+        self.requested = on_any_process(self.requested, device)
         return self.requested
 
     @staticmethod

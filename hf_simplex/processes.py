@@ -1,9 +1,11 @@
-"""Divides independent pieces of work among the processes of a distributed run."""
+"""What the processes of a distributed run divide among themselves, and what they agree on."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -26,3 +28,11 @@ def spread(items: Sequence[Item], work: Callable[[Item], Found]) -> list[Found]:
     parts: list[dict[int, Found]] = [{} for _ in range(processes)]
     dist.all_gather_object(parts, own)
     return [parts[index % processes][index] for index in range(len(items))]
+
+
+def on_any_process(flag: bool | Tensor, device: torch.device) -> bool:
+    """Whether the flag, a bool or a scalar tensor, is set on any process; all must call this together."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        flag = torch.as_tensor(flag, device=device).int()
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)

@@ -38,11 +38,13 @@ from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SAMPLINGS
 from .geometry import vertex_coordinates
 from .modeling_simplex import SimplexForImageClassification
 from .preemption import Preemption
+from .processes import on_any_process
 from .random_streams import SeededDataset, stream, streams_apart
 from .sharding import copy_number, local_parameters, sharing_processes
 from .spro import GrowingVertex, VolumeTerm, scaled_volume_weight
 
 STATE_FILE = "trainer_state.json"
+SAVING, FORMER = ".saving", "former-"
 POINT_BATCHES = ("split", "full")
 VOLUME_WEIGHT_SCALINGS = ("random_complex", "none")
 
@@ -230,7 +232,8 @@ class SimplexTrainer(Trainer):
         self._random_edge: float | None = None
         self._save_total_limit: int | None = None
         self.seeded_dataset: SeededDataset | None = None
-        self.preemption = Preemption(lambda: self.is_in_stage)
+        # Several processes leave together or not at all: the others would wait for the one that left.
+        self.preemption = Preemption(lambda: self.is_in_stage or self.args.world_size > 1)
         self.add_callback(StageCallback(self))
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(StageProgressCallback)
@@ -247,6 +250,11 @@ class SimplexTrainer(Trainer):
             )
         if self.is_fsdp_enabled and state.fsdp_plugin.fsdp_version != 2:
             raise ValueError("FSDP version 1 flattens the weights: no point can be written. Use fsdp_version 2.")
+        if self.is_fsdp_enabled and state.fsdp_plugin.activation_checkpointing:
+            raise ValueError(
+                "FSDP's activation_checkpointing renames the weights: no point can be written. Turn it off and give "
+                "--gradient_checkpointing, which saves the same memory."
+            )
         if self.is_deepspeed_enabled and state.deepspeed_plugin.zero_stage == 3:
             raise ValueError(
                 "DeepSpeed ZeRO-3 keeps the weights in partitions of its own, into which no point can be written. Use "
@@ -288,7 +296,9 @@ class SimplexTrainer(Trainer):
             for simplex in range(len(self.simplex.config.simplexes)):
                 while len(self.simplex.config.simplexes[simplex]) < self.args.num_vertices:
                     self.grow_connector([simplex], resume_from_checkpoint)
+            self._end_if_preempted()
             self.draw_members()
+            self._end_if_preempted()
         return self.simplex.config.provenance.get("stages", [])
 
     def _check_growth(self) -> None:
@@ -396,8 +406,7 @@ class SimplexTrainer(Trainer):
         started = time.perf_counter()
         try:
             result = super().train(resume_from_checkpoint=self._stage_checkpoint(resume))
-            if self.preemption.agreed(self.args.device):
-                self.preemption.end()
+            self._end_if_preempted()
             loss = mean_loss(self.state.log_history, result.training_loss)
             report |= {"epochs": self.state.epoch, "steps": result.global_step}
             if self._growing is not None:
@@ -419,6 +428,7 @@ class SimplexTrainer(Trainer):
         """The checkpoint that a stage goes on from; before a fresh start those of an earlier run are removed."""
         folder = Path(self.args.output_dir)
         if resume:
+            self._once_in_each_file_system(self._finish_move)
             return get_last_checkpoint(folder) if folder.is_dir() else None
         if self.args.should_save:
             for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
@@ -436,6 +446,9 @@ class SimplexTrainer(Trainer):
         self.simplex.config.provenance.setdefault("stages", []).append(report)
         if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
             self.simplex.save_pretrained(self.args.output_dir)
+        self._end_if_preempted()
+
+    def _end_if_preempted(self) -> None:
         if self.preemption.agreed(self.args.device):
             self.preemption.end()
 
@@ -488,8 +501,10 @@ class SimplexTrainer(Trainer):
         return loss
 
     def _finite(self, loss: Tensor) -> Tensor:
-        if not bool(loss.isfinite()):
-            raise self._non_finite_error(f"The loss is {float(loss)}", self.state.global_step + 1)
+        # Processes that did not see it would wait for the one that raises.
+        if on_any_process(~loss.isfinite(), loss.device):
+            found = "not finite on another process" if bool(loss.isfinite()) else float(loss)
+            raise self._non_finite_error(f"The loss is {found}", self.state.global_step + 1)
         return loss
 
     def _non_finite_error(self, what: str, step: int) -> NonFiniteError:
@@ -642,7 +657,7 @@ class SimplexTrainer(Trainer):
         """As in `Trainer`, but written aside and renamed: a run that is killed meanwhile leaves no half of one."""
         self._check_finite_weights()
         folder, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        aside = folder / ".saving"
+        aside = folder / SAVING
         if self.args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -666,7 +681,9 @@ class SimplexTrainer(Trainer):
         aside, folder = saved.parent, saved.parent.parent
         if not saved.is_dir():
             return
-        shutil.rmtree(folder / saved.name, ignore_errors=True)
+        if (folder / saved.name).is_dir():
+            # The step was saved before: there is no moment at which neither is whole, and _finish_move knows.
+            os.replace(folder / saved.name, aside / f"{FORMER}{saved.name}")
         os.replace(saved, folder / saved.name)
         shutil.rmtree(aside)
         rotate_checkpoints(
@@ -674,6 +691,14 @@ class SimplexTrainer(Trainer):
             save_total_limit=self._save_total_limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
         )
+
+    def _finish_move(self) -> None:
+        """Finish the move of a checkpoint that a killed run had begun: its former version was out of the way."""
+        folder = Path(self.args.output_dir)
+        for former in (folder / SAVING).glob(f"{FORMER}*"):
+            name = former.name.removeprefix(FORMER)
+            if not (folder / name).exists():
+                os.replace(folder / SAVING / name, folder / name)
 
     def _once_in_each_file_system(self, work: Callable[[], None]) -> None:
         """Work of the first process, then of the first on each other machine, which may see the files of the former.
@@ -688,9 +713,12 @@ class SimplexTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _check_finite_weights(self) -> None:
-        for name, tensor in local_parameters(self.simplex.backbone).items():
-            if not bool(tensor.isfinite().all()):
-                raise self._non_finite_error(f"The weights of {name} are no longer finite", self.state.global_step)
+        parameters = local_parameters(self.simplex.backbone)
+        found = next((name for name, tensor in parameters.items() if not bool(tensor.isfinite().all())), None)
+        if on_any_process(found is not None, self.args.device):
+            raise self._non_finite_error(
+                f"The weights of {found or 'another process'} are no longer finite", self.state.global_step
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:

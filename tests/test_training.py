@@ -1,8 +1,11 @@
 """SimplexTrainer: one ordinary training run a vertex, in which nothing but that vertex moves."""
 
+import contextlib
 import copy
 import gc
 import math
+import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -365,6 +368,27 @@ def test_a_step_sees_the_objective_and_its_gradient_at_the_drawn_points(
     assert seen.checkpointing == arguments.get("gradient_checkpointing", False)
 
 
+def test_a_step_with_a_gradient_scaler_is_the_step_without_it(tmp_path: Path) -> None:
+    vertices = []
+    for name, scaler in (("plain", None), ("scaled", torch.amp.GradScaler("cpu", init_scale=1024.0))):
+        run = trainer(
+            tmp_path / name,
+            model=ensemble("vit"),
+            max_steps=1,
+            max_grad_norm=0,
+            optim="sgd",
+            start_jitter=0.1,
+            volume_weight=VOLUME_WEIGHT,
+            volume_weight_scaling="none",
+            save_strategy="no",
+        )
+        run.accelerator.scaler = scaler
+        run.grow_connector()
+        vertices.append(weights(run.simplex, 3))
+    for name, tensor in vertices[0].items():
+        torch.testing.assert_close(vertices[1][name], tensor, rtol=1e-6, atol=1e-7)
+
+
 def test_points_differ_between_steps_and_stages_and_are_the_same_again(tmp_path: Path) -> None:
     drawn: list[list[list[tuple[float, ...]]]] = []
     for name in "ab":
@@ -549,7 +573,9 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert trainer(tmp_path, kind, **CHECKPOINTED).grow(resume_from_checkpoint=True) == before
 
 
-def test_channels_last_weights_resume_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channels_last_weights_resume_to_the_same_bits_in_the_same_order_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Weights that are cut into pieces are summed in the order of the memory.
     monkeypatch.setattr("hf_simplex.weight_space.PIECE_ON_CPU", 64)
     settings = {"volume_weight": 0.05, "volume_weight_scaling": "none", **CHECKPOINTED}
@@ -561,7 +587,10 @@ def test_channels_last_weights_resume_to_the_same_bits(tmp_path: Path, monkeypat
             trainer(tmp_path / name, model=model, num_vertices=size, **settings).grow(resume_from_checkpoint=True)
         grown.append(model)
     whole, resumed = grown
-    assert all(same(weights(whole, vertex), weights(resumed, vertex)) for vertex in range(4))
+    for vertex in range(4):
+        assert same(weights(whole, vertex), weights(resumed, vertex))
+        layouts = [{name: p.stride() for name, p in model.weights[vertex].items()} for model in grown]
+        assert layouts[0] == layouts[1]
 
 
 def test_a_vertex_whose_training_was_interrupted_is_not_in_the_complex(
@@ -699,6 +728,33 @@ def test_a_checkpoint_that_is_cut_short_is_not_seen(tmp_path: Path, whole: dict[
     assert_the_same_growth(resumed, whole["resnet"])
 
 
+def test_a_step_that_is_saved_again_is_never_without_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(tmp_path, "vit", num_vertices=1, max_steps=1, **CHECKPOINTED)
+    run.grow()
+    place = tmp_path / "vertex-00000"
+    run.args.output_dir = str(place)
+    replace = os.replace
+    for killed_before in (1, 2, 3):
+        left = iter(range(killed_before - 1))
+
+        def cut(source: Any, target: Any, left: Iterator[int] = left) -> None:
+            if str(place) in str(source) and next(left, None) is None:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        new = place / ".saving" / "checkpoint-1"
+        new.mkdir(parents=True)
+        (new / "trainer_state.json").write_text("{}")
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr("os.replace", cut)
+            run._put_in_place(new)
+        assert run._stage_checkpoint(resume=True) == str(place / "checkpoint-1")
+        assert (place / "checkpoint-1" / "trainer_state.json").is_file()
+        shutil.rmtree(place / ".saving", ignore_errors=True)
+
+
 def test_only_so_many_checkpoints_are_kept_and_a_fresh_run_goes_on_from_none(tmp_path: Path) -> None:
     run = trainer(tmp_path, "vit", num_vertices=1, save_total_limit=1, **CHECKPOINTED)
     run.grow()
@@ -782,8 +838,12 @@ def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: st
         ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "ZeRO-3 keeps the weights in partitions.*fsdp2.yaml"),
         ({"deepspeed_plugin": SimpleNamespace(zero_stage=2)}, "volume_weight is 1e-08, but DeepSpeed"),
         ({"fsdp_plugin": SimpleNamespace(fsdp_version=1)}, "FSDP version 1 flattens.*fsdp_version 2"),
+        (
+            {"fsdp_plugin": SimpleNamespace(fsdp_version=2, activation_checkpointing=True)},
+            "activation_checkpointing renames the weights.*--gradient_checkpointing",
+        ),
     ],
-    ids=["zero3", "zero2", "fsdp1"],
+    ids=["zero3", "zero2", "fsdp1", "activation checkpointing"],
 )
 def test_engines_that_points_cannot_be_written_into_are_refused(
     engine: dict[str, Any], message: str, tmp_path: Path

@@ -1,6 +1,7 @@
 """What two processes do together, for test_two_processes.py: each checks its claims."""
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -31,9 +32,11 @@ from hf_simplex import SimplexTrainer, SimplexTrainingArguments
 from hf_simplex.batch_norm import recompute_statistics
 from hf_simplex.complexes import SimplicialComplex
 from hf_simplex.evaluation import member_probabilities
+from hf_simplex.preemption import EXIT_CODE
 from hf_simplex.sharding import copy_number, local_parameters, sharded_like, whole
 from hf_simplex.spro import GrowingVertex
 from hf_simplex.surfaces import classification, evaluate_points
+from hf_simplex.training import NonFiniteError
 
 SHARDS = ParallelismConfig(dp_shard_size=2)
 POINT = [0.2, 0.3, 0.5]
@@ -209,6 +212,32 @@ def machines_that_share_files_move_a_checkpoint_once(rank: int) -> None:
     assert all((checkpoint / "trainer_state.json").is_file() for checkpoint in folder.iterdir())
 
 
+def a_loss_that_is_not_finite_in_one_process_ends_both(rank: int) -> None:
+    loss, found = SimplexTrainer.compute_loss, "nan" if rank == 1 else "not finite on another process"
+
+    def poisoned(*arguments: Any, **settings: Any) -> torch.Tensor:
+        return loss(*arguments, **settings) * (float("nan") if rank == 1 else 1.0)
+
+    message = f"The loss is {found} in stage vertex-00003, step 1"
+    with mock.patch.object(SimplexTrainer, "compute_loss", poisoned), pytest.raises(NonFiniteError, match=message):
+        grown(max_steps=3)
+
+
+def sigterm_between_the_stages_ends_both_processes_together(rank: int) -> None:
+    run = trainer(DIRECTORY / "preempted", "vit", num_vertices=1, max_steps=1, save_strategy="no")
+    finish = SimplexTrainer._check_growth
+
+    def terminated(*arguments: Any) -> None:
+        finish(*arguments)
+        if rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with mock.patch.object(SimplexTrainer, "_check_growth", terminated), pytest.raises(SystemExit) as raised:
+        run.grow()
+    assert raised.value.code == EXIT_CODE
+    assert run.state.global_step == 1
+
+
 def slowly(function: Callable[..., None]) -> Callable[..., None]:
     """The function, after time enough for a process that should have waited for it."""
 
@@ -327,6 +356,8 @@ CLAIMS = [
     only_the_growing_vertex_is_communicated,
     results_do_not_depend_on_data_loader_workers,
     machines_that_share_files_move_a_checkpoint_once,
+    a_loss_that_is_not_finite_in_one_process_ends_both,
+    sigterm_between_the_stages_ends_both_processes_together,
     members_statistics_are_divided_and_gathered,
     no_image_is_counted_twice,
     surfaces_are_divided_by_points,
