@@ -17,6 +17,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     BaseImageProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import ModelOutput
@@ -898,12 +899,16 @@ def _check_same_kind(models: Sequence[SimplexForImageClassification]) -> None:
 
 
 def _architecture(config: SimplexConfig) -> dict[str, Any]:
-    """What of its configuration shapes the backbone's function: not its labels, nor where and how it was stored."""
+    """What of its configuration shapes the backbone's function at inference: not labels, nor dropout, for example."""
     assert config.backbone_config is not None
     told = config.backbone_config.to_dict()
-    labels = ("id2label", "label2id", "label_names", "num_classes", "num_labels")
-    stored = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "pretrained_cfg")
-    return {name: value for name, value in told.items() if name not in (*labels, *stored)}
+    # What every configuration has may change with use, such as problem_type in the first forward pass with labels.
+    others = {*PreTrainedConfig().to_dict(), "_name_or_path", "label_names", "num_classes", "pretrained_cfg"}
+    return {
+        name: value
+        for name, value in told.items()
+        if name not in others and "drop" not in name and not name.startswith("initializer")
+    }
 
 
 def _set_labels(config: Any, id2label: Any, label2id: Any) -> None:
