@@ -57,6 +57,31 @@ class TrainingTransform:
         return self.erasing(self.evaluation(self.augmentation(load_image(image))))
 
 
+@dataclass(frozen=True)
+class CropTransform:
+    """What evaluation sees, shifted over black, mirrored and erased at random.
+
+    The random part works on pixel values, so that what comes before it need be done only once for each image.
+
+    Attributes:
+        black: [3, 1, 1] float32 pixel values of a black image.
+        variation: shifts and mirrors pixel values whose black is 0.
+        erasing: blanks rectangles.
+    """
+
+    evaluation: EvaluationTransform
+    black: Tensor
+    variation: Callable[[Tensor], Tensor]
+    erasing: Callable[[Tensor], Tensor]
+
+    def __call__(self, image: PIL.Image.Image) -> Tensor:
+        return self.vary(self.evaluation(image))
+
+    def vary(self, pixel_values: Tensor) -> Tensor:
+        """The random part: from and to [3, height, width] float32; what it is given stays as it was."""
+        return self.erasing(self.variation(pixel_values - self.black) + self.black)
+
+
 def resize_image_processor(image_processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
     """A copy of an image processor that gives square images of another size.
 
@@ -157,44 +182,39 @@ def build_transforms(
         raise ValueError(
             f"the image processor gives images of {height} x {width} pixels, not squares: use augment='none'."
         )
-    interpolation = _interpolation(image_processor)
+    erasing = RandomErasing(random_erasing, device="cpu")
+    # The random crop chooses what is seen: the image processor is left to resize and normalize, and must not crop.
+    whole = EvaluationTransform(resize_image_processor(image_processor, height))
     if augment == "crop":
-        mode = torchvision.transforms.InterpolationMode(interpolation)
-        crop_and_flip = torchvision.transforms.Compose([
-            torchvision.transforms.Resize((height, width), mode),
+        shift_and_flip = torchvision.transforms.Compose([
             torchvision.transforms.RandomCrop(height, padding=height // 8),
             torchvision.transforms.RandomHorizontalFlip(horizontal_flip),
         ])  # fmt: skip
-    else:
-        crop_and_flip = _timm_augmentation(
-            height, horizontal_flip, (scale_min, 1.0), ratio, auto_augment, color_jitter, interpolation
-        )
-    training = TrainingTransform(
-        augmentation=crop_and_flip,
-        # The crop has the final size already: the image processor is left to convert and normalize, and must not crop.
-        evaluation=EvaluationTransform(resize_image_processor(image_processor, height)),
-        erasing=RandomErasing(random_erasing, device="cpu"),
+        black = whole(PIL.Image.new("RGB", (width, height)))[:, :1, :1].clone()
+        return CropTransform(whole, black, shift_and_flip, erasing), evaluation
+    crop_and_flip = _timm_augmentation(
+        height, horizontal_flip, (scale_min, 1.0), ratio, auto_augment, color_jitter, _interpolation(image_processor)
     )
-    return training, evaluation
+    return TrainingTransform(crop_and_flip, whole, erasing), evaluation
 
 
 def with_pixel_values(
     dataset: Dataset, transform: ImageTransform, *, materialize: bool = False, materialize_limit: int = 2**31
-) -> "Dataset | StackDataset[dict[str, Any]]":
+) -> "Dataset | torch.utils.data.Dataset[dict[str, Any]]":
     """Turn the images of a data set into tensors, as they are asked for or all at once.
 
     Args:
         dataset: with an `image` and a `label` column, as `load_image_data` gives it.
         transform: from an image to its pixel values.
-        materialize: transform every image now and keep the results in memory, for a transform without randomness and
-            images that are read again and again (members, BatchNorm statistics, evaluation). Each process of a
-            distributed run keeps its own.
+        materialize: transform every image now and keep the results in memory, for images that are read again and
+            again (members, BatchNorm statistics, evaluation) and a transform without randomness; of a `CropTransform`
+            what comes before its random part. Each process of a distributed run keeps its own.
         materialize_limit: where all pixel values would need more bytes than this, they are not kept after all, and a
             warning is logged.
 
     Returns:
         A data set whose examples are `{"pixel_values": [3, height, width] float32, "labels": int}`: a
-        `datasets.Dataset`, or a `torch.utils.data.StackDataset` where it is kept in memory.
+        `datasets.Dataset`, or a map-style data set of torch's where it is kept in memory.
 
     Raises:
         ValueError: the columns are not there; or, when an example is read, an image file is broken (it is named).
@@ -209,20 +229,23 @@ def with_pixel_values(
     lazy = renamed.with_transform(_Decode(Image(mode=feature.mode), transform))
     if not materialize or len(dataset) == 0:
         return lazy
-    first: Tensor = lazy[0]["pixel_values"]
-    needed = len(lazy) * first.numel() * first.element_size()
+    crop = transform if isinstance(transform, CropTransform) else None
+    fixed = lazy if crop is None else renamed.with_transform(_Decode(Image(mode=feature.mode), crop.evaluation))
+    first: Tensor = fixed[0]["pixel_values"]
+    needed = len(fixed) * first.numel() * first.element_size()
     if needed > materialize_limit:
         logger.warning(
             "%d images of %s need %d bytes in memory, more than the limit of %d: they are transformed whenever read.",
             len(lazy), "x".join(map(str, first.shape)), needed, materialize_limit,
         )  # fmt: skip
         return lazy
-    pixel_values, labels = first.new_empty(len(lazy), *first.shape), []
-    for start in range(0, len(lazy), _MATERIALIZE_BATCH):
-        batch = lazy[start : start + _MATERIALIZE_BATCH]
+    pixel_values, labels = first.new_empty(len(fixed), *first.shape), []
+    for start in range(0, len(fixed), _MATERIALIZE_BATCH):
+        batch = fixed[start : start + _MATERIALIZE_BATCH]
         torch.stack(batch["pixel_values"], out=pixel_values[start : start + _MATERIALIZE_BATCH])
         labels += batch["labels"]
-    return StackDataset(pixel_values=pixel_values, labels=labels)  # type: ignore[arg-type]
+    kept: Any = StackDataset(pixel_values=pixel_values, labels=labels)  # type: ignore[arg-type]
+    return kept if crop is None else _Varied(kept, crop)
 
 
 def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -271,6 +294,20 @@ def _timm_augmentation(
         [crop_and_flip, change_colors]
     )
     return augmentation
+
+
+class _Varied(torch.utils.data.Dataset):
+    """Images that are kept in memory as they are before the random part of their transform."""
+
+    def __init__(self, kept: StackDataset[dict[str, Any]], transform: CropTransform) -> None:
+        self.kept, self.transform = kept, transform
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.kept[index]
+        return {**example, "pixel_values": self.transform.vary(example["pixel_values"])}
 
 
 @dataclass(frozen=True)

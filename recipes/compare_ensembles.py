@@ -194,7 +194,7 @@ class Repetition:
             color_jitter=data_args.color_jitter,
             random_erasing=data_args.random_erasing,
         )
-        self.train_images = with_pixel_values(self.data.train, training, materialize=data_args.augment == "none")
+        self.train_images = with_pixel_values(self.data.train, training, materialize=data_args.augment != "timm")
         self.plain_images = with_pixel_values(self.data.train, plain, materialize=True)
         held = {} if held is None else held
 

@@ -417,7 +417,7 @@ def transformed(
         random_erasing=data_args.random_erasing,
     )
     return (
-        with_pixel_values(data.train, train_transform, materialize=materialize and data_args.augment == "none"),
+        with_pixel_values(data.train, train_transform, materialize=materialize and data_args.augment != "timm"),
         with_pixel_values(data.train, plain_transform, materialize=materialize),
         with_pixel_values(data.test, plain_transform, materialize=materialize),
     )

@@ -42,6 +42,7 @@ from hf_simplex.image_transforms import (
     resize_image_processor,
     with_pixel_values,
 )
+from hf_simplex.random_streams import streams_apart
 
 TIMM_SETTINGS = {
     "input_size": [3, 40, 40],
@@ -254,7 +255,7 @@ def test_a_crop_shifts_the_resized_image_by_up_to_an_eighth_over_black(photo: PI
             (y, x)
             for y in range(9)
             for x in range(9)
-            if torch.allclose(whole[:, y : y + 32, x : x + 32], crop, atol=0.02)
+            if torch.allclose(whole[:, y : y + 32, x : x + 32], crop, atol=1e-6)
         ]
         assert len(shifts) == 1
         found |= set(shifts)
@@ -332,6 +333,29 @@ def test_a_materialized_data_set_holds_the_same_as_a_lazy_one(examples: Dataset)
         assert torch.equal(first["labels"], second["labels"])
     assert torch.cat([batch["labels"] for batch in batches(lazy)]).tolist() == examples["label"][:]
     assert isinstance(kept[0]["labels"], int)
+
+
+def test_what_comes_before_random_crops_is_kept_and_the_crops_are_those_of_a_lazy_data_set(examples: Dataset) -> None:
+    training, _ = build_transforms(timm_processor(), augment="crop", random_erasing=0.5)
+    lazy, kept = with_pixel_values(examples, training), with_pixel_values(examples, training, materialize=True)
+    assert len(kept) == len(examples)  # type: ignore[arg-type]
+    seen = []
+    for dataset in (lazy, kept, kept):
+        with streams_apart(len(seen) // 2):
+            seen.append(torch.cat([batch["pixel_values"] for batch in batches(dataset)]))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
+
+
+def test_random_crops_have_normalized_black_beside_the_image() -> None:
+    training, evaluation = build_transforms(timm_processor(), augment="crop", horizontal_flip=0.0)
+    black, white = (PIL.Image.new("RGB", (40, 40), color) for color in ("black", "white"))
+    dark, light = evaluation(black)[:, 0, 0], evaluation(white)[:, 0, 0]
+    assert torch.allclose(training(black), evaluation(black))
+    torch.manual_seed(0)
+    colors = torch.stack([training(white) for _ in range(20)]).transpose(0, 1).flatten(1)
+    is_dark = (colors - dark[:, None]).abs() < 1e-5
+    assert is_dark.any() and (is_dark | ((colors - light[:, None]).abs() < 1e-5)).all()
 
 
 def test_a_materialized_data_set_does_not_read_its_files_again(tmp_path: Path, photo: PIL.Image.Image) -> None:
