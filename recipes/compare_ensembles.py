@@ -195,7 +195,7 @@ class Repetition:
             random_erasing=data_args.random_erasing,
         )
         self.train_images = with_pixel_values(self.data.train, training, materialize=data_args.augment != "timm")
-        self.plain_images = with_pixel_values(self.data.train, plain, materialize=True)
+        self.plain_images: Any = with_pixel_values(self.data.train, plain, materialize=True)
         held = {} if held is None else held
 
         def hold(images: Dataset) -> Any:
