@@ -4,8 +4,8 @@
 
 The baseline does what the paper's public code does for any module (Benton et al. 2021, its transformer experiments),
 written from what that does: each parameter is mixed by a Python sum over all vertices in the graph, gradients of all
-vertices are tracked and the optimizer steps them all, and each step takes the volume from the distances of all pairs of
-vertices in float32, one parameter tensor after the other. It shows each of H points the whole batch; so does `full`.
+vertices are tracked and the optimizer steps them all, and each step takes the volume from the distances of all pairs
+of vertices in float32, one parameter tensor after the other. Each of H points sees the whole batch, as in `full`.
 """
 
 import math
