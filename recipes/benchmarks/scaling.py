@@ -5,8 +5,8 @@
 Against the number of vertices: a point written and taken back, the volume term's gradient, and a step of SPRO with
 both, beside a plain step, which does not depend on it. Against members: a prediction, the members kept as backbones
 of their own (`materialized`) or written into one in turn (`streamed`). Against the backbone's size, with two vertices:
-point, volume term and step again, and saving and loading. Times are medians in milliseconds; next to the JSON file goes
-a picture of the same name.
+point, volume term and step again, and saving and loading. Times are medians in milliseconds; a picture of the same
+name goes next to the JSON file.
 """
 
 import argparse
@@ -153,9 +153,10 @@ def drawn(rows: Sequence[dict[str, Any]], device: str) -> Figure:
                 ends = [min(row["x"]), max(row["x"])]
                 panel.plot(ends, [row["intercept_ms"] + row["slope_ms"] * x for x in ends], color=color, linewidth=1)
             panel.plot(row["x"], row["milliseconds"], "o", color=color, label=label)
-        panel.set(xlabel=against.replace("_", " "), ylabel="milliseconds", ylim=(0, None))
-        panel.margins(y=0.35)
-        panel.legend(loc="upper left", fontsize=9)
+        panel.set(xlabel=against.replace("_", " "), ylabel="milliseconds")
+        # Room for the legend.
+        panel.set_ylim(0, 1.5 * panel.get_ylim()[1])
+        panel.legend(loc="upper left", fontsize=10)
     figure.suptitle(f"Cost as it grows, on {device}")
     return figure
 
