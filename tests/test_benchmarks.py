@@ -12,6 +12,7 @@ import measure
 import memory_cost
 import paper_step
 import pytest
+import scaling
 import step_cost
 import torch
 from tiny import backbone
@@ -115,6 +116,26 @@ def test_memory_cost(tmp_path: Path) -> None:
     argv = ["--backbone", "test_resnet", "--num_vertices", "2", "--batch_size", "2"]
     (row,) = run(memory_cost.main, tmp_path, *SMALL, *argv)
     assert row["growing_megabytes"] > 0
+
+
+def test_scaling(tmp_path: Path) -> None:
+    argv = ["--backbone", "test_resnet", "--backbones", "test_resnet", "no_such_backbone", "test_vit"]
+    argv += ["--num_vertices", "2", "3", "--members", "1", "2", "--batch_size", "2"]
+    rows = run(scaling.main, tmp_path, *SMALL, *argv)
+    found = {(row["against"], row["what"]): row for row in rows}
+    assert found["vertices", "volume term"]["x"] == [2, 3] and found["members", "streamed"]["x"] == [1, 2]
+    assert all(len(found["million_parameters", what]["x"]) == 2 for what in ("point", "step", "save", "load"))
+    assert all(row["r_squared"] == pytest.approx(1) for row in rows), "two points lie on a line"
+    assert (tmp_path / "result.png").stat().st_size > 0
+
+
+def test_a_line_is_fitted_with_its_slope() -> None:
+    args = scaling.argparse.Namespace()
+    measured = scaling.Measured(args, torch.device("cpu"))
+    measured.points["members"]["streamed"] = [(1, 5.0), (2, 7.0), (3, 12.0)]
+    (row,) = scaling.fitted(measured)
+    assert row["slope_ms"] == pytest.approx(3.5) and row["intercept_ms"] == pytest.approx(1.0)
+    assert row["r_squared"] == pytest.approx(1 - 1.5 / 26)
 
 
 def test_choose_members(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
     python recipes/benchmarks/paper_step.py --backbones tf_efficientnet_lite0 --image_size 64
 
-The baseline mixes each parameter by a Python sum over all vertices in the graph, tracks gradients of all vertices,
-and takes the volume from the distances between all pairs of rows of a [vertices, parameters] matrix (Cayley-Menger
-determinant) in float32, each step. It is written from that description, for any module, and shows each of H points the
-whole batch; so does `full`.
+The baseline does what the paper's public code does for any module (Benton et al. 2021, its transformer experiments),
+written from what that does: each parameter is mixed by a Python sum over all vertices in the graph, gradients of all
+vertices are tracked and the optimizer steps them all, and each step takes the volume from the distances of all pairs
+of vertices in float32, one parameter tensor after the other. Each of H points sees the whole batch, as in `full`.
 """
 
 import math
@@ -33,7 +33,8 @@ class LayerAgnosticSteps:
             {name: nn.Parameter(tensor.clone()) for name, tensor in vertex.items()}
             for vertex in steps.growing.vertices
         ]
-        self.optimizer = torch.optim.AdamW(self.vertices[-1].values(), lr=1e-5, fused=True)
+        every = [parameter for vertex in self.vertices for parameter in vertex.values()]
+        self.optimizer = torch.optim.AdamW(every, lr=1e-5, fused=True)
 
     def step(self, points: int) -> None:
         """One step of the optimizer on the mean loss of some points minus the weighted log volume."""
@@ -49,26 +50,39 @@ class LayerAgnosticSteps:
         if self.volume_weight:
             loss = loss - self.volume_weight * self.log_volume()
         loss.backward()
-        for vertex in self.vertices[:-1]:
-            for parameter in vertex.values():
-                parameter.grad = None
         self.optimizer.step()
 
     def log_volume(self) -> Tensor:
-        """From the squared distances of all pairs of rows of the [vertices, parameters] matrix, float32, in the graph.
-
-        The backward pass of each pair's two rows makes a gradient of the whole matrix: that is what costs.
-        """
-        flat = torch.stack([torch.cat([p.flatten() for p in vertex.values()]) for vertex in self.vertices])
-        count = len(flat)
-        bordered = torch.ones(count + 1, count + 1, device=flat.device)
+        """From the squared distances of all vertices (Cayley-Menger determinant), float32, in the graph."""
+        squared = torch.stack(
+            [
+                distances(torch.stack([joined_rows(vertex[name]) for vertex in self.vertices])).square()
+                for name in self.vertices[0]
+            ]
+        ).sum(0)
+        bordered = nn.functional.pad(squared, (1, 0, 1, 0), value=1.0)
         bordered[0, 0] = 0.0
-        for i in range(count):
-            for j in range(count):
-                bordered[i + 1, j + 1] = (flat[i] - flat[j]).square().sum()
         # V^2 = |det| / (2^k (k!)^2) for a k-simplex; the constant does not matter to the gradient but to the value.
-        k = count - 1
+        k = len(squared) - 1
         return 0.5 * (torch.linalg.det(bordered).abs() + 1e-30).log() - 0.5 * k * math.log(2) - math.lgamma(k + 1)
+
+
+def joined_rows(tensor: Tensor) -> Tensor:
+    """A flat copy, put together from the tensor's rows: thousands of small operations, forward and backward."""
+    return torch.cat([row.reshape(-1) for row in tensor])
+
+
+def distances(rows: Tensor) -> Tensor:
+    """[rows, rows] Euclidean distances by one matrix product: |a - b|^2 = [-2a, |a|^2, 1] [b, 1, |b|^2]^T.
+
+    Both sides are made, and differentiated, separately.
+    """
+    mean = rows.mean(0)
+    left, right = rows - mean, rows - mean
+    ones = rows.new_ones(len(rows), 1)
+    one = torch.cat([-2 * left, left.square().sum(1, keepdim=True), ones], dim=1)
+    other = torch.cat([right, ones, right.square().sum(1, keepdim=True)], dim=1)
+    return (one @ other.T).clamp_min(1e-30).sqrt()
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Steps:
         self.module = build_backbone(name, args.image_size, LABELS, args.channels_last).to(device).train()
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.module) if args.compile else self.module
         self.images, self.targets = batch(args.batch_size, args.image_size, LABELS, device, args.channels_last)
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-5, fused=True)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-5, fused=True)
         self.generator = Generator().manual_seed(args.seed)
         self.num_vertices, self.volume_weight = args.num_vertices, args.volume_weight
 
