@@ -65,6 +65,7 @@ METHODS = (
     "single",
     "deep_ensemble",
     "short_deep_ensemble",
+    "recomputed_deep_ensemble",
     "uniform_soup",
     "greedy_soup",
     "swa",
@@ -425,6 +426,13 @@ class Repetition:
         """More modes, each trained only as long as ESPRO's: is a shorter training what helps ESPRO?"""
         modes, epochs = self.modes(espro_mode_epochs(self.compare, self.args))
         self.predicted("short_deep_ensemble", epochs, lambda: (self.predict(self.at_mode(mode)) for mode in modes))
+
+    def run_recomputed_deep_ensemble(self) -> None:
+        """The deep ensemble with BatchNorm statistics like those of ESPRO's members: are these what helps?"""
+        modes, epochs = self.modes()
+        self.predicted(
+            "recomputed_deep_ensemble", epochs, lambda: (self.predict(self.at(self.module, mode)) for mode in modes)
+        )
 
     def run_uniform_soup(self) -> None:
         modes, epochs = self.modes()
