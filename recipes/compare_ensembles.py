@@ -129,6 +129,9 @@ class CompareArguments:
     espro_mode_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of a mode of ESPRO; default: num_train_epochs, the deep ensemble's."}
     )
+    short_mode_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of a mode of short_deep_ensemble; default: those of ESPRO's."}
+    )
     espro_components: int | None = field(
         default=None, metadata={"help": "Components; default: as many as the budget allows."}
     )
@@ -423,8 +426,9 @@ class Repetition:
         self.predicted("deep_ensemble", epochs, lambda: (self.predict(self.at_mode(mode)) for mode in modes))
 
     def run_short_deep_ensemble(self) -> None:
-        """More modes, each trained only as long as ESPRO's: is a shorter training what helps ESPRO?"""
-        modes, epochs = self.modes(espro_mode_epochs(self.compare, self.args))
+        """More modes, each trained only as long as ESPRO's or shorter: is a shorter training what helps ESPRO?"""
+        short = self.compare.short_mode_epochs
+        modes, epochs = self.modes(espro_mode_epochs(self.compare, self.args) if short is None else short)
         self.predicted("short_deep_ensemble", epochs, lambda: (self.predict(self.at_mode(mode)) for mode in modes))
 
     def run_recomputed_deep_ensemble(self) -> None:
@@ -621,6 +625,11 @@ def check(compare: CompareArguments, args: EsproArguments) -> None:
         )
     if "espro" in compare.methods:
         espro_components(compare, args)
+    if not 0 < (compare.short_mode_epochs or 1) <= compare.budget:
+        raise ValueError(
+            f"short_mode_epochs is {compare.short_mode_epochs:g}: expected more than 0 and at most the budget of "
+            f"{compare.budget:g} epochs."
+        )
     if {"swa", "swag", "fge"} & set(compare.methods):
         needed = 2 if "swag" in compare.methods else 1
         if (compare.budget - args.num_train_epochs) / compare.cycle_epochs < needed:

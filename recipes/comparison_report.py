@@ -53,7 +53,7 @@ NAMES = {
     "espro_points": "ESPRO, random points",
     "espro_vertices": "ESPRO, vertices",
 }
-RELIABILITY = ("single", "deep_ensemble", "short_deep_ensemble", "espro_centroids", "espro_points")
+RELIABILITY = ("single", "deep_ensemble", "short_deep_ensemble", "espro_centroids", "espro_vertices")
 COLORS = {
     "single": "#000000",
     "deep_ensemble": "#0072b2",
@@ -68,6 +68,7 @@ COLORS = {
     "lora_ensemble": "#6a3d9a",
     "espro_centroids": "#d55e00",
     "espro_points": "#009e73",
+    "espro_vertices": "#b15928",
 }
 
 Results = Mapping[str, Any]
@@ -127,7 +128,9 @@ def selection(seeds: Sequence[Results]) -> list[tuple[str, str, int]]:
     for method in ("fge", "swag", "mc_dropout", "lora_ensemble", "deep_ensemble", "espro_centroids", "espro_points"):
         if method in counts:
             chosen.append((NAMES[method], method, min(networks, counts[method])))
-    for method in ("short_deep_ensemble", "espro_points"):
+    if "recomputed_deep_ensemble" in counts:
+        chosen.append((NAMES["recomputed_deep_ensemble"], "recomputed_deep_ensemble", networks))
+    for method in ("short_deep_ensemble", "fge", "swag", "espro_points", "espro_vertices"):
         if counts.get(method, 0) > networks:
             chosen.append((NAMES[method], method, counts[method]))
     return chosen
@@ -205,7 +208,7 @@ def draw(seeds: Sequence[Results], against: str) -> Figure:
     for axes, (metric, label) in zip(
         figure.subplots(1, 3), (("error", "test error (%)"), ("nll", "NLL (nats)"), ("ece", "ECE")), strict=True
     ):
-        methods = [method for method in NAMES if method in seeds[0]["methods"] and method != "espro_vertices"]
+        methods = [method for method in NAMES if method in seeds[0]["methods"]]
         means: list[list[float]] = []
         for number, method in enumerate(methods):
             members = range(1, len(seeds[0]["methods"][method]) + 1)
@@ -276,7 +279,8 @@ def shift_rows(seeds: Sequence[Results]) -> list[dict[str, Any]]:
         ("single model", "single", 1),
         ("one centroid", "espro_centroids", 1),
         ("deep ensemble", "deep_ensemble", networks),
-        ("ESPRO", "espro_points", len(seeds[0]["methods"].get("espro_points", []))),
+        ("ESPRO, centroids", "espro_centroids", len(seeds[0]["methods"].get("espro_centroids", []))),
+        ("ESPRO, vertices", "espro_vertices", len(seeds[0]["methods"].get("espro_vertices", []))),
     ):
         found = rows_of(seeds, method, members) if members else []
         for key in found[0].get("corrupted", {}) if found else ():
