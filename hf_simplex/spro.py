@@ -382,7 +382,8 @@ def _inner_products(theta: Sequence[Tensor], frozen: Sequence[Sequence[Tensor]])
 
 
 def _rounded(weights: Weights) -> Weights:
-    return {name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    # Buffers that count something are no weights.
+    return {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in weights.items()}
 
 
 def _log_volume_of_radius(radius: float, dimensions: Sequence[int]) -> float:

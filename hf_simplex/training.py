@@ -96,8 +96,8 @@ class SimplexTrainingArguments(TrainingArguments):
     volume_measure: str = field(
         default="weights",
         metadata={
-            "help": "The volume is that of the 'weights' (the paper), or of weights 'normalized' by the norm that each "
-            "tensor has in the first vertex of the simplex, so that scale alone gains little.",
+            "help": "The volume is that of the 'weights' (the paper), or of weights 'normalized' by the norm that "
+            "each tensor has in the first vertex of the simplex, so that scale alone gains little.",
             "choices": VOLUME_MEASURES,
         },
     )
@@ -172,8 +172,8 @@ class SimplexTrainingArguments(TrainingArguments):
                 raise ValueError(f"volume_target is {self.volume_target}: expected a positive number, or none at all.")
             if not self.volume_weight:
                 raise ValueError(
-                    f"volume_target is {self.volume_target}, but volume_weight is 0: nothing pulls to the target. Give "
-                    "a volume_weight, or no target."
+                    f"volume_target is {self.volume_target}, but volume_weight is 0: nothing pulls to the target. "
+                    "Give a volume_weight, or no target."
                 )
 
     @property
@@ -628,7 +628,7 @@ class SimplexTrainer(Trainer):
         return stream(self.args.seed, copy_number(self.simplex.backbone, self.args.process_index), step, draws)
 
     def _next_point(self, number: int) -> list[float]:
-        """The first point of the next batch, if that is divided over as many: it is drawn again when its turn comes."""
+        """The first point of the next batch, if that has as many: it is drawn again when its turn comes."""
         step, draws = self._draws_at_step
         following = (step + 1, 0) if self.accelerator.sync_gradients else (step, draws + 1)
         assert self._growing is not None

@@ -14,10 +14,10 @@ LEAST_SIZE = 1e-2
 def tensor_scales(measure: str, reference: Weights, names: Sequence[str]) -> tuple[float, dict[str, float]]:
     """The factor of each tensor in a measure, and the norm of the reference, which no measure changes.
 
-    A layer that is followed by a normalization computes the same function whatever the scale of its weights, so that a
-    simplex can gain volume by scale alone, without becoming any more diverse. `"normalized"` divides each tensor by its
-    norm in the reference, so that all tensors count alike, and multiplies them by a common factor, so that lengths are
-    comparable with those of the weights. Tensors that are 0 or nearly so in the reference, such as biases, would
+    A layer that is followed by a normalization computes the same function whatever the scale of its weights, so that
+    a simplex can gain volume by scale alone, without becoming more diverse. `"normalized"` divides each tensor by its
+    norm in the reference, so that all tensors count alike, and multiplies them by a common factor, so that lengths
+    are comparable with those of the weights. Tensors that are 0 or nearly so in the reference, such as biases, would
     count for more than all others: see `LEAST_SIZE`.
 
     Args:
