@@ -35,6 +35,7 @@ from .batch_norm import batch_norm_layers, recompute_statistics
 from .checkpoint import clear_saves, finish_saves
 from .complexes import SimplicialComplex
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SAMPLINGS
+from .frozen_vertices import FROZEN_VERTICES
 from .geometry import vertex_coordinates
 from .modeling_simplex import SimplexForImageClassification
 from .preemption import Preemption
@@ -42,6 +43,7 @@ from .processes import on_any_process
 from .random_streams import SeededDataset, stream, streams_apart
 from .sharding import copy_number, local_parameters, sharing_processes
 from .spro import GrowingVertex, VolumeTerm, scaled_volume_weight
+from .volume_measure import VOLUME_MEASURES
 
 STATE_FILE = "trainer_state.json"
 SAVING, FORMER = ".saving", "former-"
@@ -84,6 +86,38 @@ class SimplexTrainingArguments(TrainingArguments):
             "choices": VOLUME_WEIGHT_SCALINGS,
         },
     )
+    volume_interval: int = field(
+        default=1,
+        metadata={
+            "help": "Add the gradient of the log volume at every so many steps, that many times: the same pull on "
+            "average at a part of the cost."
+        },
+    )
+    volume_measure: str = field(
+        default="weights",
+        metadata={
+            "help": "The volume is that of the 'weights' (the paper), or of weights 'normalized' by the norm that "
+            "each tensor has in the first vertex of the simplex, so that scale alone gains little.",
+            "choices": VOLUME_MEASURES,
+        },
+    )
+    volume_target: float | None = field(
+        default=None,
+        metadata={
+            "help": "Pull the volume to that of a regular simplex of this radius, relative to the norm of the first "
+            "vertex: volume_weight weighs half the squared difference of log volumes. Default: more is always better "
+            "(the paper)."
+        },
+    )
+    frozen_vertices: str = field(
+        default="device",
+        metadata={
+            "help": "Where frozen vertices are while another grows: on the 'device' as they are, there in 'bfloat16' "
+            "(training sees them rounded, what is saved is not), or on the 'cpu', fetched while the step before "
+            "computes.",
+            "choices": FROZEN_VERTICES,
+        },
+    )
     start_jitter: float = field(
         default=0.0,
         metadata={"help": "Noise on a new vertex, relative to the root mean square of each weight tensor."},
@@ -115,7 +149,7 @@ class SimplexTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.sync_batch_norm and self.device.type == "cpu":
             raise ValueError("sync_batch_norm is True, but torch has no SyncBatchNorm for the CPU.")
-        for name in ("num_vertices", "points_per_step", "num_members"):
+        for name in ("num_vertices", "points_per_step", "num_members", "volume_interval"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
         if self.batch_norm_images < 2:
@@ -127,10 +161,26 @@ class SimplexTrainingArguments(TrainingArguments):
         for name, choices in (
             ("point_batches", POINT_BATCHES),
             ("volume_weight_scaling", VOLUME_WEIGHT_SCALINGS),
+            ("volume_measure", VOLUME_MEASURES),
+            ("frozen_vertices", FROZEN_VERTICES),
             ("sampling", SAMPLINGS),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(choices)}.")
+        if self.volume_target is not None:
+            if not (math.isfinite(self.volume_target) and self.volume_target > 0):
+                raise ValueError(f"volume_target is {self.volume_target}: expected a positive number, or none at all.")
+            if not self.volume_weight:
+                raise ValueError(
+                    f"volume_target is {self.volume_target}, but volume_weight is 0: nothing pulls to the target. "
+                    "Give a volume_weight, or no target."
+                )
+
+    @property
+    def place_model_on_device(self) -> bool | None:
+        """As in `TrainingArguments`, except that an ensemble whose frozen vertices are kept elsewhere stays there."""
+        placed: bool | None = super().place_model_on_device
+        return placed if self.frozen_vertices == "device" else False
 
 
 class StageProgressCallback(ProgressCallback):
@@ -219,7 +269,7 @@ class SimplexTrainer(Trainer):
             )
         super().__init__(model=model, args=args, **kwargs)
         self._check_engine()
-        if args.fp16_full_eval or args.bf16_full_eval:
+        if (args.fp16_full_eval or args.bf16_full_eval) and args.frozen_vertices == "device":
             # Trainer would do so when it casts the model, but here that happens to a copy.
             self._move_model_to_device(model, args.device)
         self.simplex = model
@@ -369,6 +419,9 @@ class SimplexTrainer(Trainer):
                 vertex,
                 volume_weight=weight,
                 sampling=args.sampling,
+                volume_measure=args.volume_measure,
+                volume_target=args.volume_target,
+                frozen_vertices=args.frozen_vertices,
             )
             try:
                 # Not from a process's own stream: all processes train the same vertex.
@@ -399,6 +452,9 @@ class SimplexTrainer(Trainer):
         self.optimizer = self.lr_scheduler = None
         if self.args.sync_batch_norm:
             backbone = convert_sync_batchnorm(backbone)
+        if self.args.frozen_vertices != "device" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            # Of the ensemble this alone goes to the device, and before the optimizer sees it.
+            self._move_model_to_device(backbone, self.args.device)
         self.model = self.model_wrapped = backbone
         simplex.growing, self._volume_term, self._draws_at_step = vertex, None, (-1, 0)
         self.is_in_stage = True
@@ -439,7 +495,7 @@ class SimplexTrainer(Trainer):
     def begin_training(self) -> None:
         """Called when the engine has wrapped the backbone and before the first step of a stage."""
         if self._growing is not None:
-            self._growing.shard_vertices()
+            self._growing.place_vertices()
 
     def _finish_stage(self, report: dict[str, Any]) -> None:
         self.simplex.config.roles[report["vertex"]] = report["role"]
@@ -483,6 +539,7 @@ class SimplexTrainer(Trainer):
             return self._finite(super().training_step(model, inputs, num_items_in_batch))
         parts = self._parts(inputs)
         points = growing.draw(len(parts), self._step_generator())
+        following = [*points[1:], self._next_point(len(parts))] if growing.fetches else points
         loss = torch.zeros((), device=self.args.device)
         try:
             for number, ((part, share), point) in enumerate(zip(parts, points, strict=True)):
@@ -490,15 +547,23 @@ class SimplexTrainer(Trainer):
                 if items is not None and self.args.point_batches == "split":
                     items = items * share
                 with growing.at(point) as coordinate, self._gradients_kept_local(model, number < len(parts) - 1):
+                    growing.prefetch(following[number])
                     self._factors = (share, share * coordinate)
                     loss += super().training_step(model, part, items)
         finally:
             self._factors = (1.0, 1.0)
         self._finite(loss)
-        if self.accelerator.sync_gradients and growing.volume_weight:
-            scaler = self.accelerator.scaler
-            self._volume_term = growing.add_volume_gradient(1.0 if scaler is None else scaler.get_scale())
+        # Counted from the steps alone, so that a resumed run adds it at the same ones.
+        if self.accelerator.sync_gradients and (self.state.global_step + 1) % self.args.volume_interval == 0:
+            self._volume_term = self._add_volume_gradient() if growing.volume_weight else None
         return loss
+
+    def _add_volume_gradient(self) -> VolumeTerm:
+        assert self._growing is not None
+        scaler = self.accelerator.scaler
+        return self._growing.add_volume_gradient(
+            self.args.volume_interval * (1.0 if scaler is None else scaler.get_scale())
+        )
 
     def _finite(self, loss: Tensor) -> Tensor:
         # Processes that did not see it would wait for the one that raises.
@@ -557,13 +622,27 @@ class SimplexTrainer(Trainer):
         # Derived from the step instead of carried along, so that a resumed run draws the same points.
         step, draws = self._draws_at_step
         self._draws_at_step = (step, draws + 1) if step == self.state.global_step else (self.state.global_step, 0)
-        copy_of_weights = copy_number(self.simplex.backbone, self.args.process_index)
-        return stream(self.args.seed, copy_of_weights, *self._draws_at_step)
+        return self._stream_of_draw(*self._draws_at_step)
+
+    def _stream_of_draw(self, step: int, draws: int) -> torch.Generator:
+        return stream(self.args.seed, copy_number(self.simplex.backbone, self.args.process_index), step, draws)
+
+    def _next_point(self, number: int) -> list[float]:
+        """The first point of the next batch, if that has as many: it is drawn again when its turn comes."""
+        step, draws = self._draws_at_step
+        following = (step + 1, 0) if self.accelerator.sync_gradients else (step, draws + 1)
+        assert self._growing is not None
+        return self._growing.draw(number, self._stream_of_draw(*following))[0]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in `Trainer`; a connector's steps also log log_volume, regularizer (nats) and its share."""
+        """As in `Trainer`; a connector's steps also log log_volume, regularizer (nats) and its share.
+
+        They are those of the last step at which the volume's gradient was added, see `args.volume_interval`.
+        """
         if self._growing is not None and "loss" in logs:
-            term = self._volume_term or self._growing.volume_term()
+            if self._volume_term is None:
+                self._volume_term = self._growing.volume_term()
+            term = self._volume_term
             magnitude = abs(logs["loss"]) + abs(term.regularizer)
             logs["log_volume"], logs["regularizer"] = term.log_volume, term.regularizer
             logs["regularizer_share"] = abs(term.regularizer) / magnitude if magnitude else 0.0
@@ -608,6 +687,8 @@ class SimplexTrainer(Trainer):
         finally:
             self.is_fsdp_enabled = shards
             self._release(self.simplex)
+            if self.args.frozen_vertices != "device":
+                self.simplex.vertices.cpu()
 
     def draw_members(self) -> None:
         """Choose the members as the arguments say, with BatchNorm statistics where there are any.

@@ -42,11 +42,24 @@ def write_point(module: nn.Module, vertices: Sequence[Weights], coordinates: Seq
     Raises:
         ValueError: as many coordinates as vertices were expected, or the coordinates are all 0.
     """
-    support = _support(vertices, coordinates)
+    found = support(vertices, coordinates)
     parameters = local_parameters(module)
-    sources = [[vertices[index][name] for name in parameters] for index in support]
-    for targets, *mixed in pieces(list(parameters.values()), *sources):
-        _mix(targets, mixed, list(support.values()))
+    sources = [[vertices[index][name] for name in parameters] for index in found]
+    mix(list(parameters.values()), sources, list(found.values()))
+
+
+@torch.no_grad()
+def mix(targets: Sequence[Tensor], sources: Sequence[Sequence[Tensor]], coordinates: Sequence[float]) -> None:
+    """Write the normalized sum of sets of tensors into others of their shapes, in place and as `write_point` does.
+
+    Args:
+        targets: any floating dtypes, any device.
+        sources: at least one set; any floating dtypes and devices. Pinned tensors on the CPU are read after the return
+            where the targets are on an accelerator.
+        coordinates: one for each set, of the same sign.
+    """
+    for piece, *mixed in pieces(targets, *sources):
+        _mix(piece, mixed, coordinates)
 
 
 @torch.no_grad()
@@ -72,10 +85,10 @@ def weights_moved_to(
         coordinates: [vertices] barycentric coordinates.
         vertex: the index of the vertex that `module` holds.
     """
-    support = _support(vertices, coordinates)
+    found = support(vertices, coordinates)
     parameters = local_parameters(module)
     saved = [vertices[vertex][name] for name in parameters]
-    sources = [saved if index == vertex else [vertices[index][name] for name in parameters] for index in support]
+    sources = [saved if index == vertex else [vertices[index][name] for name in parameters] for index in found]
     moved = 0
     try:
         with torch.no_grad():
@@ -83,7 +96,7 @@ def weights_moved_to(
             for targets, safe, *mixed in pieces(list(parameters.values()), saved, *sources):
                 torch._foreach_copy_(safe, targets)
                 moved += 1
-                _mix(targets, mixed, list(support.values()))
+                _mix(targets, mixed, list(found.values()))
         yield
     finally:
         with torch.no_grad():
@@ -93,14 +106,14 @@ def weights_moved_to(
                 torch._foreach_copy_(targets, safe)
 
 
-def _support(vertices: Sequence[Weights], coordinates: Sequence[float]) -> dict[int, float]:
-    """The coordinates that are not 0, by vertex."""
+def support(vertices: Sequence[Weights], coordinates: Sequence[float]) -> dict[int, float]:
+    """The coordinates that are not 0, by vertex; ValueError as in `write_point`."""
     if len(vertices) != len(coordinates):
         raise ValueError(f"{len(vertices)} vertices need as many coordinates, not {len(coordinates)}.")
-    support = {index: float(coordinate) for index, coordinate in enumerate(coordinates) if coordinate != 0}
-    if not support:
+    found = {index: float(coordinate) for index, coordinate in enumerate(coordinates) if coordinate != 0}
+    if not found:
         raise ValueError("All coordinates are 0: a point needs coordinates that sum to 1.")
-    return support
+    return found
 
 
 def _mix(targets: list[Tensor], sources: Sequence[list[Tensor]], coordinates: Sequence[float]) -> None:
@@ -109,21 +122,32 @@ def _mix(targets: list[Tensor], sources: Sequence[list[Tensor]], coordinates: Se
         target if is_wide else torch.empty_like(target, dtype=torch.float32)
         for target, is_wide in zip(targets, wide, strict=True)
     ]
-    torch._foreach_copy_(mixed, sources[0])
+    _copy(sources[0], mixed)
     total = coordinates[0]
     for coordinate, source in zip(coordinates[1:], sources[1:], strict=True):
         total += coordinate
         torch._foreach_lerp_(mixed, alike(source, mixed), coordinate / total)
     if not all(wide):
-        torch._foreach_copy_(targets, mixed)
+        _copy(mixed, targets)
 
 
 def alike(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
     """The tensors in the dtype and on the device of the others; not copied where they are so already."""
-    return [
-        tensor if tensor.dtype == other.dtype and tensor.device == other.device else tensor.to(other)
-        for tensor, other in zip(tensors, others, strict=True)
-    ]
+    if all(tensor.dtype == o.dtype and tensor.device == o.device for tensor, o in zip(tensors, others, strict=True)):
+        return list(tensors)
+    converted = [torch.empty_like(other) for other in others]
+    _copy(tensors, converted)
+    return converted
+
+
+def _copy(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+    device = into[0].device
+    # What is copied to the CPU must be there on return, since nothing that reads it there would wait.
+    unawaited = device.type != "cpu"
+    if tensors[0].device != device and tensors[0].dtype != into[0].dtype:
+        # Moved as they are: the CPU would convert them before, into memory that is not pinned.
+        tensors = [tensor.to(device, non_blocking=unawaited) for tensor in tensors]
+    torch._foreach_copy_(list(into), list(tensors), non_blocking=unawaited)
 
 
 def pieces(*weights: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
