@@ -38,6 +38,7 @@ from .checkpoint import (
     written_aside,
 )
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
+from .cuda_graph import MembersOnCuda
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members, symmetric_members
 from .processes import spread
@@ -107,6 +108,7 @@ class SimplexForImageClassification(PreTrainedModel):
         # Not modules of this one: the working backbone's weights are a scratch pad, no part of the state dict.
         self.__dict__["_backbone"] = None
         self.__dict__["_materialized"] = []
+        self._on_cuda: MembersOnCuda | None = None
         self._image_processor: BaseImageProcessor | None = None
         self._image_processor_source: tuple[str, dict[str, Any]] | None = None
 
@@ -498,12 +500,13 @@ class SimplexForImageClassification(PreTrainedModel):
         other = copy.copy(self)
         other._modules = dict(self._modules)
         other.__dict__["_materialized"] = []
+        other._on_cuda = None
         other.config = copy.deepcopy(self.config)
         other.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
         other.members = nn.ModuleList(TensorTree({}, found) for found in point_statistics if found)
         return other
 
-    def materialize(self, max_bytes: int | None = None) -> int:
+    def materialize(self, max_bytes: int | None = None, *, cuda_graph: bool = False) -> int:
         """Keep members ready as backbones of their own, so that a prediction mixes no weights.
 
         Without this, or beyond `max_bytes`, members are streamed: each is written into the one working backbone when
@@ -514,13 +517,17 @@ class SimplexForImageClassification(PreTrainedModel):
 
         Args:
             max_bytes: of memory that the members may take; default: no bound. A member takes a backbone's bytes.
+            cuda_graph: replay all members' forward passes from one CUDA graph, which is captured at the first batch of
+                each shape and dtype: for small batches and backbones, whose kernels a GPU runs faster than Python
+                launches them. Predictions are the same; see `cuda_graph.MembersOnCuda` for what it cannot do. Where
+                arguments beside the images are given, no graph is used.
 
         Returns:
             How many members are ready now: the first ones, as many as fit.
 
         Raises:
             RuntimeError: the members are not drawn yet.
-            ValueError: `max_bytes` is negative.
+            ValueError: `max_bytes` is negative; or for a CUDA graph the model is not on a GPU, or not all members fit.
         """
         self._check_drawn()
         if max_bytes is not None and max_bytes < 0:
@@ -530,12 +537,22 @@ class SimplexForImageClassification(PreTrainedModel):
         backbone_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         members = len(self.config.members)
         fit = members if max_bytes is None else min(members, max_bytes // backbone_bytes)
+        if cuda_graph and self.device.type != "cuda":
+            raise ValueError(f"cuda_graph=True, but the model is on {self.device}: move it to a GPU first.")
+        if cuda_graph and fit < members:
+            raise ValueError(
+                f"A CUDA graph needs all {members} members ready, which take {members * backbone_bytes} bytes, and "
+                f"max_bytes is {max_bytes}."
+            )
         self.__dict__["_materialized"] = [copy.deepcopy(self._member(index)) for index in range(fit)]
+        if cuda_graph:
+            self._on_cuda = MembersOnCuda(self.__dict__["_materialized"])
         return fit
 
     def dematerialize(self) -> None:
         """Free what `materialize` made: members are streamed again."""
         self.__dict__["_materialized"] = []
+        self._on_cuda = None
 
     def vertex_statistics(self, vertex: int) -> dict[str, Tensor]:
         """The BatchNorm statistics of a vertex by buffer name, not copied; empty without BatchNorm."""
@@ -578,13 +595,17 @@ class SimplexForImageClassification(PreTrainedModel):
         self._check_drawn()
         if output_member_probabilities is None:
             output_member_probabilities = getattr(self.config, "output_member_probabilities", False)
-        log_probabilities = torch.stack(
-            [
-                self._member(index)(pixel_values=pixel_values, **kwargs).logits.float().log_softmax(dim=-1)
-                for index in range(len(self.config.members))
-            ],
-            dim=1,
-        )
+        if self._on_cuda is not None and pixel_values.is_cuda and not kwargs:
+            self._check_idle()
+            log_probabilities = self._on_cuda(pixel_values)
+        else:
+            log_probabilities = torch.stack(
+                [
+                    self._member(index)(pixel_values=pixel_values, **kwargs).logits.float().log_softmax(dim=-1)
+                    for index in range(len(self.config.members))
+                ],
+                dim=1,
+            )
         logits = log_probabilities.logsumexp(dim=1) - math.log(len(self.config.members))
         loss = None if labels is None else nn.functional.nll_loss(logits, labels.to(logits.device))
         output = SimplexImageClassifierOutput(
@@ -868,6 +889,9 @@ class SimplexForImageClassification(PreTrainedModel):
             self.__dict__["_backbone"]._apply(*args, **kwargs)
         for member in self.__dict__.get("_materialized", []):
             member._apply(*args, **kwargs)
+        if self.__dict__.get("_on_cuda") is not None:
+            # What was captured reads the memory that the weights were in before.
+            self._on_cuda = MembersOnCuda(self.__dict__["_materialized"])
         return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
