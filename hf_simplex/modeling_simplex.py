@@ -4,7 +4,7 @@ import copy
 import importlib
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -386,19 +386,8 @@ class SimplexForImageClassification(PreTrainedModel):
 
     def _write(self, coordinates: Sequence[float], point_statistics: nn.Module | None = None) -> PreTrainedModel:
         self._check_idle()
-        backbone = self.backbone
-        weights: list[dict[str, Tensor]] = [
-            cast(TensorTree, vertex).tensors() if coordinate else {}
-            for vertex, coordinate in zip(self.vertices, coordinates, strict=True)
-        ]
-        write_point(backbone, weights, coordinates)
-        nearest = weights[max(range(len(weights)), key=lambda index: coordinates[index])]
-        with torch.no_grad():
-            for name, buffer in _persistent_buffers(backbone).items():
-                buffer.copy_(nearest[name])
-        if point_statistics is not None:
-            _copy(point_statistics, backbone)
-        return backbone.eval()
+        _place(self.backbone, self.weights, coordinates, point_statistics)
+        return self.backbone.eval()
 
     def log_volumes(self) -> Tensor:
         """[simplexes] float64: the natural logarithm of each simplex's volume, in the units of the weights."""
@@ -601,8 +590,8 @@ class SimplexForImageClassification(PreTrainedModel):
         else:
             log_probabilities = torch.stack(
                 [
-                    self._member(index)(pixel_values=pixel_values, **kwargs).logits.float().log_softmax(dim=-1)
-                    for index in range(len(self.config.members))
+                    member(pixel_values=pixel_values, **kwargs).logits.float().log_softmax(dim=-1)
+                    for member in self._each_member()
                 ],
                 dim=1,
             )
@@ -628,6 +617,20 @@ class SimplexForImageClassification(PreTrainedModel):
             self._check_idle()
             return materialized[index]
         return self._write(self.config.members[index], self.members[index] if len(self.members) else None)
+
+    def _each_member(self) -> Iterator[PreTrainedModel]:
+        """The members in their order; a streamed one is valid until the next is asked for."""
+        self._check_idle()
+        materialized: list[PreTrainedModel] = self.__dict__["_materialized"]
+        yield from materialized
+        streamed = range(len(materialized), len(self.config.members))
+        if streamed:
+            # Once for all members: looking through a small backbone for its tensors takes as long as a forward pass.
+            backbone, weights = self.backbone.eval(), self.weights
+            for index in streamed:
+                point_statistics = self.members[index] if len(self.members) else None
+                _place(backbone, weights, self.config.members[index], point_statistics)
+                yield backbone
 
     # ---- files -------------------------------------------------------------------------------------------------
 
@@ -970,6 +973,23 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     for name, tensor in (dict(target.named_parameters()) | dict(target.named_buffers())).items():
         if name in tensors:
             tensor.copy_(whole(tensors[name]))
+
+
+@torch.no_grad()
+def _place(
+    backbone: nn.Module,
+    weights: Sequence[Mapping[str, Tensor]],
+    coordinates: Sequence[float],
+    point_statistics: nn.Module | None,
+) -> None:
+    """Write a point into a backbone: mixed parameters, and the buffers of the nearest vertex or the point's own."""
+    write_point(backbone, weights, coordinates)
+    nearest = weights[max(range(len(weights)), key=lambda index: coordinates[index])]
+    own = {} if point_statistics is None else dict(point_statistics.named_buffers())
+    for name, buffer in backbone.named_buffers():
+        # Buffers that are not persistent, which no vertex has, belong to the backbone and not to a point.
+        if (source := own.get(name, nearest.get(name))) is not None:
+            buffer.copy_(source)
 
 
 def _configuration(
