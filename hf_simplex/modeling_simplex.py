@@ -4,7 +4,7 @@ import copy
 import importlib
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -38,6 +38,7 @@ from .checkpoint import (
     written_aside,
 )
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
+from .cuda_graph import MembersOnCuda
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members, symmetric_members
 from .processes import spread
@@ -107,6 +108,7 @@ class SimplexForImageClassification(PreTrainedModel):
         # Not modules of this one: the working backbone's weights are a scratch pad, no part of the state dict.
         self.__dict__["_backbone"] = None
         self.__dict__["_materialized"] = []
+        self._on_cuda: MembersOnCuda | None = None
         self._image_processor: BaseImageProcessor | None = None
         self._image_processor_source: tuple[str, dict[str, Any]] | None = None
 
@@ -384,19 +386,8 @@ class SimplexForImageClassification(PreTrainedModel):
 
     def _write(self, coordinates: Sequence[float], point_statistics: nn.Module | None = None) -> PreTrainedModel:
         self._check_idle()
-        backbone = self.backbone
-        weights: list[dict[str, Tensor]] = [
-            cast(TensorTree, vertex).tensors() if coordinate else {}
-            for vertex, coordinate in zip(self.vertices, coordinates, strict=True)
-        ]
-        write_point(backbone, weights, coordinates)
-        nearest = weights[max(range(len(weights)), key=lambda index: coordinates[index])]
-        with torch.no_grad():
-            for name, buffer in _persistent_buffers(backbone).items():
-                buffer.copy_(nearest[name])
-        if point_statistics is not None:
-            _copy(point_statistics, backbone)
-        return backbone.eval()
+        _place(self.backbone, self.weights, coordinates, point_statistics)
+        return self.backbone.eval()
 
     def log_volumes(self) -> Tensor:
         """[simplexes] float64: the natural logarithm of each simplex's volume, in the units of the weights."""
@@ -498,12 +489,13 @@ class SimplexForImageClassification(PreTrainedModel):
         other = copy.copy(self)
         other._modules = dict(self._modules)
         other.__dict__["_materialized"] = []
+        other._on_cuda = None
         other.config = copy.deepcopy(self.config)
         other.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
         other.members = nn.ModuleList(TensorTree({}, found) for found in point_statistics if found)
         return other
 
-    def materialize(self, max_bytes: int | None = None) -> int:
+    def materialize(self, max_bytes: int | None = None, *, cuda_graph: bool = False) -> int:
         """Keep members ready as backbones of their own, so that a prediction mixes no weights.
 
         Without this, or beyond `max_bytes`, members are streamed: each is written into the one working backbone when
@@ -514,13 +506,17 @@ class SimplexForImageClassification(PreTrainedModel):
 
         Args:
             max_bytes: of memory that the members may take; default: no bound. A member takes a backbone's bytes.
+            cuda_graph: replay all members' forward passes from one CUDA graph, which is captured at the first batch of
+                each shape and dtype: for small batches and backbones, whose kernels a GPU runs faster than Python
+                launches them. Predictions are the same; see `cuda_graph.MembersOnCuda` for what it cannot do. Where
+                arguments beside the images are given, no graph is used.
 
         Returns:
             How many members are ready now: the first ones, as many as fit.
 
         Raises:
             RuntimeError: the members are not drawn yet.
-            ValueError: `max_bytes` is negative.
+            ValueError: `max_bytes` is negative; or for a CUDA graph the model is not on a GPU, or not all members fit.
         """
         self._check_drawn()
         if max_bytes is not None and max_bytes < 0:
@@ -530,12 +526,22 @@ class SimplexForImageClassification(PreTrainedModel):
         backbone_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         members = len(self.config.members)
         fit = members if max_bytes is None else min(members, max_bytes // backbone_bytes)
+        if cuda_graph and self.device.type != "cuda":
+            raise ValueError(f"cuda_graph=True, but the model is on {self.device}: move it to a GPU first.")
+        if cuda_graph and fit < members:
+            raise ValueError(
+                f"A CUDA graph needs all {members} members ready, which take {members * backbone_bytes} bytes, and "
+                f"max_bytes is {max_bytes}."
+            )
         self.__dict__["_materialized"] = [copy.deepcopy(self._member(index)) for index in range(fit)]
+        if cuda_graph:
+            self._on_cuda = MembersOnCuda(self.__dict__["_materialized"])
         return fit
 
     def dematerialize(self) -> None:
         """Free what `materialize` made: members are streamed again."""
         self.__dict__["_materialized"] = []
+        self._on_cuda = None
 
     def vertex_statistics(self, vertex: int) -> dict[str, Tensor]:
         """The BatchNorm statistics of a vertex by buffer name, not copied; empty without BatchNorm."""
@@ -578,13 +584,17 @@ class SimplexForImageClassification(PreTrainedModel):
         self._check_drawn()
         if output_member_probabilities is None:
             output_member_probabilities = getattr(self.config, "output_member_probabilities", False)
-        log_probabilities = torch.stack(
-            [
-                self._member(index)(pixel_values=pixel_values, **kwargs).logits.float().log_softmax(dim=-1)
-                for index in range(len(self.config.members))
-            ],
-            dim=1,
-        )
+        if self._on_cuda is not None and pixel_values.is_cuda and not kwargs:
+            self._check_idle()
+            log_probabilities = self._on_cuda(pixel_values)
+        else:
+            log_probabilities = torch.stack(
+                [
+                    member(pixel_values=pixel_values, **kwargs).logits.float().log_softmax(dim=-1)
+                    for member in self._each_member()
+                ],
+                dim=1,
+            )
         logits = log_probabilities.logsumexp(dim=1) - math.log(len(self.config.members))
         loss = None if labels is None else nn.functional.nll_loss(logits, labels.to(logits.device))
         output = SimplexImageClassifierOutput(
@@ -607,6 +617,20 @@ class SimplexForImageClassification(PreTrainedModel):
             self._check_idle()
             return materialized[index]
         return self._write(self.config.members[index], self.members[index] if len(self.members) else None)
+
+    def _each_member(self) -> Iterator[PreTrainedModel]:
+        """The members in their order; a streamed one is valid until the next is asked for."""
+        self._check_idle()
+        materialized: list[PreTrainedModel] = self.__dict__["_materialized"]
+        yield from materialized
+        streamed = range(len(materialized), len(self.config.members))
+        if streamed:
+            # Once for all members: looking through a small backbone for its tensors takes as long as a forward pass.
+            backbone, weights = self.backbone.eval(), self.weights
+            for index in streamed:
+                point_statistics = self.members[index] if len(self.members) else None
+                _place(backbone, weights, self.config.members[index], point_statistics)
+                yield backbone
 
     # ---- files -------------------------------------------------------------------------------------------------
 
@@ -868,6 +892,9 @@ class SimplexForImageClassification(PreTrainedModel):
             self.__dict__["_backbone"]._apply(*args, **kwargs)
         for member in self.__dict__.get("_materialized", []):
             member._apply(*args, **kwargs)
+        if self.__dict__.get("_on_cuda") is not None:
+            # What was captured reads the memory that the weights were in before.
+            self._on_cuda = MembersOnCuda(self.__dict__["_materialized"])
         return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -946,6 +973,23 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     for name, tensor in (dict(target.named_parameters()) | dict(target.named_buffers())).items():
         if name in tensors:
             tensor.copy_(whole(tensors[name]))
+
+
+@torch.no_grad()
+def _place(
+    backbone: nn.Module,
+    weights: Sequence[Mapping[str, Tensor]],
+    coordinates: Sequence[float],
+    point_statistics: nn.Module | None,
+) -> None:
+    """Write a point into a backbone: mixed parameters, and the buffers of the nearest vertex or the point's own."""
+    write_point(backbone, weights, coordinates)
+    nearest = weights[max(range(len(weights)), key=lambda index: coordinates[index])]
+    own = {} if point_statistics is None else dict(point_statistics.named_buffers())
+    for name, buffer in backbone.named_buffers():
+        # Buffers that are not persistent, which no vertex has, belong to the backbone and not to a point.
+        if (source := own.get(name, nearest.get(name))) is not None:
+            buffer.copy_(source)
 
 
 def _configuration(

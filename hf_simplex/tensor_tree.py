@@ -40,7 +40,13 @@ class TensorTree(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by their dotted name: the parameters first, then the buffers, not copied."""
-        return dict(self.named_parameters()) | dict(self.named_buffers())
+        parameters: dict[str, Tensor] = {}
+        buffers: dict[str, Tensor] = {}
+        # In one pass, and without torch's search for tensors that are there twice.
+        for prefix, module in self.named_modules():
+            for found, own in ((parameters, module._parameters), (buffers, module._buffers)):
+                found.update({f"{prefix}.{name}" if prefix else name: t for name, t in own.items() if t is not None})
+        return parameters | buffers
 
 
 def like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ import torch
 from backbones_from_scratch import random_mode
 from embedded_backbone import write_efficientnet_lite0
 from huggingface_hub import HfApi
+from memory_format import CHOICES, Choice, set_memory_formats
 from recipe_arguments import parse_arguments
 from torch.utils.data import DataLoader, Subset
 from transformers import set_seed
@@ -86,8 +87,13 @@ class BackboneArguments:
     revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the backbone on the Hub."})
     token: str | None = field(default=None, metadata={"help": "Hub token, for a private backbone or data set."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that the backbone brings."})
-    channels_last: bool = field(
-        default=False, metadata={"help": "Memory format of the weights: faster for many convolutional backbones."}
+    memory_format: str = field(
+        default="contiguous",
+        metadata={
+            "help": "Order of the weights in memory: 'channels_last' is faster for many convolutional backbones, "
+            "'auto' times a few steps and chooses. What it chose stays that of a component, also with resume.",
+            "choices": CHOICES,
+        },
     )
 
 
@@ -178,6 +184,15 @@ def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
             if args.should_save and not args.resume:
                 for number in numbers:
                     shutil.rmtree(component_arguments(args, number, len(components)).output_dir, ignore_errors=True)
+        memory_formats = set_memory_formats(
+            backbone_args.memory_format,
+            [components[number] for number in numbers],
+            [component_arguments(args, number, len(components)) for number in numbers],
+            plain_train,
+        )
+        if args.should_log:
+            for number, choice in zip(numbers, memory_formats, strict=False):
+                print(described(number, choice), file=sys.stderr)
         if args.push_to_hub:
             repository = HfApi().create_repo(
                 args.hub_model_id or Path(args.output_dir).name,
@@ -224,6 +239,7 @@ def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
             "stages": ensemble.config.provenance["stages"],
             "log_volumes": ensemble.log_volumes().tolist(),
             "wall_time": time.perf_counter() - started,
+            "memory_formats": [asdict(choice) for choice in memory_formats],
             "versions": versions(),
             "hardware": hardware(),
         }
@@ -397,8 +413,6 @@ def start_components(
             raise ValueError("The backbone has no image processor (preprocessor_config.json): add one to its folder.")
         if data_args.image_size is not None:
             component.image_processor = resize_image_processor(component.image_processor, data_args.image_size)
-        if backbone_args.channels_last:
-            component.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     return components
 
 
@@ -434,6 +448,12 @@ def component_arguments(args: EsproArguments, index: int, components: int) -> Es
         own.num_members = args.num_members // components + (index < args.num_members % components)
     own.push_to_hub = False
     return own
+
+
+def described(number: int, choice: Choice) -> str:
+    """What memory format "auto" chose for a component, in words."""
+    seconds = ", ".join(f"{1e3 * taken:.1f} ms {name}" for name, taken in choice.seconds.items())
+    return f"component {number + 1} is {choice.memory_format} in memory (a step takes {seconds})"
 
 
 def versions() -> dict[str, str]:

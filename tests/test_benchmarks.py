@@ -98,13 +98,27 @@ def test_ensemble_cost(tmp_path: Path) -> None:
     assert all(row["materialized"]["milliseconds"] > 0 for row in rows)
 
 
+def test_a_way_that_fails_is_named_and_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(members: Any) -> Any:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(ensemble_cost, "vmapped", out_of_memory)
+    argv = ["--backbones", "test_resnet", "--batch_sizes", "1", "--members", "2", "3", "--num_vertices", "2"]
+    rows = run(ensemble_cost.main, tmp_path, *SMALL, *argv)
+    assert [row["members"] for row in rows] == [2, 3]
+    assert all(row["vmapped"] == "OutOfMemoryError: no memory left" for row in rows)
+    assert all(row["streamed"]["median"] > 0 for row in rows)
+
+
 def test_vmapped_members_predict_what_members_predict() -> None:
-    args = ensemble_cost.argparse.Namespace(image_size=32, num_vertices=2, members=3, seed=0, channels_last=False)
-    model = ensemble_cost.ensemble("test_resnet", args, torch.device("cpu"))
+    args = ensemble_cost.argparse.Namespace(image_size=32, num_vertices=2, seed=0, channels_last=False)
+    model = ensemble_cost.ensemble("test_resnet", args, torch.device("cpu"), members=3)
     members = [ensemble_cost.copy.deepcopy(model._member(index)) for index in range(3)]
     images = torch.randn(2, 3, 32, 32)
     mean = ensemble_cost.vmapped(members)(images).softmax(-1).mean(0)
     assert torch.allclose(mean, model(images).logits.exp(), atol=1e-5)
+    log_probabilities = ensemble_cost.log_probabilities(members, images)
+    assert torch.allclose(log_probabilities.exp().mean(1), mean, atol=1e-5)
 
 
 def test_loading_cost(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import gc
 import gzip
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -238,6 +239,22 @@ def test_an_interrupted_run_leaves_no_ensemble_and_goes_on_to_the_same_bits(
     assert [stage["wall_time"] for stage in told[:3]] == [stage["wall_time"] for stages in done for stage in stages]
     for file in (tmp_path / "whole/output/ensemble").glob("*.safetensors"):
         assert file.read_bytes() == (output / "ensemble" / file.name).read_bytes()
+
+
+def test_the_memory_format_is_chosen_recorded_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"num_components": 1, "num_vertices": 2, "num_members": 2, "num_train_epochs": 1, **DIGITS}
+    settings |= {"backbone": str(folder("resnet", tmp_path / "backbone", labels=10)), "memory_format": "auto"}
+    taken = {"contiguous": 2.0, "channels_last": 1.0}
+    monkeypatch.setattr("memory_format.step_seconds", lambda *_: taken)
+    run(tmp_path, **settings)
+    chosen = [{"memory_format": "channels_last", "seconds": taken}]
+    assert json.loads((tmp_path / "output/run.json").read_text())["memory_formats"] == chosen
+    first = (tmp_path / "output/ensemble/vertex-00001.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "output/ensemble")
+    monkeypatch.setattr("memory_format.step_seconds", lambda *_: {"contiguous": 1.0, "channels_last": 2.0})
+    run(tmp_path, "--resume", **settings)
+    assert json.loads((tmp_path / "output/run.json").read_text())["memory_formats"] == chosen
+    assert (tmp_path / "output/ensemble/vertex-00001.safetensors").read_bytes() == first
 
 
 def test_components_are_independent_jobs_and_a_resumed_run_unites_them(tmp_path: Path) -> None:

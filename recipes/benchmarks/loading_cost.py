@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = arguments(argv)
     device = start(args)
     with tempfile.TemporaryDirectory() as directory:
-        ensemble(args.backbone, args, torch.device("cpu")).save_pretrained(directory)
+        ensemble(args.backbone, args, torch.device("cpu"), members=1).save_pretrained(directory)
         files = sorted(Path(directory).glob("*.safetensors"))
         size = sum(file.stat().st_size for file in files)
 
@@ -100,7 +100,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     found.add_argument("--backbone", default="vit_small_patch16_224")
     found.add_argument("--image_size", type=int, default=224)
     found.add_argument("--num_vertices", type=int, default=4)
-    found.set_defaults(members=1, channels_last=False)
+    found.set_defaults(channels_last=False)
     return found.parse_args(argv)
 
 
