@@ -60,8 +60,7 @@ def over_members(measured: Measured) -> None:
     images = torch.randn(args.predicted, 3, args.image_size, args.image_size).to(device)
     for members in args.members:
         found = with_vertices(args, 4)
-        found.members = members
-        streamed, materialized = (ensemble(args.backbone, found, device) for _ in range(2))
+        streamed, materialized = (ensemble(args.backbone, found, device, members) for _ in range(2))
         materialized.materialize()
         with torch.no_grad():
             measured.time(
@@ -83,14 +82,14 @@ def over_sizes(measured: Measured) -> None:
 def over_size(measured: Measured, name: str) -> None:
     """The same for one backbone, of two vertices."""
     found = with_vertices(measured.args, 2)
-    found.members, found.batch_size, found.image_size = 1, found.size_batch, found.size_images
+    found.batch_size, found.image_size = found.size_batch, found.size_images
     steps = Steps(name, found, measured.device)
     # Without state: what a step does to the weights grows alike, and 300 million parameters fit small machines.
     steps.optimizer = torch.optim.SGD(steps.module.parameters(), lr=1e-5)
     size = sum(p.numel() for p in steps.module.parameters()) / 1e6
     measured.time("million_parameters", size, added(steps))
     del steps
-    model = ensemble(name, found, measured.device)
+    model = ensemble(name, found, measured.device, 1)
     with tempfile.TemporaryDirectory() as directory:
 
         def load() -> None:
