@@ -590,22 +590,29 @@ def main(argv: Sequence[str] | None = None) -> dict[int, dict[str, Any]]:
         repetition = first if seed == compare.seeds[0] else Repetition(compare, data_args, args, seed, held)
         for method in compare.methods:
             repetition.run(method)
-        results[seed] = {
-            "seed": seed,
-            "arguments": {
-                "comparison": vars(compare),
-                "data": vars(repetition.data_args),
-                "training": args.to_sanitized_dict(),
-            },
-            "images": {name: len(images) for name, images in repetition.splits.items()}
-            | {"train": len(repetition.data.train)},
-            "versions": versions(),
-            "hardware": hardware(),
-            "methods": seed_results(repetition.predictions(), repetition.labels()),
-        }
-        with written_aside(repetition.folder) as aside:
-            save_arrays(repetition.labels(), aside / "labels.safetensors")
-            (aside / "results.json").write_text(json.dumps(results[seed], indent=1, default=str) + "\n", "utf-8")
+            # After each method, so that a run that is stopped leaves what it knows.
+            results[seed] = write_results(repetition)
+    return results
+
+
+def write_results(repetition: Repetition) -> dict[str, Any]:
+    """Write what results.json of a seed holds, of all that was predicted so far, and return it."""
+    images = {name: len(images) for name, images in repetition.splits.items()}
+    results = {
+        "seed": repetition.seed,
+        "arguments": {
+            "comparison": vars(repetition.compare),
+            "data": vars(repetition.data_args),
+            "training": repetition.args.to_sanitized_dict(),
+        },
+        "images": images | {"train": len(repetition.data.train)},
+        "versions": versions(),
+        "hardware": hardware(),
+        "methods": seed_results(repetition.predictions(), repetition.labels()),
+    }
+    with written_aside(repetition.folder) as aside:
+        save_arrays(repetition.labels(), aside / "labels.safetensors")
+        (aside / "results.json").write_text(json.dumps(results, indent=1, default=str) + "\n", "utf-8")
     return results
 
 
