@@ -43,7 +43,7 @@ class FetchedMix:
         elements = sum(parameter.numel() for parameter in parameters.values())
         for index, weights in enumerate(vertices):
             size = 0 if index == vertex else elements
-            packed = torch.empty(size, dtype=dtype, device="cpu", pin_memory=self._stream is not None)
+            packed = torch.empty(size, dtype=dtype, device="cpu", pin_memory=bool(size) and self._stream is not None)
             views = {} if index == vertex else _views(packed, parameters)
             for name, view in views.items():
                 view.copy_(weights[name])

@@ -103,7 +103,7 @@ class GrowingVertex:
             frozen vertex: the term is then `volume_weight * (log V - log V_target) ** 2 / 2`.
         frozen_vertices: where the others are kept. `"device"`: as they are given. `"bfloat16"`: rounded, on the
             module's device; points and volume are then those of the rounded vertices, each weight of which is off by
-            at most 2**-9 of itself. `"cpu"`: on the CPU, see `prefetch`; the same points as with `"device"`.
+            at most 2**-8 of itself. `"cpu"`: on the CPU, see `prefetch`; the same points as with `"device"`.
 
     Raises:
         ValueError: the vertex is its simplex's only one, so that nothing spans the simplex; or an argument is none of

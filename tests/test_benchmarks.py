@@ -21,6 +21,7 @@ from transformers import ViTImageProcessor
 from hf_simplex import SimplexForImageClassification
 
 SMALL = ["--threads", "1", "--rounds", "1", "--image_size", "32"]
+EVERY = "_volume_every_2"
 
 
 def run(main: Callable[[list[str]], dict[str, Any]], directory: Path, *argv: str) -> list[dict[str, Any]]:
@@ -56,9 +57,23 @@ def test_a_clock_that_would_count_waiting_is_refused(tmp_path: Path) -> None:
 
 
 def test_step_cost(tmp_path: Path) -> None:
-    (row,) = run(step_cost.main, tmp_path, *SMALL, "--backbones", "test_resnet", "--batch_size", "8")
-    assert {"plain", "split_1", "split_4", "full_2", "points", "volume"} < set(row)
+    argv = ["--backbones", "test_resnet", "--batch_size", "8", "--volume_interval", "2"]
+    (row,) = run(step_cost.main, tmp_path, *SMALL, *argv)
+    assert {"plain", "split_1", "split_4", "full_2", "points", "volume", "volume_every_2"} < set(row)
+    assert {f"frozen_{where}_to_device{volume}" for where in ("cpu", "bfloat16") for volume in ("", EVERY)} < set(row)
     assert row["plain"]["median"] == 1
+    assert row["plain_milliseconds"] == row["plain"]["milliseconds"]
+
+
+def test_what_cannot_be_measured_costs_nothing_that_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(name: str, *_: Any) -> dict[str, Any]:
+        if name == "large":
+            raise RuntimeError("out of memory\nand more")
+        return {"plain": 1.0}
+
+    monkeypatch.setattr(step_cost, "measured", scarce)
+    rows = run(step_cost.main, tmp_path, *SMALL, "--backbones", "large", "small")
+    assert rows == [{"backbone": "large", "error": "out of memory"}, {"backbone": "small", "plain": 1.0}]
 
 
 def test_paper_step(tmp_path: Path) -> None:
@@ -127,9 +142,16 @@ def test_loading_cost(tmp_path: Path) -> None:
 
 
 def test_memory_cost(tmp_path: Path) -> None:
-    argv = ["--backbone", "test_resnet", "--num_vertices", "2", "--batch_size", "2"]
-    (row,) = run(memory_cost.main, tmp_path, *SMALL, *argv)
-    assert row["growing_megabytes"] > 0
+    argv = ["--backbone", "test_resnet", "--num_vertices", "2", "--batch_size", "2", "--frozen", "bfloat16", "cpu"]
+    rows = run(memory_cost.main, tmp_path, *SMALL, *argv)
+    assert [row["frozen"] for row in rows] == ["bfloat16", "cpu"]
+    assert all(row["growing_megabytes"] > 0 for row in rows)
+
+
+def test_the_memory_that_is_expected_is_that_of_what_is_kept() -> None:
+    cuda = torch.device("cuda")
+    assert [memory_cost.backbones(8, where, cuda) for where in ("device", "bfloat16", "cpu")] == [8, 4.5, 2]
+    assert memory_cost.backbones(8, "cpu", torch.device("cpu")) == 8
 
 
 def test_scaling(tmp_path: Path) -> None:

@@ -157,6 +157,109 @@ def test_the_volume_term_makes_a_larger_simplex(tmp_path: Path) -> None:
     assert volumes[1] > volumes[0] + 0.1
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_volume_is_added_at_every_so_many_steps_that_many_times(
+    accumulated: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[tuple[int, float]] = []
+    settings: dict[str, Any] = {"volume_weight": 0.05, "volume_weight_scaling": "none", "volume_interval": 2}
+    run = trainer(
+        tmp_path,
+        "vit",
+        model=ensemble("vit"),
+        num_vertices=4,
+        num_train_epochs=5,
+        gradient_accumulation_steps=accumulated,
+        per_device_train_batch_size=8 // accumulated,
+        **settings,
+    )
+    add = GrowingVertex.add_volume_gradient
+
+    def noting(growing: GrowingVertex, scale: float = 1.0) -> Any:
+        added.append((run.state.global_step + 1, scale))
+        return add(growing, scale)
+
+    monkeypatch.setattr(GrowingVertex, "add_volume_gradient", noting)
+    run.grow()
+    assert added == [(step, 2.0) for step in range(2, 16, 2)]
+    logged = [entry["log_volume"] for entry in run.state.log_history if "log_volume" in entry]
+    assert len(logged) == 15 and logged[1] == logged[2] != logged[3]
+
+
+def test_a_target_keeps_the_volume_from_growing_without_end(tmp_path: Path) -> None:
+    volumes = {}
+    for target in (None, 0.01, 0.1):
+        run = trainer(
+            tmp_path / str(target),
+            num_vertices=2,
+            num_train_epochs=6,
+            volume_weight=0.5,
+            volume_weight_scaling="none",
+            volume_target=target,
+            volume_measure="normalized",
+            start_jitter=0.01,
+            max_grad_norm=0,
+        )
+        volumes[target] = run.grow()[-1]["log_volume"]
+    assert volumes[0.01] < min(volumes[None], volumes[0.1])
+
+
+@pytest.mark.parametrize("frozen_vertices", ["cpu", "bfloat16"])
+def test_frozen_vertices_that_are_kept_elsewhere_are_saved_as_they_were(
+    frozen_vertices: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The CPU is taken for an accelerator, which fetches what is kept on the CPU.
+    monkeypatch.setattr("hf_simplex.spro.are_fetched", lambda device: True)
+    ensemble("vit").save_pretrained(tmp_path / "before")
+    grown = {}
+    for where in ("device", frozen_vertices):
+        model = SimplexForImageClassification.from_pretrained(tmp_path / "before")
+        settings: dict[str, Any] = {"volume_weight": 0.05, "volume_weight_scaling": "none", "points_per_step": 2}
+        run = trainer(tmp_path / where, model=model, num_vertices=4, frozen_vertices=where, **settings)
+        run.grow()
+        run.save_model(str(tmp_path / where))
+        assert run.evaluate()["eval_loss"] > 0
+        grown[where] = weights(model, 3)
+        for vertex in range(3):
+            name = f"vertex-{vertex:05d}.safetensors"
+            assert (tmp_path / where / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
+    if frozen_vertices == "bfloat16":
+        assert not same(grown["device"], grown["bfloat16"])
+    else:
+        for name, tensor in grown["device"].items():
+            torch.testing.assert_close(grown["cpu"][name], tensor, rtol=1e-5, atol=1e-5)
+
+
+def test_the_next_step_draws_the_point_that_was_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_simplex.spro.are_fetched", lambda device: True)
+    announced: list[list[float]] = []
+    written: list[list[float]] = []
+    prefetch, at = GrowingVertex.prefetch, GrowingVertex.at
+
+    def announcing(growing: GrowingVertex, point: list[float]) -> None:
+        announced.append(point)
+        prefetch(growing, point)
+
+    def writing(growing: GrowingVertex, point: list[float]) -> Any:
+        written.append(point)
+        return at(growing, point)
+
+    monkeypatch.setattr(GrowingVertex, "prefetch", announcing)
+    monkeypatch.setattr(GrowingVertex, "at", writing)
+    run = trainer(
+        tmp_path,
+        "vit",
+        model=ensemble("vit"),
+        num_vertices=4,
+        frozen_vertices="cpu",
+        points_per_step=2,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+    )
+    run.grow()
+    assert len(written) == 12 and announced[:-1] == written[1:]
+
+
 def test_connectors_have_their_own_epochs_and_learning_rate(tmp_path: Path) -> None:
     run = trainer(tmp_path, connector_epochs=2, connector_learning_rate=0.0, volume_weight=0.0)
     stages = run.grow()
@@ -573,6 +676,17 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert trainer(tmp_path, kind, **CHECKPOINTED).grow(resume_from_checkpoint=True) == before
 
 
+def test_a_volume_that_is_added_now_and_then_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"volume_interval": 2, "volume_weight": 0.05, "volume_weight_scaling": "none"}
+    uninterrupted = trainer(tmp_path / "whole", "vit", **CHECKPOINTED, **settings)
+    uninterrupted.grow()
+    # After an odd number of steps, so that counting from the resumption would add it at others.
+    interrupted(tmp_path / "cut", 1, 1, kind="vit", **CHECKPOINTED, **settings)
+    resumed = trainer(tmp_path / "cut", "vit", **CHECKPOINTED, **settings)
+    resumed.grow(resume_from_checkpoint=True)
+    assert_the_same_growth(resumed, uninterrupted)
+
+
 def test_channels_last_weights_resume_to_the_same_bits_in_the_same_order_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -825,6 +939,11 @@ def test_tensorboard_gets_the_quantities_of_each_step(tmp_path: Path) -> None:
         ({"point_batches": "halves"}, "'halves'"),
         ({"sampling": "some"}, "'some'"),
         ({"volume_weight_scaling": "much"}, "'much'"),
+        ({"volume_interval": 0}, "volume_interval is 0"),
+        ({"volume_measure": "surface"}, "'surface'"),
+        ({"volume_target": -0.1}, "volume_target is -0.1"),
+        ({"volume_target": 0.1, "volume_weight": 0.0}, "volume_weight is 0: nothing pulls"),
+        ({"frozen_vertices": "disk"}, "'disk'"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:

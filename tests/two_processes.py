@@ -51,10 +51,11 @@ def weights(seed: int) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in backbone("vit", seed).named_parameters()}
 
 
-def spro_steps(module: nn.Module, rank: int, average: bool) -> dict[str, torch.Tensor]:
+def spro_steps(module: nn.Module, rank: int, average: bool, **settings: Any) -> dict[str, torch.Tensor]:
     """Two steps of SPRO at fixed points on this process's half of the images; returns weights and volumes."""
     structure = SimplicialComplex(3, [[0, 1, 2]])
-    growing = GrowingVertex(module, [weights(seed) for seed in range(3)], structure, 2, volume_weight=0.1)
+    vertices = [weights(seed) for seed in range(3)]
+    growing = GrowingVertex(module, vertices, structure, 2, volume_weight=0.1, **settings)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     volumes = []
     for step in range(2):
@@ -72,17 +73,25 @@ def spro_steps(module: nn.Module, rank: int, average: bool) -> dict[str, torch.T
     }
 
 
-def sharded_weights_train_as_whole_ones(rank: int, mesh: DeviceMesh | None = None) -> None:
+def sharded_weights_train_as_whole_ones(rank: int, mesh: DeviceMesh | None = None, **settings: Any) -> None:
     module = backbone("vit", 2)
     fully_shard(module, mesh=init_device_mesh("cpu", (2,)) if mesh is None else mesh)
-    found = spro_steps(module, rank, average=True)
-    expected = spro_steps(backbone("vit", 2), rank, average=False)
+    found = spro_steps(module, rank, average=True, **settings)
+    expected = spro_steps(backbone("vit", 2), rank, average=False, **settings)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 def weights_in_replicated_shards_train_as_whole_ones(rank: int) -> None:
     sharded_weights_train_as_whole_ones(rank, replicated_shards())
+
+
+def shards_are_fetched_or_rounded_as_whole_weights_are(rank: int) -> None:
+    with mock.patch("hf_simplex.spro.are_fetched", lambda device: True):
+        for frozen_vertices in ("cpu", "bfloat16"):
+            sharded_weights_train_as_whole_ones(
+                rank, frozen_vertices=frozen_vertices, volume_measure="normalized", volume_target=0.2
+            )
 
 
 def each_process_keeps_its_shards_of_frozen_vertices(rank: int) -> None:
@@ -349,6 +358,7 @@ def replicas_of_shards_draw_points_of_their_own(rank: int) -> None:
 CLAIMS = [
     sharded_weights_train_as_whole_ones,
     weights_in_replicated_shards_train_as_whole_ones,
+    shards_are_fetched_or_rounded_as_whole_weights_are,
     each_process_keeps_its_shards_of_frozen_vertices,
     copies_are_numbered_by_replica,
     weights_divided_in_several_ways_are_refused,

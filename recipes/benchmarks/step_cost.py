@@ -6,19 +6,27 @@
 `split_h` divides the batch over h points, `full_h` shows each of h points all of it; both with the volume term on.
 Against what: one plain step, and for `full_h` h plain steps. `parts_4` is a plain step in 4 parts whose gradients add
 up: what smaller batches cost without any simplex. `points` and `volume` are the two things that a step of SPRO adds,
-alone: writing one point and taking it back, and the volume's gradient.
+alone: writing one point and taking it back, and the volume's gradient; `volume_every_n` is `split_1` with the volume
+at every n-th step only, an average over n steps.
+
+`frozen_bfloat16_to_device` and `frozen_cpu_to_device` are steps of one point with the frozen vertices kept so, against
+the same steps with all of them in float32 on the device: with the volume at each step, and at every n-th only. On a
+machine without an accelerator `cpu` is the same as `device`.
 """
 
 import argparse
+import gc
+import statistics
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from measure import alternating, batch, build_backbone, parser, ratio, report, start
+from measure import Ratio, alternating, batch, build_backbone, parser, ratio, report, start
 from torch import Generator, Tensor, nn
 
 from hf_simplex.complexes import SimplicialComplex
+from hf_simplex.frozen_vertices import FROZEN_VERTICES
 from hf_simplex.spro import GrowingVertex
 
 LABELS = 100
@@ -31,25 +39,39 @@ class Steps:
         name: of the backbone.
         args: of the command line.
         device: of the weights and images.
+        frozen_vertices: where they are kept, of `FROZEN_VERTICES`.
     """
 
-    def __init__(self, name: str, args: argparse.Namespace, device: torch.device) -> None:
+    def __init__(
+        self, name: str, args: argparse.Namespace, device: torch.device, frozen_vertices: str = "device"
+    ) -> None:
         self.module = build_backbone(name, args.image_size, LABELS, args.channels_last).to(device).train()
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.module) if args.compile else self.module
         self.images, self.targets = batch(args.batch_size, args.image_size, LABELS, device, args.channels_last)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-5, fused=True)
         self.generator = Generator().manual_seed(args.seed)
         self.num_vertices, self.volume_weight = args.num_vertices, args.volume_weight
+        self.frozen_vertices = frozen_vertices
+        self.following: dict[int, list[list[float]]] = {}
 
     @cached_property
     def growing(self) -> GrowingVertex:
         """The last vertex of a simplex, all of whose vertices lie round the backbone's first weights."""
         weights = {name: p.detach() for name, p in self.module.named_parameters()}
+        if self.frozen_vertices != "device":
+            weights = {name: tensor.cpu() for name, tensor in weights.items()}
         vertices = [
             {name: p + 0.01 * torch.randn_like(p) for name, p in weights.items()} for _ in range(self.num_vertices)
         ]
         structure = SimplicialComplex(self.num_vertices, (tuple(range(self.num_vertices)),))
-        return GrowingVertex(self.module, vertices, structure, self.num_vertices - 1, volume_weight=self.volume_weight)
+        return GrowingVertex(
+            self.module,
+            vertices,
+            structure,
+            self.num_vertices - 1,
+            volume_weight=self.volume_weight,
+            frozen_vertices=self.frozen_vertices,
+        )
 
     def plain(self, parts: int = 1) -> None:
         """A step of ordinary fine-tuning, in parts whose gradients add up."""
@@ -58,16 +80,25 @@ class Steps:
             (nn.functional.cross_entropy(self.forward(images), targets) / parts).backward()
         self.optimizer.step()
 
-    def simplex(self, points: int, split: bool) -> None:
-        """A step of SPRO."""
+    def simplex(self, points: int, split: bool, volume: int = 1) -> None:
+        """A step of SPRO; with the volume's gradient `volume` times over, or without it for 0."""
         parts = (self.images.chunk(points), self.targets.chunk(points)) if split else None
         self.optimizer.zero_grad()
-        for number, coordinates in enumerate(self.growing.draw(points, self.generator)):
+        drawn = self.following.get(points) or self.growing.draw(points, self.generator)
+        self.following[points] = self.growing.draw(points, self.generator)
+        for number, coordinates in enumerate(drawn):
             images, targets = (self.images, self.targets) if parts is None else (parts[0][number], parts[1][number])
             with self.growing.at(coordinates) as coordinate:
+                self.growing.prefetch([*drawn, *self.following[points]][number + 1])
                 (coordinate * nn.functional.cross_entropy(self.forward(images), targets) / points).backward()
-        self.growing.add_volume_gradient()
+        if volume:
+            self.growing.add_volume_gradient(volume)
         self.optimizer.step()
+
+    def with_volume_every(self, interval: int) -> None:
+        """So many steps of SPRO, one point each, the last of which adds the volume's gradient."""
+        for number in range(interval):
+            self.simplex(1, split=True, volume=interval if number == interval - 1 else 0)
 
     def points(self) -> None:
         """Write a point and take it back, with nothing between."""
@@ -91,31 +122,60 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found.add_argument("--full_points", type=int, default=2, help="h of full_h.")
     found.add_argument("--channels_last", action="store_true")
     found.add_argument("--compile", action="store_true", help="The module that steps is compiled by torch.compile.")
+    found.add_argument("--volume_interval", type=int, default=10, help="n of the rows with the volume now and then.")
+    found.add_argument("--frozen", nargs="*", choices=FROZEN_VERTICES, default=FROZEN_VERTICES)
     args = found.parse_args(argv)
     device = start(args)
     rows = []
     for name in args.backbones:
-        steps = Steps(name, args, device)
-        full = args.full_points
-        tasks: dict[str, Callable[[], Any]] = {
-            "plain": steps.plain,
-            "parts_4": partial(steps.plain, 4),
-            "split_1": partial(steps.simplex, 1, split=True),
-            "split_4": partial(steps.simplex, 4, split=True),
-            f"full_{full}": partial(steps.simplex, full, split=False),
-            "points": steps.points,
-            "volume": steps.growing.add_volume_gradient,
-        }
-        seconds = alternating(tasks, args.rounds, device, args.clock)
-        row: dict[str, Any] = {
-            "backbone": name,
-            "million_parameters": sum(p.numel() for p in steps.module.parameters()) / 1e6,
-        }
-        row |= {task: ratio(seconds, task, "plain", full if task == f"full_{full}" else 1) for task in tasks}
-        row["split_4_to_parts_4"] = ratio(seconds, "split_4", "parts_4")
-        rows.append(row)
-        del steps, tasks
+        try:
+            rows.append({"backbone": name, **measured(name, args, device)})
+        except RuntimeError as error:
+            # One that does not fit into the memory must not cost what was measured of the others.
+            rows.append({"backbone": name, "error": str(error).splitlines()[0]})
+        gc.collect()
     return report(args, device, rows)
+
+
+def measured(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """A row of the table: each step's time relative to that of a plain step."""
+    steps, full, interval = Steps(name, args, device), args.full_points, args.volume_interval
+    tasks: dict[str, Callable[[], Any]] = {
+        "plain": steps.plain,
+        "parts_4": partial(steps.plain, 4),
+        "split_1": partial(steps.simplex, 1, split=True),
+        "split_4": partial(steps.simplex, 4, split=True),
+        f"full_{full}": partial(steps.simplex, full, split=False),
+        "points": steps.points,
+        "volume": steps.growing.add_volume_gradient,
+        f"volume_every_{interval}": partial(steps.with_volume_every, interval),
+    }
+    seconds = alternating(tasks, args.rounds, device, args.clock)
+    plain_steps = {f"full_{full}": full, f"volume_every_{interval}": interval}
+    row: dict[str, Any] = {
+        "million_parameters": sum(p.numel() for p in steps.module.parameters()) / 1e6,
+        "plain_milliseconds": 1e3 * statistics.median(seconds["plain"]),
+    }
+    row |= {task: ratio(seconds, task, "plain", plain_steps.get(task, 1)) for task in tasks}
+    row["split_4_to_parts_4"] = ratio(seconds, "split_4", "parts_4")
+    for where in args.frozen:
+        row |= against_device(name, where, args, device) if where != "device" else {}
+    return row
+
+
+def against_device(name: str, where: str, args: argparse.Namespace, device: torch.device) -> dict[str, Ratio]:
+    """Steps with frozen vertices kept elsewhere against steps with all in float32 on the device."""
+    tasks = {}
+    for place in (where, "device"):
+        steps = Steps(name, args, device, place)
+        tasks[place] = partial(steps.simplex, 1, split=True)
+        tasks[f"{place}_every"] = partial(steps.with_volume_every, args.volume_interval)
+    seconds = alternating(tasks, args.rounds, device, args.clock)
+    interval = f"frozen_{where}_to_device_volume_every_{args.volume_interval}"
+    return {
+        f"frozen_{where}_to_device": ratio(seconds, where, "device"),
+        interval: ratio(seconds, f"{where}_every", "device_every"),
+    }
 
 
 if __name__ == "__main__":
