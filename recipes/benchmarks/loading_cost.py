@@ -6,8 +6,8 @@ Times are taken in this process, files in the page cache. `safetensors` reads ev
 `mapped` only maps it, which reads nothing. `plain` loads as many single backbones by transformers' `from_pretrained`.
 `peak` is the largest resident memory of a fresh process, less what it had before, relative to the size of the files;
 mapped pages of files count in it, which the system can drop at any time. `private` is what it holds in the end of
-memory that no file stands behind. `import` is the time of a fresh interpreter that imports hf_simplex, relative to one that
-imports torch and transformers, bare or with what hf_simplex uses of transformers.
+memory that no file stands behind. `import` is the time of a fresh interpreter that imports hf_simplex, relative to one
+that imports torch and transformers, bare or with what hf_simplex uses of transformers.
 """
 
 import argparse
