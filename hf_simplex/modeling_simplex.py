@@ -538,6 +538,11 @@ class SimplexForImageClassification(PreTrainedModel):
             self._on_cuda = MembersOnCuda(self.__dict__["_materialized"])
         return fit
 
+    @property
+    def num_materialized(self) -> int:
+        """How many members `materialize` keeps ready."""
+        return len(self.__dict__["_materialized"])
+
     def dematerialize(self) -> None:
         """Free what `materialize` made: members are streamed again."""
         self.__dict__["_materialized"] = []

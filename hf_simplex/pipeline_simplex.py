@@ -16,6 +16,9 @@ from .uncertainty import mutual_information, predictive_entropy, standard_deviat
 
 TASK = "simplex-image-classification"
 
+DEFAULT_MAX_MEMBER_BYTES = 2 * 2**30
+"""2 GiB: five members of the size of ViT-B in float32, twenty of ResNet-50's."""
+
 
 class SimplexImageClassificationPipeline(ImageClassificationPipeline):
     """Classifies images with an ensemble and reports its uncertainty.
@@ -44,13 +47,23 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
     Args:
         model: a `SimplexForImageClassification` (its Hub id or folder, in `pipeline`).
         image_processor: the backbone's.
+        max_member_bytes: of memory that members may take that are kept ready, so that no image waits for weights to be
+            mixed, see `SimplexForImageClassification.materialize`; those beyond it are streamed. 0 keeps none. A model
+            whose members are ready already, or that is spread over several devices, is left as it is.
+        cuda_graph: of `materialize`: for single images and small backbones on a GPU.
         **kwargs: as for every pipeline of transformers: `device`, `batch_size`, `num_workers`, `top_k`, `timeout`, ...
 
     Raises:
-        ValueError: the model is no ensemble, or has no image processor.
+        ValueError: the model is no ensemble, or has no image processor; or as `materialize`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES,
+        cuda_graph: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         model_type = self.model.config.model_type
         if model_type != SimplexConfig.model_type:
@@ -62,6 +75,10 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
             raise ValueError(
                 "There is no image processor: give image_processor=, the one that the backbone came with."
             )
+        model: Any = self.model
+        in_one_place = len(set((getattr(model, "hf_device_map", None) or {}).values())) <= 1
+        if model.config.members and not model.num_materialized and in_one_place:
+            model.materialize(max_member_bytes, cuda_graph=cuda_graph)
 
     # transformers' own signatures differ from those of its base class in the same way.
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]

@@ -135,7 +135,8 @@ def _recorded_or_chosen(
             shape = images[0]["pixel_values"].shape
             batch = torch.zeros(args.per_device_train_batch_size, *shape, device=args.device)
             dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-            measured = choose(step_seconds(component.backbone, batch, int(component.config.num_labels or 0), dtype))
+            assert component.config.num_labels is not None
+            measured = choose(step_seconds(component.backbone, batch, component.config.num_labels, dtype))
         with written_aside(record.parent) as aside:
             (aside / RECORD).write_text(json.dumps(asdict(measured), indent=2) + "\n", "utf-8")
         found.append(measured)

@@ -139,6 +139,7 @@ def test_vmapped_members_predict_what_members_predict() -> None:
 def test_loading_cost(tmp_path: Path) -> None:
     (row,) = run(loading_cost.main, tmp_path, *SMALL, "--backbone", "test_resnet", "--num_vertices", "2")
     assert row["import"]["median"] > 0 and row["peak_of_from_pretrained"] > 0
+    assert row["from_pretrained_to_plain"]["median"] > 0 and row["private_of_safetensors"] > 0
 
 
 def test_memory_cost(tmp_path: Path) -> None:

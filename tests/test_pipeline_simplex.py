@@ -58,6 +58,19 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(generator.integers(0, 256, (24, 20, 3), dtype=np.uint8)) for _ in range(NUMBER)]
 
 
+def test_members_are_kept_ready_as_far_as_they_may_take_memory(folder: str, pictures: list[Image.Image]) -> None:
+    streaming = pipeline(TASK, model=folder, max_member_bytes=0)
+    ready = pipeline(TASK, model=folder)
+    assert (streaming.model.num_materialized, ready.model.num_materialized) == (0, 3)
+    assert streaming(pictures) == ready(pictures)
+    # A choice that was made before is left alone.
+    one = sum(tensor.numel() * tensor.element_size() for tensor in ready.model.backbone.state_dict().values())
+    assert ready.model.materialize(one) == 1
+    assert pipeline(TASK, model=ready.model, image_processor=image_processor()).model.num_materialized == 1
+    with pytest.raises(ValueError, match="max_bytes is -1"):
+        pipeline(TASK, model=folder, max_member_bytes=-1)
+
+
 @pytest.fixture(scope="module")
 def expected(classifier: SimplexImageClassificationPipeline, pictures: list[Image.Image]) -> list[dict[str, Any]]:
     return [classifier(picture) for picture in pictures]

@@ -2,17 +2,21 @@
 
     python recipes/benchmarks/loading_cost.py --backbone vit_small_patch16_224 --num_vertices 4
 
-Times are taken in this process, files in the page cache. `peak` is the largest resident memory of a fresh process,
-less what it had before, relative to the size of the files. `import` is the time of a fresh interpreter that imports
-hf_simplex, relative to one that imports torch and transformers, bare or with what hf_simplex uses of transformers.
+Times are taken in this process, files in the page cache. `safetensors` reads every file into memory of its own;
+`mapped` only maps it, which reads nothing. `plain` loads as many single backbones by transformers' `from_pretrained`.
+`peak` is the largest resident memory of a fresh process, less what it had before, relative to the size of the files;
+mapped pages of files count in it, which the system can drop at any time. `private` is what it holds in the end of
+memory that no file stands behind. `import` is the time of a fresh interpreter that imports hf_simplex, relative to one
+that imports torch and transformers, bare or with what hf_simplex uses of transformers.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ import torch
 from ensemble_cost import ensemble
 from measure import alternating, parser, ratio, report, start
 from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForImageClassification
 
 from hf_simplex import SimplexForImageClassification
 
@@ -30,19 +36,26 @@ IMPORTS = {
     "hf_simplex": "import hf_simplex",
 }
 PEAK = """
-import resource, sys
+import json, re, resource, sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from hf_simplex import SimplexForImageClassification
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-before = resident()
+def status(name):
+    return 1024 * int(re.search(name + ":\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
+before = status("VmRSS"), status("RssAnon")
 if sys.argv[1] == "from_pretrained":
     kept = SimplexForImageClassification.from_pretrained(sys.argv[2])
+    tensors = kept.state_dict().values()
 else:
     kept = [load_file(file) for file in sorted(Path(sys.argv[2]).glob("*.safetensors"))]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    if sys.argv[1] == "safetensors":
+        kept = [{name: tensor.clone() for name, tensor in tensors.items()} for tensors in kept]
+    tensors = [tensor for tensors in kept for tensor in tensors.values()]
+for tensor in tensors:
+    tensor.sum()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"peak": peak - before[0], "private": status("RssAnon") - before[1]}))
 """
 
 
@@ -51,28 +64,38 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = arguments(argv)
     device = start(args)
     with tempfile.TemporaryDirectory() as directory:
-        ensemble(args.backbone, args, torch.device("cpu"), members=1).save_pretrained(directory)
-        files = sorted(Path(directory).glob("*.safetensors"))
+        folder, plain_folder = Path(directory, "ensemble"), Path(directory, "plain")
+        model = ensemble(args.backbone, args, torch.device("cpu"), members=1)
+        model.save_pretrained(folder)
+        model.export_vertex(0, plain_folder)
+        files = sorted(folder.glob("*.safetensors"))
         size = sum(file.stat().st_size for file in files)
 
         def read() -> None:
-            for tensors in [load_file(file) for file in files]:
-                # Mapped files are read when they are touched: what loading must do, and this must too.
-                for tensor in tensors.values():
-                    tensor.sum()
+            kept = [{name: tensor.clone() for name, tensor in load_file(file).items()} for file in files]
+            touch(tensor for tensors in kept for tensor in tensors.values())
+
+        def read_mapped() -> None:
+            touch(tensor for tensors in [load_file(file) for file in files] for tensor in tensors.values())
+
+        def plain() -> None:
+            for backbone in [
+                AutoModelForImageClassification.from_pretrained(plain_folder) for _ in range(args.num_vertices)
+            ]:
+                touch(backbone.state_dict().values())
 
         def from_pretrained() -> None:
-            for tensor in SimplexForImageClassification.from_pretrained(directory).state_dict().values():
-                tensor.sum()
+            touch(SimplexForImageClassification.from_pretrained(folder).state_dict().values())
 
-        tasks = {"safetensors": read, "from_pretrained": from_pretrained}
+        tasks = {"safetensors": read, "mapped": read_mapped, "plain": plain, "from_pretrained": from_pretrained}
         seconds = alternating(tasks, args.rounds, torch.device("cpu"), args.clock)
         row: dict[str, Any] = {"backbone": args.backbone, "vertices": args.num_vertices, "megabytes": size / 1e6}
         row |= {task: ratio(seconds, task, "safetensors") for task in tasks}
-        for task in tasks:
-            command = [sys.executable, "-c", PEAK, task, directory]
+        row["from_pretrained_to_plain"] = ratio(seconds, "from_pretrained", "plain")
+        for task in ("safetensors", "mapped", "from_pretrained"):
+            command = [sys.executable, "-c", PEAK, task, str(folder)]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            row[f"peak_of_{task}"] = int(output) / size
+            row |= {f"{kind}_of_{task}": taken / size for kind, taken in json.loads(output).items()}
     seconds = {name: [] for name in IMPORTS}
     for _ in range(args.rounds):
         for name, code in IMPORTS.items():
@@ -80,6 +103,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     row["import"] = ratio(seconds, "hf_simplex", "torch_and_transformers")
     row["import_to_what_is_used"] = ratio(seconds, "hf_simplex", "and_what_is_used_of_them")
     return report(args, device, [row])
+
+
+def touch(tensors: Iterable[Tensor]) -> None:
+    """Read all numbers: mapped files are read when they are touched, which whoever uses a model must do."""
+    for tensor in tensors:
+        tensor.sum()
 
 
 def interpreter(code: str, clock: str) -> float:
