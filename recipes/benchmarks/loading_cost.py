@@ -5,9 +5,9 @@
 Times are taken in this process, files in the page cache. `safetensors` reads every file into memory of its own;
 `mapped` only maps it, which reads nothing. `plain` loads as many single backbones by transformers' `from_pretrained`.
 `peak` is the largest resident memory of a fresh process, less what it had before, relative to the size of the files;
-mapped pages of files count in it, which the system can drop at any time. `private` is what it holds in the end of
-memory that no file stands behind. `import` is the time of a fresh interpreter that imports hf_simplex, relative to one
-that imports torch and transformers, bare or with what hf_simplex uses of transformers.
+mapped pages of files count in it, which the system can drop at any time. `private` is the most, by a look each
+millisecond, of memory that no file stands behind. `import` is the time of a fresh interpreter that imports hf_simplex,
+relative to one that imports torch and transformers, bare or with what hf_simplex uses of transformers.
 """
 
 import argparse
@@ -36,7 +36,7 @@ IMPORTS = {
     "hf_simplex": "import hf_simplex",
 }
 PEAK = """
-import json, re, resource, sys
+import json, re, sys, threading
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
@@ -44,6 +44,12 @@ from hf_simplex import SimplexForImageClassification
 def status(name):
     return 1024 * int(re.search(name + ":\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 before = status("VmRSS"), status("RssAnon")
+private, ended = [0], threading.Event()
+def watch():
+    while not ended.wait(0.001):
+        private.append(status("RssAnon") - before[1])
+watching = threading.Thread(target=watch)
+watching.start()
 if sys.argv[1] == "from_pretrained":
     kept = SimplexForImageClassification.from_pretrained(sys.argv[2])
     tensors = kept.state_dict().values()
@@ -54,8 +60,9 @@ else:
     tensors = [tensor for tensors in kept for tensor in tensors.values()]
 for tensor in tensors:
     tensor.sum()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"peak": peak - before[0], "private": status("RssAnon") - before[1]}))
+ended.set()
+watching.join()
+print(json.dumps({"peak": status("VmHWM") - before[0], "private": max(private)}))
 """
 
 
