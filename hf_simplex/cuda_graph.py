@@ -99,7 +99,7 @@ class MembersOnCuda:
             except RuntimeError as error:
                 raise RuntimeError(
                     f"The members could not be captured in a CUDA graph ({error}). Call materialize() without "
-                    "cuda_graph=True."
+                    "cuda_graph=True, in a new process: in this one torch may draw no random numbers on the GPU now."
                 ) from error
         return _Captured(graph, static, output)
 

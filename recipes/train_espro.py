@@ -50,6 +50,7 @@ from hf_simplex.model_card import DRAWN_PARTS, Evidence, describe_hardware, show
 from hf_simplex.preemption import Preemption
 from hf_simplex.publishing import publish_folder
 from hf_simplex.surfaces import Surface, model_surface, plane_points
+from hf_simplex.version import __version__
 from hf_simplex.weight_space import trainable_names
 
 EMBEDDED_BACKBONE = "efficientnet_lite0"
@@ -458,8 +459,9 @@ def described(number: int, choice: Choice) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the results depend on."""
-    packages = ("hf-simplex", "torch", "torchvision", "transformers", "accelerate", "timm", "datasets", "safetensors")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    packages = ("torch", "torchvision", "transformers", "accelerate", "timm", "datasets", "safetensors")
+    found = {"python": platform.python_version(), "hf-simplex": __version__}
+    return found | {package: version(package) for package in packages}
 
 
 def hardware() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_simplex.checkpoint import written_aside
+from hf_simplex.version import __version__
 
 TRANSFORMERS_VIT = "transformers_vit_small"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -118,10 +119,11 @@ def ratio(seconds: Mapping[str, Sequence[float]], of: str, to: str, times: float
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and hardware of a run, and how busy the machine was with other things as well."""
-    packages = ("hf-simplex", "torch", "transformers", "timm", "safetensors")
+    packages = ("torch", "transformers", "timm", "safetensors")
     return {
         "versions": {
             "python": platform.python_version(),
+            "hf-simplex": __version__,
             **{package: importlib.metadata.version(package) for package in packages},
         },
         "hardware": {
