@@ -4,7 +4,7 @@
 
 Reads what `compare_ensembles.py` left in the first folder and writes into the second: `seed-<s>.json`, the results of
 each seed; `tables.md`; and the pictures `budget.png` (against training epochs), `forward_passes.png`,
-`reliability.png` and, where images were corrupted, `shift.png`.
+`reliability.png`, where predictions are left, and, where images were corrupted, `shift.png`.
 """
 
 import argparse
@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> str:
         (aside / "tables.md").write_text(text, "utf-8")
         draw(seeds, "training_epochs").savefig(aside / "budget.png", dpi=160)
         draw(seeds, "forward_passes").savefig(aside / "forward_passes.png", dpi=160)
-        reliability(arguments.comparison).savefig(aside / "reliability.png", dpi=160, bbox_inches="tight")
+        if figure := reliability(arguments.comparison):
+            figure.savefig(aside / "reliability.png", dpi=160, bbox_inches="tight")
         if rows := shift_rows(seeds):
             plot_shift(rows).savefig(aside / "shift.png", dpi=160)
     print(text)
@@ -250,10 +251,11 @@ def _leave_out_far_points(axes: Axes, means: Sequence[float]) -> None:
         )
 
 
-def reliability(comparison: Path) -> Figure:
-    """Accuracy against confidence, with the test images of all seeds pooled."""
+def reliability(comparison: Path) -> Figure | None:
+    """Accuracy against confidence, with the test images of all seeds pooled; None where no predictions are left."""
     found = {method: _pooled(comparison, method) for method in RELIABILITY}
-    return plot_reliability({NAMES[method]: pooled for method, pooled in found.items() if len(pooled[0])})
+    drawn = {NAMES[method]: pooled for method, pooled in found.items() if len(pooled[0])}
+    return plot_reliability(drawn) if drawn else None
 
 
 def _pooled(comparison: Path, method: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

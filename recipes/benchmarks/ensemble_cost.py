@@ -6,8 +6,8 @@
 `plain`: one backbone, as often as there are members. `separate`: a backbone for each member, so that no weights are
 found in a cache. `streamed`: each member is written into the one working backbone when its turn comes.
 `materialized`: every member is a backbone of its own, after `model.materialize()`. `vmapped`: all members at once over
-stacked weights, with `torch.func`. On CUDA `graph`: `model.materialize(cuda_graph=True)`; `graph_4_streams`: the same
-with the members spread over 4 streams; `graph_vmapped`: the vmapped members in a graph. With `--compile` also
+stacked weights, with `torch.func`. On CUDA `graph`: `model.materialize(cuda_graph=True)`; `graph_1_stream`: the same
+with all members on one stream; `graph_vmapped`: the vmapped members in a graph. With `--compile` also
 `compiled`: one code for all members by `torch.compile`, and on CUDA `graph_compiled`.
 
 Only `streamed`, `materialized` and `graph` are ways that the package has. What fails is named in its cell.
@@ -180,12 +180,12 @@ class Ways:
         }
         if images.is_cuda:
             found["graph"] = lambda: self.graph
-            found["graph_4_streams"] = lambda: MembersOnCuda(self.members, streams=4)
+            found["graph_1_stream"] = lambda: MembersOnCuda(self.members, streams=1)
             found["graph_vmapped"] = lambda: Captured(self.vmapped, images)
         if self.compile:
             found["compiled"] = lambda: partial(log_probabilities, self.compiled)
             if images.is_cuda:
-                found["graph_compiled"] = lambda: MembersOnCuda(self.compiled)
+                found["graph_compiled"] = lambda: MembersOnCuda(self.compiled, streams=1)
         return found
 
 
