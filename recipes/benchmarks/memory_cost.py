@@ -11,7 +11,6 @@ On CUDA it is that of allocated memory.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -34,16 +33,15 @@ def peak(args: argparse.Namespace, device: torch.device) -> dict[str, int]:
             steps.simplex(1, split=True)
         else:
             steps.plain()
-    if device.type == "cuda":
-        taken = torch.cuda.max_memory_allocated(device)
-    else:
-        taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    taken = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM") - before
     size = sum(p.numel() * p.element_size() for p in steps.module.parameters())
     return {"peak": taken, "backbone": size}
 
 
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text("utf-8").split()[1]) * resource.getpagesize()
+def _resident(of: str = "VmRSS") -> int:
+    """Bytes of this process's own memory: getrusage's peak is that of the process which started it, if higher."""
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{of}:"))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
