@@ -85,9 +85,7 @@ class MembersOnCuda:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             streams = [torch.cuda.Stream(device) for _ in range(self.num_streams if self.num_streams > 1 else 0)]
-            static = torch.empty_strided(
-                pixel_values.shape, pixel_values.stride(), dtype=pixel_values.dtype, device=device
-            ).copy_(pixel_values)
+            static = torch.empty_like(pixel_values).copy_(pixel_values)
             current, side = torch.cuda.current_stream(), torch.cuda.Stream(device)
             side.wait_stream(current)
             with torch.cuda.stream(side):

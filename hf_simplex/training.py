@@ -348,6 +348,7 @@ class SimplexTrainer(Trainer):
                     self.grow_connector([simplex], resume_from_checkpoint)
             self._end_if_preempted()
             self.draw_members()
+            self._return_to_cpu()
             self._end_if_preempted()
         return self.simplex.config.provenance.get("stages", [])
 
@@ -687,8 +688,7 @@ class SimplexTrainer(Trainer):
         finally:
             self.is_fsdp_enabled = shards
             self._release(self.simplex)
-            if self.args.frozen_vertices != "device":
-                self.simplex.vertices.cpu()
+            self._return_to_cpu()
 
     def draw_members(self) -> None:
         """Choose the members as the arguments say, with BatchNorm statistics where there are any.
@@ -705,6 +705,11 @@ class SimplexTrainer(Trainer):
             sampling=self.args.sampling,
             among_processes=True,
         )
+
+    def _return_to_cpu(self) -> None:
+        """Keep the ensemble in one place outside the stages, where its vertices are kept off the accelerator."""
+        if self.args.frozen_vertices != "device":
+            self.simplex.cpu()
 
     def _recompute_batch_norm(self) -> None:
         if batch_norm_layers(self.simplex.backbone):

@@ -632,7 +632,7 @@ def check(compare: CompareArguments, args: EsproArguments) -> None:
         )
     if "espro" in compare.methods:
         espro_components(compare, args)
-    if not 0 < (compare.short_mode_epochs or 1) <= compare.budget:
+    if compare.short_mode_epochs is not None and not 0 < compare.short_mode_epochs <= compare.budget:
         raise ValueError(
             f"short_mode_epochs is {compare.short_mode_epochs:g}: expected more than 0 and at most the budget of "
             f"{compare.budget:g} epochs."

@@ -139,6 +139,8 @@ def test_transformers_have_mc_dropout_and_lora_ensembles(tmp_path: Path) -> None
         (["--espro_mode_epochs", "9"], "pays for 0 components of 9.5 epochs"),
         (["--espro_components", "3"], "pays for 2 components of 1.5 epochs"),
         (["--budget", "2"], "no room for 2 cycles of 1"),
+        (["--short_mode_epochs", "0"], "short_mode_epochs is 0: expected more than 0 and at most the budget of 3"),
+        (["--short_mode_epochs", "4"], "short_mode_epochs is 4: expected more than 0 and at most the budget of 3"),
         (["--corruptions", "drizzle"], "Unknown corruption 'drizzle'"),
         (["--corruptions", "fog", "--severities", "6"], "The severity is 6"),
         (["--validation_fraction", "0"], "no validation images"),

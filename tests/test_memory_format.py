@@ -9,6 +9,7 @@ import pytest
 import torch
 from memory_format import FORMATS, RECORD, Choice, choose, set_memory_formats, step_seconds
 from tiny import LABELS, Images, backbone, images
+from torch import nn
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainingArguments
 
@@ -53,6 +54,8 @@ def test_channels_last_must_be_faster_by_more_than_chance() -> None:
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_timing_changes_neither_weights_nor_random_numbers(dtype: torch.dtype | None) -> None:
     module = backbone("resnet")
+    # Dropout, so that a step draws random numbers.
+    module.classifier.append(nn.Dropout(0.5))
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     state = torch.get_rng_state()
     seconds = step_seconds(module, images(4), LABELS, dtype, rounds=1)
