@@ -235,7 +235,7 @@ def draw(seeds: Sequence[Results], against: str) -> Figure:
         axes.grid(alpha=0.3)
         _leave_out_far_points(axes, [mean for drawn in means for mean in drawn])
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
