@@ -19,7 +19,7 @@ from .metrics import SMALLEST_PROBABILITY, check_predictions, check_probabilitie
 
 FloatArray = NDArray[np.float64]
 
-# Where the best temperature is beyond these (all predictions right, or worthless), there is nothing left to gain.
+# Where the best temperature is beyond the highest, predictions are worthless, and there is nothing left to gain.
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
 
 
@@ -36,7 +36,9 @@ def fit_temperature(probabilities: ArrayLike, references: ArrayLike) -> float:
 
     Returns:
         A number from 0.01 to 100: above 1 where the probabilities are too sure, below 1 where they are not sure
-        enough, and an end of the range where the optimum is beyond it, as when every prediction is right.
+        enough. 100 where the optimum is beyond it; 1, which changes nothing, where it is below 0.01, as when every
+        prediction is right: such images cannot say how sure is too sure, and sharpening without end would make the
+        first wrong test image cost hundreds of nats.
 
     Raises:
         ValueError: as for `metrics.accuracy`.
@@ -55,7 +57,7 @@ def fit_temperature(probabilities: ArrayLike, references: ArrayLike) -> float:
     if slope(lowest) >= 0:
         return HIGHEST_TEMPERATURE
     if slope(highest) <= 0:
-        return LOWEST_TEMPERATURE
+        return 1.0
     return 1 / float(brentq(slope, lowest, highest))
 
 

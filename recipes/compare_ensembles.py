@@ -15,7 +15,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ METHODS = (
     "greedy_soup",
     "swa",
     "swag",
+    "multi_swag",
     "fge",
     "mc_dropout",
     "lora_ensemble",
@@ -77,6 +78,8 @@ METHODS = (
 )
 # The seeds of one repetition, its components and their vertices, must not meet those of another.
 SEEDS_A_REPETITION = 100_000
+# Fewer deviations than these do not span a subspace.
+MULTI_SWAG_SNAPSHOTS = 4
 # Images that two splits may share by chance: large data sets hold a few duplicates.
 SHARED_IMAGES_ALLOWED = 0.01
 
@@ -242,27 +245,42 @@ class Repetition:
 
         return self.kept(f"mode-{model}-epochs-{epochs:g}", make)
 
-    def snapshots(self) -> list[dict[str, Tensor]]:
-        """Model 0 trained on by a cyclic learning rate until the budget is spent: its weights after each cycle."""
-        mode_epochs = float(self.args.num_train_epochs)
-        cycles = max(1, int((self.compare.budget - mode_epochs) / self.compare.cycle_epochs))
+    def snapshots(
+        self,
+        model: int = 0,
+        mode_epochs: float | None = None,
+        cycle_epochs: float | None = None,
+        cycles: int | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """A mode trained on by a cyclic learning rate: its weights after each cycle.
+
+        Args:
+            model: whose mode.
+            mode_epochs: of the mode; default: those of the deep ensemble's.
+            cycle_epochs: of one cycle; default: as the comparison has it.
+            cycles: how many; default: until the budget is spent.
+        """
+        mode_epochs = float(self.args.num_train_epochs) if mode_epochs is None else mode_epochs
+        cycle_epochs = self.compare.cycle_epochs if cycle_epochs is None else cycle_epochs
+        cycles = max(1, int((self.compare.budget - mode_epochs) / cycle_epochs)) if cycles is None else cycles
 
         def make() -> Weights:
-            module = self.start(0)
-            module.load_state_dict(dict(self.mode(0, mode_epochs)))
+            module = self.start(model)
+            module.load_state_dict(dict(self.mode(model, mode_epochs)))
             rate = self.compare.cycle_learning_rate
             trainer: Any = self.fit(
                 CyclicTrainer,
                 module,
-                0,
-                cycles * self.compare.cycle_epochs,
+                model,
+                cycles * cycle_epochs,
                 rate=float(self.args.learning_rate) / 2 if rate is None else rate,
                 cycles=cycles,
             )
             return {f"{i}/{name}": tensor for i, shot in enumerate(trainer.snapshots) for name, tensor in shot.items()}
 
         found: list[dict[str, Tensor]] = [{} for _ in range(cycles)]
-        for key, tensor in self.kept(f"snapshots-{cycles}-of-{self.compare.cycle_epochs:g}", make).items():
+        name = f"snapshots-{model}-after-{mode_epochs:g}-{cycles}-of-{cycle_epochs:g}"
+        for key, tensor in self.kept(name, make).items():
             index, name = key.split("/", 1)
             found[int(index)][name] = tensor
         return found
@@ -378,7 +396,8 @@ class Repetition:
             members: makes the predictions, one member after the other.
         """
         file = self.folder / "predictions" / f"{method}.safetensors"
-        if file.exists():
+        # Members of other epochs are what a run with other arguments left.
+        if file.exists() and load_arrays(file)["training_epochs"].tolist() == list(epochs):
             return
         started = time.perf_counter()
         found = list(members())
@@ -492,16 +511,38 @@ class Repetition:
     def run_swag(self) -> None:
         shots = self.snapshots()
 
-        def members() -> Iterable[Probabilities]:
-            names = [name for name, _ in self.module.named_parameters()]
-            posterior = WeightsGaussian()
-            for shot in shots:
-                posterior.add({name: shot[name] for name in names})
-            generator = torch.Generator().manual_seed(self.seed_of(0))
-            for _ in range(self.compare.forward_passes):
-                yield self.predict(self.at(self.module, posterior.draw(generator)))
+        self.predicted(
+            "swag",
+            [self.compare.budget] * self.compare.forward_passes,
+            lambda: self.drawn_by_swag(0, shots, self.compare.forward_passes),
+        )
 
-        self.predicted("swag", [self.compare.budget] * self.compare.forward_passes, members)
+    def drawn_by_swag(self, model: int, shots: Sequence[Mapping[str, Tensor]], draws: int) -> Iterator[Probabilities]:
+        """Predictions of draws from the Gaussian that fits the snapshots of one model."""
+        names = [name for name, _ in self.module.named_parameters()]
+        posterior = WeightsGaussian()
+        for shot in shots:
+            posterior.add({name: shot[name] for name in names})
+        generator = torch.Generator().manual_seed(self.seed_of(model))
+        for _ in range(draws):
+            yield self.predict(self.at(self.module, posterior.draw(generator)))
+
+    def run_multi_swag(self) -> None:
+        """SWAG round as many modes as ESPRO has components, mode and snapshots for the epochs of a component.
+
+        Source: Wilson and Izmailov, Bayesian Deep Learning and a Probabilistic Perspective of Generalization, 2020.
+        """
+        cost, mode_epochs = component_epochs(self.compare, self.args), espro_mode_epochs(self.compare, self.args)
+        number = espro_components(self.compare, self.args)
+        cycles = max(MULTI_SWAG_SNAPSHOTS, int((cost - mode_epochs) / self.compare.cycle_epochs))
+        shots = [self.snapshots(i, mode_epochs, (cost - mode_epochs) / cycles, cycles) for i in range(number)]
+        draws = max(1, self.compare.forward_passes // number)
+
+        def members() -> Iterable[Probabilities]:
+            of_each = [list(self.drawn_by_swag(i, own, draws)) for i, own in enumerate(shots)]
+            return [drawn[i] for i in range(draws) for drawn in of_each]
+
+        self.predicted("multi_swag", [cost * min(i + 1, number) for i in range(number * draws)], members)
 
     def run_mc_dropout(self) -> None:
         budget, rate = self.compare.budget, self.compare.dropout

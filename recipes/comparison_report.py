@@ -46,6 +46,7 @@ NAMES = {
     "greedy_soup": "greedy soup",
     "swa": "SWA",
     "swag": "SWAG",
+    "multi_swag": "multi-SWAG",
     "fge": "FGE",
     "mc_dropout": "MC dropout",
     "lora_ensemble": "LoRA-Ensemble",
@@ -63,6 +64,7 @@ COLORS = {
     "greedy_soup": "#666666",
     "swa": "#cc79a7",
     "swag": "#e69f00",
+    "multi_swag": "#8f6a00",
     "fge": "#f0c020",
     "mc_dropout": "#8b5a2b",
     "lora_ensemble": "#6a3d9a",
@@ -126,12 +128,22 @@ def selection(seeds: Sequence[Results]) -> list[tuple[str, str, int]]:
     chosen += [(NAMES[m], m, 1) for m in ("single", "uniform_soup", "greedy_soup", "swa") if m in counts]
     if "espro_centroids" in counts:
         chosen.append(("ESPRO, one centroid", "espro_centroids", 1))
-    for method in ("fge", "swag", "mc_dropout", "lora_ensemble", "deep_ensemble", "espro_centroids", "espro_points"):
+    for method in (
+        "fge",
+        "swag",
+        "multi_swag",
+        "mc_dropout",
+        "lora_ensemble",
+        "deep_ensemble",
+        "espro_centroids",
+        "espro_points",
+    ):
         if method in counts:
             chosen.append((NAMES[method], method, min(networks, counts[method])))
     if "recomputed_deep_ensemble" in counts:
         chosen.append((NAMES["recomputed_deep_ensemble"], "recomputed_deep_ensemble", networks))
-    for method in ("short_deep_ensemble", "fge", "swag", "espro_points", "espro_vertices"):
+    more = ("short_deep_ensemble", "fge", "swag", "multi_swag", "mc_dropout", "lora_ensemble")
+    for method in (*more, "espro_points", "espro_vertices"):
         if counts.get(method, 0) > networks:
             chosen.append((NAMES[method], method, counts[method]))
     return chosen

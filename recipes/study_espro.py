@@ -7,12 +7,14 @@ The study file names the settings, each with the arguments of `compare_ensembles
 
     volume-1e-4: {volume_weight: 1.0e-4, volume_weight_scaling: none}
 
-Modes are trained once for all settings, and what is done is not done again. Written is `OUTPUT/study.jsonl`, a line a
-setting and seed, appended as soon as it is known, and `OUTPUT/study.md`, a table of them.
+Modes are trained once for all settings, and what is done is not done again. Images are not corrupted. Written is
+`OUTPUT/study.jsonl`, a line a setting and seed, appended as soon as it is known, and `OUTPUT/study.md`: a table of the
+means over seeds, and one of all lines.
 """
 
 import copy
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -21,11 +23,15 @@ from typing import Any
 
 import yaml
 from compare_ensembles import CompareArguments, Repetition, check, component_epochs
+from comparison_report import mean_and_error
 from ensemble_results import Arrays, ensemble_results, paired_differences
 from recipe_arguments import parse_arguments
 from train_espro import DataArguments, EsproArguments, hardware, versions
 
 from hf_simplex.checkpoint import written_aside
+
+CHOICES = ("centroids", "points", "vertices")
+"""Of members, as `compare_ensembles.py` calls them."""
 
 
 @dataclass
@@ -43,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         study, compare, data_args, args = parse_arguments(
             (StudyArguments, CompareArguments, DataArguments, EsproArguments), argv
         )
+        # The study is there to choose settings: what it chose is then measured under shift by compare_ensembles.py.
+        compare.corruptions = None
         settings = read_settings(Path(study.study), compare, args)
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -74,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             added.append(line)
     lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
     with written_aside(file.parent) as aside:
-        (aside / "study.md").write_text(table(lines), "utf-8")
+        (aside / "study.md").write_text(f"{means(lines)}\n{table(lines)}", "utf-8")
     return added
 
 
@@ -115,8 +123,10 @@ def measured(repetition: Repetition, name: str) -> dict[str, dict[str, Any]]:
         "deep_ensemble": ensemble_results(deep, labels, affordable),
         "one_mode": ensemble_results(deep, labels, 1),
     }
-    for choice in ("centroids", "points", "vertices"):
-        arrays = found[f"{name}_{choice}"]
+    for choice in CHOICES:
+        # With points_a_component 0 there are no random points.
+        if (arrays := found.get(f"{name}_{choice}")) is None:
+            continue
         for prefix, members in (("", len(arrays["training_epochs"])), ("one_of_", 1)):
             results[f"{prefix}{choice}"] = {
                 **ensemble_results(arrays, labels, members),
@@ -130,6 +140,32 @@ def first_members(arrays: Arrays, members: int) -> Arrays:
     return {split: array[:members] for split, array in arrays.items()}
 
 
+def means(lines: Sequence[dict[str, Any]]) -> str:
+    """What each setting gains, as Markdown: differences of the error (points) and NLL, paired by seed.
+
+    Centroids and vertices are held against the deep ensemble of as many epochs, one centroid against one mode; means
+    over seeds with their standard errors, below 0 is better.
+    """
+    compared = {
+        "centroids": ("centroids", "deep_ensemble"),
+        "vertices": ("vertices", "deep_ensemble"),
+        "one centroid": ("one_of_centroids", "one_mode"),
+    }
+    head = ["setting", "seeds", *(f"{name}: {metric}" for name in compared for metric in ("error", "NLL"))]
+    rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for setting in dict.fromkeys(line["setting"] for line in lines):
+        own = [line["methods"] for line in lines if line["setting"] == setting]
+        cells = [setting, str(len(own))]
+        for choice, rival in compared.values():
+            errors = [100 * (methods[rival]["accuracy"] - methods[choice]["accuracy"]) for methods in own]
+            likelihoods = [methods[choice]["nll"] - methods[rival]["nll"] for methods in own]
+            for values, digits in ((errors, 2), (likelihoods, 3)):
+                mean, spread = mean_and_error(values)
+                cells.append(f"{mean:+.{digits}f}" + ("" if math.isnan(spread) else f" ± {spread:.{digits}f}"))
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """The study as Markdown: for each setting and seed, error (%) / NLL / calibrated NLL, and what it differs by.
 
@@ -141,7 +177,10 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     for line in lines:
         methods = line["methods"]
         cells = [line["setting"], str(line["seed"]), _metrics(methods["deep_ensemble"])]
-        cells += [_metrics(methods[choice]) for choice in ("centroids", "points", "one_mode", "one_of_centroids")]
+        cells += [
+            _metrics(methods[choice]) if choice in methods else ""
+            for choice in ("centroids", "points", "one_mode", "one_of_centroids")
+        ]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
 

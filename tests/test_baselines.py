@@ -1,12 +1,14 @@
 """Each baseline does what its paper says."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
 import torch
 from baselines.lora_ensemble import lora_member
 from baselines.mc_dropout import keep_dropout_on, set_dropout
-from baselines.snapshots import CyclicTrainer
+from baselines.snapshots import CyclicTrainer, cycle_position
 from baselines.soups import greedy_soup, uniform_soup
 from baselines.swag import WeightsGaussian
 from transformers import TrainingArguments
@@ -82,6 +84,26 @@ def test_every_cycle_ends_with_a_low_learning_rate_and_a_snapshot(tmp_path) -> N
     last = trainer.snapshots[1]
     assert all(torch.equal(last[name], tensor) for name, tensor in backbone.state_dict().items())
     assert any(not torch.equal(last[name], tensor) for name, tensor in trainer.snapshots[0].items())
+
+
+@pytest.mark.parametrize(("steps", "cycles"), [(12, 2), (10, 4), (10, 6), (7, 7), (5, 1)])
+def test_each_cycle_ends_once_and_the_last_with_the_run(steps: int, cycles: int) -> None:
+    positions = [cycle_position(step, steps, cycles) for step in range(steps)]
+    assert positions.count(1) == cycles and positions[-1] == 1
+    assert all(0 < position <= 1 for position in positions)
+    ends = [step for step, position in enumerate(positions) if position == 1]
+    lengths = np.diff([-1, *ends])
+    assert lengths.max() - lengths.min() <= 1
+
+
+def test_more_cycles_than_steps_are_named(tmp_path: Path) -> None:
+    args = TrainingArguments(
+        str(tmp_path), num_train_epochs=1, per_device_train_batch_size=8, report_to="none", save_strategy="no",
+        use_cpu=True,
+    )  # fmt: skip
+    trainer = CyclicTrainer(cycles=4, model=tiny.backbone("resnet"), args=args, train_dataset=tiny.Images(24))
+    with pytest.raises(ValueError, match="4 cycles in 3 training steps"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("kind", ["vit", "timm"])

@@ -59,8 +59,14 @@ def test_no_other_temperature_has_a_smaller_negative_log_likelihood() -> None:
     assert fit_temperature(probabilities, labels) == pytest.approx(math.exp(found.x), rel=1e-5)
 
 
-def test_where_there_is_no_best_temperature_an_end_of_the_range_stands_for_it() -> None:
-    assert fit_temperature([[0.8, 0.2], [0.3, 0.7]], [0, 1]) == LOWEST_TEMPERATURE
+def test_images_that_are_all_right_say_nothing_about_the_temperature() -> None:
+    assert fit_temperature([[0.8, 0.2], [0.3, 0.7]], [0, 1]) == 1
+    # One that is wrong by a hair does: it is the last thing that keeps the temperature up.
+    found = fit_temperature([[0.8, 0.2], [0.3, 0.7], [0.5001, 0.4999]], [0, 1, 1])
+    assert LOWEST_TEMPERATURE < found < 1
+
+
+def test_worthless_predictions_get_the_highest_temperature() -> None:
     assert fit_temperature([[0.8, 0.2], [0.3, 0.7]], [1, 0]) == HIGHEST_TEMPERATURE
     assert fit_temperature([[0.5, 0.5]], [0]) == HIGHEST_TEMPERATURE
 

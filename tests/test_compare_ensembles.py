@@ -97,6 +97,26 @@ def test_the_report_has_tables_pictures_and_the_results_of_every_seed(compared: 
     } == written  # fmt: skip
 
 
+def test_multi_swag_draws_from_each_component_for_the_epochs_of_one(tmp_path: Path) -> None:
+    flags = ["--methods", "multi_swag", "--budget", "6", "--connector_epochs", "2", "--forward_passes", "5"]
+    results = compare_ensembles.main(arguments(tmp_path, *flags))
+    rows = results[0]["methods"]["multi_swag"]
+    # Two components of 1 + 2 epochs, two draws of each.
+    assert [row["training_epochs"] for row in rows] == [3, 6, 6, 6]
+    test = load_file(tmp_path / "seed-0" / "predictions" / "multi_swag.safetensors")["test"]
+    apart = [np.abs(test[first] - test[second]).mean() for first, second in ((0, 2), (0, 1))]
+    assert 0 < apart[0] < apart[1]
+
+
+def test_predictions_of_other_epochs_are_not_taken_for_these(tmp_path: Path) -> None:
+    found = []
+    for epochs in ("1", "0.5"):
+        flags = ["--methods", "short_deep_ensemble", "--budget", "1", "--espro_mode_epochs", "0.5"]
+        results = compare_ensembles.main(arguments(tmp_path, *flags, "--short_mode_epochs", epochs))
+        found.append([row["training_epochs"] for row in results[0]["methods"]["short_deep_ensemble"]])
+    assert found == [[1], [0.5, 1]]
+
+
 def test_paired_differences_and_their_standard_error() -> None:
     mean, error = comparison_report.mean_and_error([1.0, 2.0, 4.5])
     assert mean == pytest.approx(2.5)
@@ -112,7 +132,11 @@ def test_a_study_reuses_the_modes_and_appends_a_line_a_setting(tmp_path: Path) -
     assert added[0]["methods"]["centroids"] != added[1]["methods"]["centroids"]
     assert added[0]["methods"]["deep_ensemble"] == added[1]["methods"]["deep_ensemble"]
     assert study_espro.main(flags) == []
-    assert (tmp_path / "out" / "study.md").read_text().count("\n| ") == 3
+    means, lines = (tmp_path / "out" / "study.md").read_text().split("\n\n")
+    assert means.count("\n| ") == 3 - 1 and lines.count("\n| ") == 3 - 1
+    of_plain = added[0]["methods"]
+    gained = 100 * (of_plain["one_mode"]["accuracy"] - of_plain["one_of_centroids"]["accuracy"])
+    assert f"| {gained:+.2f} |" in next(line for line in means.splitlines() if line.startswith("| plain | 1 |"))
     assert len((tmp_path / "out" / "study.jsonl").read_text().splitlines()) == 2
     study.write_text("wrong: {num_train_epochs: 9}\n")
     with pytest.raises(SystemExit) as caught:

@@ -12,21 +12,29 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Trainer, TrainerCallback
 
 
-def cycle_position(step: int, steps_in_cycle: int) -> float:
-    """How far the step is in its cycle, above 0 and at most 1: the last step of a cycle is 1."""
-    return (step % steps_in_cycle + 1) / steps_in_cycle
+def cycle_position(step: int, steps: int, cycles: int) -> float:
+    """How far a step, counted from 0, is in its cycle: above 0, and 1 at the last step of each cycle.
+
+    Cycles are as equal as whole steps allow.
+    """
+    cycle = step * cycles // steps
+    first, end = -(-cycle * steps // cycles), -(-(cycle + 1) * steps // cycles)
+    return (step - first + 1) / (end - first)
 
 
 class CyclicTrainer(Trainer):
     """`transformers.Trainer` whose learning rate falls linearly in every cycle, from the given one.
 
     Args:
-        cycles: how many cycles the run has.
+        cycles: how many cycles the run has; no more than it has steps.
         lowest: the learning rate at the end of a cycle, as a part of args.learning_rate.
         **kwargs: of `transformers.Trainer`.
 
     Attributes:
         snapshots: [cycles] the state dict (a copy, on the CPU) at the end of each cycle.
+
+    Raises:
+        ValueError: from `train`: the run has fewer steps than cycles.
     """
 
     def __init__(self, *, cycles: int, lowest: float = 0.05, **kwargs: Any) -> None:
@@ -37,10 +45,14 @@ class CyclicTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """A sawtooth of as many teeth as there are cycles."""
-        steps = -(-num_training_steps // self.cycles)
+        if num_training_steps < self.cycles:
+            raise ValueError(
+                f"{self.cycles} cycles in {num_training_steps} training steps: each needs a step at least. Give "
+                "longer cycles (cycle_epochs), smaller batches or more images."
+            )
         self.lr_scheduler = LambdaLR(
             optimizer or self.optimizer,  # type: ignore[arg-type]
-            lambda step: 1 - (1 - self.lowest) * cycle_position(step, steps),
+            lambda step: 1 - (1 - self.lowest) * cycle_position(step, num_training_steps, self.cycles),
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -51,7 +63,6 @@ class _TakeSnapshots(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
-        steps = -(-state.max_steps // self.trainer.cycles)
-        if state.global_step % steps == 0 or state.global_step == state.max_steps:
+        if cycle_position(state.global_step - 1, state.max_steps, self.trainer.cycles) == 1:
             weights = self.trainer.accelerator.unwrap_model(model).state_dict()
             self.trainer.snapshots.append({name: tensor.detach().cpu().clone() for name, tensor in weights.items()})

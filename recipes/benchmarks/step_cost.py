@@ -126,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found.add_argument("--frozen", nargs="*", choices=FROZEN_VERTICES, default=FROZEN_VERTICES)
     args = found.parse_args(argv)
     device = start(args)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
     for name in args.backbones:
         try:
             rows.append({"backbone": name, **measured(name, args, device)})
@@ -134,7 +135,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             # One that does not fit into the memory must not cost what was measured of the others.
             rows.append({"backbone": name, "error": str(error).splitlines()[0]})
         gc.collect()
-    return report(args, device, rows)
+        # Each time anew: a run that is cut short leaves what it has.
+        result = report(args, device, rows)
+    return result
 
 
 def measured(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
