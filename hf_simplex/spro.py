@@ -29,6 +29,9 @@ HEIGHT_FLOOR = 1e-4
 NEAR_FACE = 0.05
 """Part of the weights' norm below which a height is short: float32 weights, rounded by 6e-8, would show in it."""
 
+PIECE_OF_PRODUCTS_ON_CPU = 2**16
+"""Elements of a piece whose inner products are taken: all of its differences are in memory twice over."""
+
 
 @dataclass(frozen=True)
 class VolumeTerm:
@@ -333,7 +336,8 @@ class GrowingVertex:
             products = torch.zeros(len(face.vertices), dtype=torch.float64, device=device)
             for scale, names in self._groups:
                 frozen = [[vertex[name] for name in names] for vertex in face.vertices]
-                for theta, *others in pieces([parameters[name] for name in names], *frozen):
+                of_module = [parameters[name] for name in names]
+                for theta, *others in pieces(of_module, *frozen, on_cpu=PIECE_OF_PRODUCTS_ON_CPU):
                     products += scale**2 * _inner_products(theta, others)
             products = sum_over(self._sharing, products.cpu(), device)
             height_squared, projection = height_over_face(face.edge_gram, products[1:], products[0])

@@ -150,19 +150,20 @@ def _copy(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(into), list(tensors), non_blocking=unawaited)
 
 
-def pieces(*weights: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
+def pieces(*weights: Sequence[Tensor], on_cpu: int | None = None) -> Iterator[list[list[Tensor]]]:
     """Cut several sets of weights into the same pieces, of which one from each set fits into the processor's cache.
 
     A pass over many vertices that works piece by piece reads each from memory once and writes the result once.
 
     Args:
         weights: sets of tensors, of the same shapes in the same order; any dtypes and devices.
+        on_cpu: elements of a piece where the first set is on a CPU; default: `PIECE_ON_CPU`.
 
     Yields:
         For each set the tensors of a piece, not copied: several small tensors as they are, or a stretch of a large
         one, [elements] in the order of the memory. In all sets they hold the same elements.
     """
-    size = PIECE_ON_CPU if weights[0][0].device.type == "cpu" else PIECE_ON_ACCELERATOR
+    size = (on_cpu or PIECE_ON_CPU) if weights[0][0].device.type == "cpu" else PIECE_ON_ACCELERATOR
     gathered: list[tuple[Tensor, ...]] = []
     elements = 0
     for tensors in zip(*weights, strict=True):
