@@ -69,6 +69,7 @@ _SHOWN_ARGUMENTS = (
     "connector_epochs",
     "learning_rate",
     "connector_learning_rate",
+    "connector_lr_scheduler_type",
     "lr_scheduler_type",
     "warmup_steps",
     "weight_decay",

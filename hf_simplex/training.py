@@ -20,7 +20,14 @@ from accelerate.utils import DistributedType
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
-from transformers import AutoModelForImageClassification, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    AutoModelForImageClassification,
+    SchedulerType,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
@@ -67,6 +74,9 @@ class SimplexTrainingArguments(TrainingArguments):
     )
     connector_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of each connector; default: learning_rate, the modes' rate."}
+    )
+    connector_lr_scheduler_type: str | None = field(
+        default=None, metadata={"help": "Schedule of each connector; default: lr_scheduler_type, the modes' schedule."}
     )
     points_per_step: int = field(default=1, metadata={"help": "Points drawn from the simplex for each batch (H)."})
     point_batches: str = field(
@@ -167,6 +177,12 @@ class SimplexTrainingArguments(TrainingArguments):
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(choices)}.")
+        schedules = [schedule.value for schedule in SchedulerType]
+        if self.connector_lr_scheduler_type not in (None, *schedules):
+            raise ValueError(
+                f"connector_lr_scheduler_type is {self.connector_lr_scheduler_type!r}: choose from "
+                f"{', '.join(schedules)}."
+            )
         if self.volume_target is not None:
             if not (math.isfinite(self.volume_target) and self.volume_target > 0):
                 raise ValueError(f"volume_target is {self.volume_target}: expected a positive number, or none at all.")
@@ -442,6 +458,8 @@ class SimplexTrainer(Trainer):
         self.args = copy.copy(run_args)
         self.args.output_dir = os.path.join(run_args.output_dir, f"vertex-{vertex:05d}")
         self.args.num_train_epochs, self.args.learning_rate = epochs, learning_rate
+        if role == CONNECTOR and run_args.connector_lr_scheduler_type is not None:
+            self.args.lr_scheduler_type = SchedulerType(run_args.connector_lr_scheduler_type)
         # The limit is kept by _save_checkpoint alone: Trainer would remove the last checkpoint when a stage ends.
         self._save_total_limit, self.args.save_total_limit = run_args.save_total_limit, None
         # Every stage has its own data order and its own dropout, whatever was trained before it.

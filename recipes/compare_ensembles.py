@@ -138,9 +138,6 @@ class CompareArguments:
     espro_components: int | None = field(
         default=None, metadata={"help": "Components; default: as many as the budget allows."}
     )
-    connector_lr_scheduler: str | None = field(
-        default=None, metadata={"help": "Schedule of the connectors; default: lr_scheduler_type, the modes'."}
-    )
     points_a_component: int = field(default=2, metadata={"help": "Members drawn at random from each component."})
 
     cycle_epochs: float = field(
@@ -294,8 +291,6 @@ class Repetition:
             simplex = SimplexForImageClassification.from_backbone(module, fine_tuned=True)
             own = self.training_arguments(index)
             own.num_members = 1
-            if self.compare.connector_lr_scheduler is not None:
-                own.lr_scheduler_type = self.compare.connector_lr_scheduler
             trainer = SimplexTrainer(
                 model=simplex,
                 args=own,

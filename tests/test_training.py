@@ -269,6 +269,32 @@ def test_connectors_have_their_own_epochs_and_learning_rate(tmp_path: Path) -> N
         assert torch.allclose(parameter, mean[name], atol=1e-7)
 
 
+def test_connectors_have_their_own_schedule(tmp_path: Path) -> None:
+    rates: dict[str, list[float]] = {}
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+            rates.setdefault(Path(args.output_dir).name, []).append(optimizer.param_groups[0]["lr"])
+
+    run = trainer(
+        tmp_path,
+        num_vertices=2,
+        connector_learning_rate=0.02,
+        lr_scheduler_type="linear",
+        connector_lr_scheduler_type="constant",
+    )
+    run.add_callback(Watch)
+    run.grow()
+    mode, connector = rates["vertex-00000"], rates["vertex-00001"]
+    assert len(mode) > 1 and mode == sorted(mode, reverse=True) and mode[-1] < mode[0]
+    assert connector == [0.02] * len(connector) and len(connector) > 1
+
+
+def test_a_schedule_that_there_is_not_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="connector_lr_scheduler_type is 'flat': choose from linear, cosine"):
+        SimplexTrainingArguments(str(tmp_path), use_cpu=True, connector_lr_scheduler_type="flat")
+
+
 def test_several_simplexes_grow_into_components(tmp_path: Path) -> None:
     modes = [SimplexForImageClassification.from_backbone(backbone("vit", seed)) for seed in (0, 1)]
     run = trainer(tmp_path, model=SimplexForImageClassification.unite(modes))
