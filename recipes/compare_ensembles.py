@@ -122,7 +122,9 @@ class CompareArguments:
     )
     out_of_distribution: str | None = field(default=None, metadata={"help": "Another data set, as for data_set."})
     max_out_of_distribution_examples: int = field(default=1000, metadata={"help": "Of them, the first ones."})
-    corruptions: list[str] | None = field(default=None, metadata={"help": "Of ImageNet-C's, such as gaussian_noise."})
+    corruptions: list[str] | None = field(
+        default=None, metadata={"help": "Of ImageNet-C's, such as gaussian_noise; 'none' for none."}
+    )
     severities: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5], metadata={"help": "Of the corruptions."})
     max_corrupted_examples: int = field(default=1000, metadata={"help": "Test images to corrupt, the first ones."})
     bfloat16_evaluation: bool = field(default=False, metadata={"help": "Predict under bfloat16 autocast."})
@@ -153,6 +155,11 @@ class CompareArguments:
         metadata={"help": "Linear layers that get adapters, by the end of their names."},
     )
     lora_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of lora_ensemble."})
+
+    def __post_init__(self) -> None:
+        # A configuration's list cannot be emptied by a flag.
+        if self.corruptions == ["none"]:
+            self.corruptions = None
 
 
 class Repetition:

@@ -12,6 +12,7 @@ import tiny
 from datasets import DatasetDict
 from ensemble_results import disagreement, ensemble_results, paired_differences
 from safetensors.numpy import load_file
+from train_espro import DataArguments, EsproArguments
 
 from hf_simplex.image_data import load_image_data
 
@@ -115,6 +116,17 @@ def test_predictions_of_other_epochs_are_not_taken_for_these(tmp_path: Path) -> 
         results = compare_ensembles.main(arguments(tmp_path, *flags, "--short_mode_epochs", epochs))
         found.append([row["training_epochs"] for row in results[0]["methods"]["short_deep_ensemble"]])
     assert found == [[1], [0.5, 1]]
+
+
+def test_a_flag_takes_the_corruptions_of_a_configuration_back() -> None:
+    config = Path(compare_ensembles.__file__).parent / "configs" / "compare_digits.yaml"
+    found = [
+        compare_ensembles.parse_arguments((compare_ensembles.CompareArguments, DataArguments, EsproArguments), flags)[
+            0
+        ]
+        for flags in ([str(config)], [str(config), "--corruptions", "none"])
+    ]
+    assert len(found[0].corruptions) == 15 and found[1].corruptions is None
 
 
 def test_paired_differences_and_their_standard_error() -> None:
