@@ -19,7 +19,7 @@ from .metrics import SMALLEST_PROBABILITY, check_predictions, check_probabilitie
 
 FloatArray = NDArray[np.float64]
 
-# Where the best temperature is beyond the highest, predictions are worthless, and there is nothing left to gain.
+# Beyond the highest, predictions are worthless, and nothing is left to gain; below the lowest, nothing bounds it.
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
 
 

@@ -78,6 +78,20 @@ METHODS = (
 )
 # The seeds of one repetition, its components and their vertices, must not meet those of another.
 SEEDS_A_REPETITION = 100_000
+# What the components of one folder have in common.
+ESPRO_ARGUMENTS = (
+    "num_vertices",
+    "connector_epochs",
+    "connector_learning_rate",
+    "connector_lr_scheduler_type",
+    "points_per_step",
+    "point_batches",
+    "volume_weight",
+    "volume_weight_scaling",
+    "volume_measure",
+    "volume_target",
+    "start_jitter",
+)
 # Fewer deviations than these do not span a subspace.
 MULTI_SWAG_SNAPSHOTS = 4
 # Images that two splits may share by chance: large data sets hold a few duplicates.
@@ -143,7 +157,7 @@ class CompareArguments:
     points_a_component: int = field(default=2, metadata={"help": "Members drawn at random from each component."})
 
     cycle_epochs: float = field(
-        default=2.0, metadata={"help": "Epochs from one snapshot to the next (FGE, SWA, SWAG)."}
+        default=2.0, metadata={"help": "Epochs from one snapshot to the next (FGE, SWA, SWAG; at most, multi-SWAG)."}
     )
     cycle_learning_rate: float | None = field(
         default=None, metadata={"help": "Highest learning rate of a cycle; default: half of learning_rate."}
@@ -586,12 +600,32 @@ class Repetition:
 
         self.predicted("lora_ensemble", [epochs * (i + 1) for i in range(number)], members)
 
+    def check_espro_folder(self) -> None:
+        """Raise ValueError where this setting's folder holds components that were grown with other arguments."""
+        own: dict[str, Any] = {"espro_mode_epochs": espro_mode_epochs(self.compare, self.args)}
+        own |= {name: getattr(self.args, name) for name in ESPRO_ARGUMENTS}
+        file = self.folder / self.compare.espro_name / "arguments.json"
+        if not file.exists():
+            with written_aside(file.parent) as aside:
+                (aside / file.name).write_text(json.dumps(own, indent=1) + "\n", "utf-8")
+            return
+        known = json.loads(file.read_text("utf-8"))
+        if different := [name for name in own if known.get(name) != own[name]]:
+            name = different[0]
+            raise ValueError(
+                f"{file.parent} holds ESPRO with {name} {known.get(name)!r}, not {own[name]!r}: give another "
+                "espro_name, or another output_dir."
+            )
+
     def run_espro(self) -> None:
         """The members of ESPRO in three choices: the centroids, random points, and the vertices of the components."""
         cost = component_epochs(self.compare, self.args)
         number = espro_components(self.compare, self.args)
         name, points = self.compare.espro_name, self.compare.points_a_component
         choices: dict[str, list[list[Probabilities]]] = {"centroids": [], "points": [], "vertices": []}
+        if not points:
+            del choices["points"]
+        self.check_espro_folder()
         if all((self.folder / "predictions" / f"{name}_{choice}.safetensors").exists() for choice in choices):
             return
         batches = self.batch_norm_batches
@@ -673,8 +707,13 @@ def check(compare: CompareArguments, args: EsproArguments) -> None:
             f"budget is {compare.budget:g} epochs and one mode takes {args.num_train_epochs:g} (num_train_epochs): "
             "give a budget for at least one mode."
         )
-    if "espro" in compare.methods:
+    if {"espro", "multi_swag"} & set(compare.methods):
         espro_components(compare, args)
+    if "multi_swag" in compare.methods and component_epochs(compare, args) <= espro_mode_epochs(compare, args):
+        raise ValueError(
+            "multi_swag takes its snapshots in the epochs of a component's connectors, and there are none: give "
+            "num_vertices of 2 or more and connector_epochs above 0."
+        )
     if compare.short_mode_epochs is not None and not 0 < compare.short_mode_epochs <= compare.budget:
         raise ValueError(
             f"short_mode_epochs is {compare.short_mode_epochs:g}: expected more than 0 and at most the budget of "

@@ -118,6 +118,21 @@ def test_predictions_of_other_epochs_are_not_taken_for_these(tmp_path: Path) -> 
     assert found == [[1], [0.5, 1]]
 
 
+def test_components_that_were_grown_otherwise_are_not_taken_for_these(tmp_path: Path) -> None:
+    flags = ["--methods", "espro", "--budget", "1.5", "--points_a_component", "0"]
+    compare_ensembles.main(arguments(tmp_path, *flags))
+    assert not (tmp_path / "seed-0" / "predictions" / "espro_points.safetensors").exists()
+    with pytest.raises(ValueError, match=r"holds ESPRO with connector_epochs 0\.5, not 0\.25: give another"):
+        compare_ensembles.main(arguments(tmp_path, *flags, "--connector_epochs", "0.25"))
+    compare_ensembles.main(arguments(tmp_path, *flags, "--connector_epochs", "0.25", "--espro_name", "short"))
+
+
+def test_multi_swag_needs_epochs_for_its_snapshots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        compare_ensembles.main(arguments(tmp_path, "--methods", "multi_swag", "--num_vertices", "1"))
+    assert caught.value.code == 2 and "multi_swag takes its snapshots" in capsys.readouterr().err
+
+
 def test_a_flag_takes_the_corruptions_of_a_configuration_back() -> None:
     config = Path(compare_ensembles.__file__).parent / "configs" / "compare_digits.yaml"
     found = [
