@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.data.data_collator import DataCollator
 
+from .configuration_simplex import MODE
 from .geometry import centroid_coordinates, vertex_coordinates
 from .metrics import classification_metrics
 from .modeling_simplex import SimplexForImageClassification
@@ -87,7 +88,7 @@ def predict_parts(
     """Predict with an ESPRO ensemble and its parts in one pass over the data, through `Trainer.predict`.
 
     Args:
-        model: components of one simplex each, whose first vertex is the component's mode.
+        model: components of one simplex each, in whose simplex the modes come before the connectors.
         dataset: test images, as the trainer takes them; each must give its label.
         args: batch size, precision, data loader workers; in a distributed run the images are split over the processes.
         given_mode_epochs: epochs of a mode that came as a checkpoint, so that the model's provenance cannot tell them.
@@ -100,8 +101,9 @@ def predict_parts(
     Raises:
         ValueError: no member lies in the first simplex, or the data set gives no labels.
     """
-    structure = model.config.complex
-    modes = [simplex[0] for simplex in structure.simplexes]
+    structure, roles = model.config.complex, model.config.roles
+    # A simplex whose vertices were all trained by SPRO stands on its first.
+    modes = [vertex for s in structure.simplexes for vertex in s if vertex == s[0] or roles[vertex] == MODE]
     first = set(structure.simplexes[0])
     members = model.config.members
     of_first = [index for index, member in enumerate(members) if {v for v, c in enumerate(member) if c} <= first]

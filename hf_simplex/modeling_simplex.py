@@ -37,6 +37,7 @@ from .checkpoint import (
     write_tensors,
     written_aside,
 )
+from .complexes import SimplicialComplex
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from .cuda_graph import MembersOnCuda
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
@@ -278,13 +279,38 @@ class SimplexForImageClassification(PreTrainedModel):
         )
         return united.eval()
 
-    def add_vertex(self, simplexes: Sequence[int] | None = None) -> int:
-        """Add a connector at the mean of the vertices of the simplexes that it joins.
+    @classmethod
+    def join(cls, models: Sequence["SimplexForImageClassification"]) -> Self:
+        """Join modes into one simplex, whose vertices they are.
+
+        For modes that were fine-tuned from the same pretrained weights: a straight line between two of them mostly
+        has low loss (Neyshabur et al. 2020, What is being transferred in transfer learning?), so that no connector is
+        needed. Modes that were trained from scratch have a barrier between them: `unite` them, and let connectors
+        that several simplexes share lead around it.
+
+        Args:
+            models: at least one, all with the same backbone architecture and labels; they are copied, not changed.
+
+        Returns:
+            One simplex of all their vertices, with no members drawn yet, in evaluation mode.
+
+        Raises:
+            ValueError: no model was given, two differ in architecture or labels, or the simplex would have more
+                dimensions than the backbone has weights.
+        """
+        joined = cls.unite(models)
+        structure = SimplicialComplex(joined.config.num_vertices, (tuple(range(joined.config.num_vertices)),))
+        joined._change_structure(structure)
+        return joined
+
+    def add_vertex(self, simplexes: Sequence[int] | None = None, *, role: str = CONNECTOR) -> int:
+        """Add a vertex at the mean of the vertices of the simplexes that it joins.
 
         The members are dropped, because the complex that they were drawn from is no longer the whole.
 
         Args:
             simplexes: indices of the simplexes; default: all.
+            role: `"connector"`, or `"pretrained"` for a vertex that is to be trained as one more mode.
 
         Returns:
             The index of the new vertex.
@@ -294,22 +320,30 @@ class SimplexForImageClassification(PreTrainedModel):
         """
         self.dematerialize()
         structure = self.config.complex.with_vertex(simplexes)
-        weights = sum(p.numel() for p in self.vertices[0].parameters())
-        if (dimension := max(map(structure.dimension, range(len(structure.simplexes))))) > weights:
-            raise ValueError(
-                f"A simplex of {dimension} dimensions has no volume among {weights} weights: grow fewer vertices."
-            )
+        self._check_dimensions(structure)
         neighbours = {v for s in structure.simplexes_with(self.config.num_vertices) for v in structure.simplexes[s]}
         neighbours.discard(self.config.num_vertices)
         mean = [(v in neighbours) / len(neighbours) for v in range(self.config.num_vertices)]
         vertex = copy.deepcopy(self.vertices[min(neighbours)])
         write_point(vertex, self.weights, mean)
         self.vertices.append(vertex)
+        self.config.roles.append(role)
+        self._change_structure(structure)
+        return structure.num_vertices - 1
+
+    def _check_dimensions(self, structure: SimplicialComplex) -> None:
+        weights = sum(p.numel() for p in self.vertices[0].parameters())
+        if (dimension := max(map(structure.dimension, range(len(structure.simplexes))))) > weights:
+            raise ValueError(
+                f"A simplex of {dimension} dimensions has no volume among {weights} weights: grow fewer vertices."
+            )
+
+    def _change_structure(self, structure: SimplicialComplex) -> None:
+        """Take another structure of the same vertices; the members, which lie in the former one, are dropped."""
+        self._check_dimensions(structure)
         self.config.simplexes = [list(simplex) for simplex in structure.simplexes]
-        self.config.roles.append(CONNECTOR)
         self.config.members = []
         self.members, self.centroids = nn.ModuleList(), nn.ModuleList()
-        return structure.num_vertices - 1
 
     def store_vertex(self, vertex: int) -> None:
         """Make the working backbone's weights and buffers those of the given vertex."""

@@ -68,7 +68,14 @@ class SimplexTrainingArguments(TrainingArguments):
 
     output_dir: str = field(default="trainer_output", metadata={"help": "Where checkpoints and vertices go."})
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
-    num_vertices: int = field(default=4, metadata={"help": "Vertices that each simplex grows to, its mode included."})
+    num_vertices: int = field(default=4, metadata={"help": "Vertices that each simplex grows to, its modes included."})
+    num_modes: int = field(
+        default=1,
+        metadata={
+            "help": "Modes that each simplex begins with, trained one by one from the same weights; the rest of "
+            "num_vertices are connectors. More than 1 is for pretrained weights: modes from scratch have barriers."
+        },
+    )
     connector_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of each connector; default: num_train_epochs, the modes' epochs."}
     )
@@ -159,9 +166,14 @@ class SimplexTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.sync_batch_norm and self.device.type == "cpu":
             raise ValueError("sync_batch_norm is True, but torch has no SyncBatchNorm for the CPU.")
-        for name in ("num_vertices", "points_per_step", "num_members", "volume_interval"):
+        for name in ("num_vertices", "num_modes", "points_per_step", "num_members", "volume_interval"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
+        if self.num_modes > self.num_vertices:
+            raise ValueError(
+                f"num_modes is {self.num_modes} and num_vertices {self.num_vertices}: modes are vertices too, so "
+                "expected at least as many vertices."
+            )
         if self.batch_norm_images < 2:
             raise ValueError(f"batch_norm_images is {self.batch_norm_images}: expected at least 2.")
         for name in ("connector_epochs", "connector_learning_rate", "volume_weight", "start_jitter"):
@@ -337,7 +349,8 @@ class SimplexTrainer(Trainer):
     def grow(self, resume_from_checkpoint: bool = False) -> list[dict[str, Any]]:
         """Train the modes that are not trained yet, grow each simplex to `args.num_vertices`, and draw the members.
 
-        Each connector joins one simplex: several simplexes grow into the components of an ESPRO ensemble.
+        Each simplex begins with `args.num_modes` modes, all from the weights that it is given with. Each connector
+        joins one simplex: several simplexes grow into the components of an ESPRO ensemble.
 
         Args:
             resume_from_checkpoint: continue a run with the same arguments from what it left in `args.output_dir`.
@@ -347,8 +360,9 @@ class SimplexTrainer(Trainer):
             log_volume and volume_weight. They are kept in `model.config.provenance["stages"]` too.
 
         Raises:
-            ValueError: the arguments do not fit the complex: too few members for its simplexes, volume sampling of
-                simplexes of different size, or no weight from `scaled_volume_weight`. Nothing has been trained then.
+            ValueError: the arguments do not fit the complex: more modes than it has are asked for and their common
+                weights are gone, too few members for its simplexes, volume sampling of simplexes of different size,
+                or no weight from `scaled_volume_weight`. Nothing has been trained then.
             NonFiniteError: a loss or a weight is not finite; the checkpoints before it are left.
             SystemExit: SIGTERM arrived; a checkpoint was saved, and the code is `preemption.EXIT_CODE`.
         """
@@ -356,6 +370,9 @@ class SimplexTrainer(Trainer):
             if resume_from_checkpoint:
                 self._restore_vertices()
             self._check_growth()
+            for simplex in range(len(self.simplex.config.simplexes)):
+                while len(self.simplex.config.simplexes[simplex]) < self.args.num_modes:
+                    self.simplex.add_vertex([simplex], role=PRETRAINED)
             for vertex, role in enumerate(list(self.simplex.config.roles)):
                 if role == PRETRAINED:
                     self._train_mode(vertex, resume_from_checkpoint)
@@ -369,8 +386,15 @@ class SimplexTrainer(Trainer):
         return self.simplex.config.provenance.get("stages", [])
 
     def _check_growth(self) -> None:
-        args, structure = self.args, self.simplex.config.complex
+        args, structure, roles = self.args, self.simplex.config.complex, self.simplex.config.roles
         simplexes = len(structure.simplexes)
+        for simplex in structure.simplexes:
+            if len(simplex) < args.num_modes and any(roles[vertex] != PRETRAINED for vertex in simplex):
+                raise ValueError(
+                    f"num_modes is {args.num_modes}, but vertices {list(simplex)} are trained already, so that the "
+                    "weights that further modes would start from are gone: train each mode on its own and join them "
+                    "with SimplexForImageClassification.join."
+                )
         if args.num_members is None and args.sampling == "volume" and simplexes > 1:
             raise ValueError(
                 "sampling is 'volume' and num_members is not given: the members that are placed by default weigh all "

@@ -57,7 +57,7 @@ from hf_simplex.checkpoint import written_aside
 from hf_simplex.geometry import centroid_coordinates, vertex_coordinates
 from hf_simplex.image_data import ImageData, load_image_data
 from hf_simplex.image_transforms import build_transforms, collate, with_pixel_values
-from hf_simplex.members import draw_members
+from hf_simplex.members import draw_members, symmetric_members
 from hf_simplex.shift import SMALLEST_SIZE, check_corruption, corrupt_dataset
 from hf_simplex.weight_space import write_point
 
@@ -81,6 +81,7 @@ SEEDS_A_REPETITION = 100_000
 # What the components of one folder have in common.
 ESPRO_ARGUMENTS = (
     "num_vertices",
+    "num_modes",
     "connector_epochs",
     "connector_learning_rate",
     "connector_lr_scheduler_type",
@@ -92,6 +93,9 @@ ESPRO_ARGUMENTS = (
     "volume_target",
     "start_jitter",
 )
+# Members of ESPRO: the centroid of each component; as many as it has vertices, placed as the trainer does; random
+# points; the vertices; and centroid and vertices together, which cost no further predictions here.
+MEMBER_CHOICES = ("centroids", "members", "points", "vertices", "centroids_and_vertices")
 # Fewer deviations than these do not span a subspace.
 MULTI_SWAG_SNAPSHOTS = 4
 # Images that two splits may share by chance: large data sets hold a few duplicates.
@@ -304,12 +308,15 @@ class Repetition:
         return found
 
     def component(self, index: int) -> SimplexForImageClassification:
-        """A component of ESPRO: a mode and the connectors grown round it."""
+        """A component of ESPRO: the simplex of its modes, and the connectors grown round them."""
         folder = self.folder / self.compare.espro_name / f"component-{index}"
         if not (folder / "config.json").exists():
-            module = self.start(index)
-            module.load_state_dict(dict(self.mode(index, espro_mode_epochs(self.compare, self.args))))
-            simplex = SimplexForImageClassification.from_backbone(module, fine_tuned=True)
+            modes = []
+            for model in range(index * self.args.num_modes, (index + 1) * self.args.num_modes):
+                module = self.start(model)
+                module.load_state_dict(dict(self.mode(model, espro_mode_epochs(self.compare, self.args))))
+                modes.append(SimplexForImageClassification.from_backbone(module, fine_tuned=True))
+            simplex = SimplexForImageClassification.join(modes)
             own = self.training_arguments(index)
             own.num_members = 1
             trainer = SimplexTrainer(
@@ -544,12 +551,13 @@ class Repetition:
             yield self.predict(self.at(self.module, posterior.draw(generator)))
 
     def run_multi_swag(self) -> None:
-        """SWAG round as many modes as ESPRO has components, mode and snapshots for the epochs of a component.
+        """SWAG round as many modes as ESPRO has, with snapshots for the epochs of its connectors.
 
         Source: Wilson and Izmailov, Bayesian Deep Learning and a Probabilistic Perspective of Generalization, 2020.
         """
-        cost, mode_epochs = component_epochs(self.compare, self.args), espro_mode_epochs(self.compare, self.args)
-        number = espro_components(self.compare, self.args)
+        mode_epochs, modes = espro_mode_epochs(self.compare, self.args), self.args.num_modes
+        cost = component_epochs(self.compare, self.args) / modes
+        number = espro_components(self.compare, self.args) * modes
         cycles = max(MULTI_SWAG_SNAPSHOTS, int((cost - mode_epochs) / self.compare.cycle_epochs))
         shots = [self.snapshots(i, mode_epochs, (cost - mode_epochs) / cycles, cycles) for i in range(number)]
         draws = max(1, self.compare.forward_passes // number)
@@ -618,11 +626,11 @@ class Repetition:
             )
 
     def run_espro(self) -> None:
-        """The members of ESPRO in three choices: the centroids, random points, and the vertices of the components."""
+        """The members of ESPRO in several choices, `MEMBER_CHOICES`."""
         cost = component_epochs(self.compare, self.args)
         number = espro_components(self.compare, self.args)
         name, points = self.compare.espro_name, self.compare.points_a_component
-        choices: dict[str, list[list[Probabilities]]] = {"centroids": [], "points": [], "vertices": []}
+        choices: dict[str, list[list[Probabilities]]] = {choice: [] for choice in MEMBER_CHOICES}
         if not points:
             del choices["points"]
         self.check_espro_folder()
@@ -634,17 +642,19 @@ class Repetition:
             structure = component.config.complex
             coordinates = {
                 "centroids": [centroid_coordinates(structure, 0).tolist()],
+                "members": symmetric_members(structure),
                 "points": draw_members(structure, points, seed=self.seed_of(index)) if points else [],
                 "vertices": [vertex_coordinates(structure, v).tolist() for v in range(structure.num_vertices)],
             }
-            for choice, found in choices.items():
-                found.append([self.predict(component.backbone_at(c, batches)) for c in coordinates[choice]])
+            for choice, wanted in coordinates.items():
+                if choice in choices:
+                    choices[choice].append([self.predict(component.backbone_at(c, batches)) for c in wanted])
+            choices["centroids_and_vertices"].append(choices["centroids"][-1] + choices["vertices"][-1])
         for choice, found in choices.items():
             # One of each component, then the second of each: any number of the first ones is spread evenly.
             members = [of_component[i] for i in range(len(found[0])) for of_component in found]
             epochs = [cost * min(i + 1, number) for i in range(len(members))]
-            if members:
-                self.predicted(f"{name}_{choice}", epochs, functools.partial(list, members))
+            self.predicted(f"{name}_{choice}", epochs, functools.partial(list, members))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[int, dict[str, Any]]:
@@ -709,10 +719,10 @@ def check(compare: CompareArguments, args: EsproArguments) -> None:
         )
     if {"espro", "multi_swag"} & set(compare.methods):
         espro_components(compare, args)
-    if "multi_swag" in compare.methods and component_epochs(compare, args) <= espro_mode_epochs(compare, args):
+    if "multi_swag" in compare.methods and component_epochs(compare, args) <= modes_epochs(compare, args):
         raise ValueError(
             "multi_swag takes its snapshots in the epochs of a component's connectors, and there are none: give "
-            "num_vertices of 2 or more and connector_epochs above 0."
+            "num_vertices above num_modes and connector_epochs above 0."
         )
     if compare.short_mode_epochs is not None and not 0 < compare.short_mode_epochs <= compare.budget:
         raise ValueError(
@@ -735,10 +745,15 @@ def espro_mode_epochs(compare: CompareArguments, args: EsproArguments) -> float:
     return float(args.num_train_epochs if compare.espro_mode_epochs is None else compare.espro_mode_epochs)
 
 
+def modes_epochs(compare: CompareArguments, args: EsproArguments) -> float:
+    """Epochs of all modes of a component of ESPRO."""
+    return args.num_modes * espro_mode_epochs(compare, args)
+
+
 def component_epochs(compare: CompareArguments, args: EsproArguments) -> float:
-    """Epochs of a component of ESPRO: its mode and its connectors."""
+    """Epochs of a component of ESPRO: its modes and its connectors."""
     connector = args.num_train_epochs if args.connector_epochs is None else args.connector_epochs
-    return espro_mode_epochs(compare, args) + (args.num_vertices - 1) * float(connector)
+    return modes_epochs(compare, args) + (args.num_vertices - args.num_modes) * float(connector)
 
 
 def espro_components(compare: CompareArguments, args: EsproArguments) -> int:
@@ -753,7 +768,8 @@ def espro_components(compare: CompareArguments, args: EsproArguments) -> int:
     if not 1 <= number <= affordable:
         raise ValueError(
             f"budget is {compare.budget:g} epochs, which pays for {affordable} components of {cost:g} epochs "
-            f"(espro_mode_epochs and num_vertices - 1 times connector_epochs), not for {max(number, 1)}."
+            "(num_modes times espro_mode_epochs, and connector_epochs for each further vertex), not for "
+            f"{max(number, 1)}."
         )
     return number
 

@@ -51,8 +51,10 @@ NAMES = {
     "mc_dropout": "MC dropout",
     "lora_ensemble": "LoRA-Ensemble",
     "espro_centroids": "ESPRO, centroids",
+    "espro_members": "ESPRO, placed members",
     "espro_points": "ESPRO, random points",
     "espro_vertices": "ESPRO, vertices",
+    "espro_centroids_and_vertices": "ESPRO, centroids and vertices",
 }
 RELIABILITY = ("single", "deep_ensemble", "short_deep_ensemble", "espro_centroids", "espro_vertices")
 COLORS = {
@@ -69,8 +71,10 @@ COLORS = {
     "mc_dropout": "#8b5a2b",
     "lora_ensemble": "#6a3d9a",
     "espro_centroids": "#d55e00",
+    "espro_members": "#e34a6f",
     "espro_points": "#009e73",
     "espro_vertices": "#b15928",
+    "espro_centroids_and_vertices": "#7a0403",
 }
 
 Results = Mapping[str, Any]
@@ -128,24 +132,15 @@ def selection(seeds: Sequence[Results]) -> list[tuple[str, str, int]]:
     chosen += [(NAMES[m], m, 1) for m in ("single", "uniform_soup", "greedy_soup", "swa") if m in counts]
     if "espro_centroids" in counts:
         chosen.append(("ESPRO, one centroid", "espro_centroids", 1))
-    for method in (
-        "fge",
-        "swag",
-        "multi_swag",
-        "mc_dropout",
-        "lora_ensemble",
-        "deep_ensemble",
-        "espro_centroids",
-        "espro_points",
-    ):
-        if method in counts:
-            chosen.append((NAMES[method], method, min(networks, counts[method])))
-    if "recomputed_deep_ensemble" in counts:
-        chosen.append((NAMES["recomputed_deep_ensemble"], "recomputed_deep_ensemble", networks))
-    more = ("short_deep_ensemble", "fge", "swag", "multi_swag", "mc_dropout", "lora_ensemble")
-    for method in (*more, "espro_points", "espro_vertices"):
-        if counts.get(method, 0) > networks:
-            chosen.append((NAMES[method], method, counts[method]))
+    several = ("fge", "swag", "multi_swag", "mc_dropout", "lora_ensemble")
+    spread = ("espro_centroids", "espro_members", "espro_points")
+    # As many passes as the deep ensemble takes, and then all that there are.
+    for method in (*several, "deep_ensemble", "recomputed_deep_ensemble", *spread):
+        if (members := min(networks, counts.get(method, 0))) > 1:
+            chosen.append((NAMES[method], method, members))
+    for method in ("short_deep_ensemble", *several, *spread, "espro_vertices", "espro_centroids_and_vertices"):
+        if (members := counts.get(method, 0)) > 1 and (NAMES[method], method, members) not in chosen:
+            chosen.append((NAMES[method], method, members))
     return chosen
 
 
@@ -295,6 +290,11 @@ def shift_rows(seeds: Sequence[Results]) -> list[dict[str, Any]]:
         ("deep ensemble", "deep_ensemble", networks),
         ("ESPRO, centroids", "espro_centroids", len(seeds[0]["methods"].get("espro_centroids", []))),
         ("ESPRO, vertices", "espro_vertices", len(seeds[0]["methods"].get("espro_vertices", []))),
+        (
+            "ESPRO, centroids and vertices",
+            "espro_centroids_and_vertices",
+            len(seeds[0]["methods"].get("espro_centroids_and_vertices", [])),
+        ),
     ):
         found = rows_of(seeds, method, members) if members else []
         for key in found[0].get("corrupted", {}) if found else ():

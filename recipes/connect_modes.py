@@ -30,6 +30,7 @@ from train_espro import (
     SEEDS_A_COMPONENT,
     DataArguments,
     EsproArguments,
+    check_distinct,
     hardware,
     load_data,
     transformed,
@@ -256,14 +257,6 @@ def check_labels(model: SimplexForImageClassification, name: str, labels: dict[i
     # Names such as LABEL_0 tell nothing, so only an order that contradicts the data's is a mistake for certain.
     if found != labels and sorted(found.values()) == sorted(labels.values()):
         raise ValueError(f"The model {name} has the data's labels in another order: {found}, not {labels}.")
-
-
-def check_distinct(model: SimplexForImageClassification) -> None:
-    """Raise ValueError where two modes have the same weights."""
-    for first, second in itertools.combinations(range(model.config.num_vertices), 2):
-        pairs = zip(model.vertices[first].parameters(), model.vertices[second].parameters(), strict=True)
-        if all(torch.equal(one, other) for one, other in pairs):
-            raise ValueError(f"Modes {first} and {second} have the same weights: there is nothing to connect.")
 
 
 def in_batches(dataset: Any, size: int) -> list[dict[str, Tensor]]:

@@ -22,16 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from compare_ensembles import CompareArguments, Repetition, check, component_epochs
+from compare_ensembles import MEMBER_CHOICES, CompareArguments, Repetition, check, component_epochs
 from comparison_report import mean_and_error
 from ensemble_results import Arrays, ensemble_results, paired_differences
 from recipe_arguments import parse_arguments
 from train_espro import DataArguments, EsproArguments, hardware, versions
 
 from hf_simplex.checkpoint import written_aside
-
-CHOICES = ("centroids", "points", "vertices")
-"""Of members, as `compare_ensembles.py` calls them."""
 
 
 @dataclass
@@ -123,7 +120,7 @@ def measured(repetition: Repetition, name: str) -> dict[str, dict[str, Any]]:
         "deep_ensemble": ensemble_results(deep, labels, affordable),
         "one_mode": ensemble_results(deep, labels, 1),
     }
-    for choice in CHOICES:
+    for choice in MEMBER_CHOICES:
         # With points_a_component 0 there are no random points.
         if (arrays := found.get(f"{name}_{choice}")) is None:
             continue
@@ -149,6 +146,7 @@ def means(lines: Sequence[dict[str, Any]]) -> str:
     compared = {
         "centroids": ("centroids", "deep_ensemble"),
         "vertices": ("vertices", "deep_ensemble"),
+        "centroids and vertices": ("centroids_and_vertices", "deep_ensemble"),
         "one centroid": ("one_of_centroids", "one_mode"),
     }
     head = ["setting", "seeds", *(f"{name}: {metric}" for name in compared for metric in ("error", "NLL"))]
@@ -157,6 +155,10 @@ def means(lines: Sequence[dict[str, Any]]) -> str:
         own = [line["methods"] for line in lines if line["setting"] == setting]
         cells = [setting, str(len(own))]
         for choice, rival in compared.values():
+            if any(choice not in methods for methods in own):
+                # Of an earlier version, which had no such choice.
+                cells += ["", ""]
+                continue
             errors = [100 * (methods[rival]["accuracy"] - methods[choice]["accuracy"]) for methods in own]
             likelihoods = [methods[choice]["nll"] - methods[rival]["nll"] for methods in own]
             for values, digits in ((errors, 2), (likelihoods, 3)):

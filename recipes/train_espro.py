@@ -17,6 +17,7 @@ ends the run with exit code 75. Components are independent: `--component I` trai
 """
 
 import copy
+import itertools
 import json
 import os
 import platform
@@ -79,12 +80,12 @@ class BackboneArguments:
     )
     modes: list[str] | None = field(
         default=None,
-        metadata={"help": "Checkpoints that are fine-tuned already, one a component, in place of backbone."},
+        metadata={"help": "Checkpoints that are fine-tuned already, num_modes a component, in place of backbone."},
     )
     given_mode_epochs: float = field(
         default=0.0, metadata={"help": "Epochs that each of the given modes was trained for, to count in the results."}
     )
-    num_components: int = field(default=2, metadata={"help": "Modes to fine-tune, each the start of a simplex."})
+    num_components: int = field(default=2, metadata={"help": "Simplexes to grow, each from its own mode or modes."})
     revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the backbone on the Hub."})
     token: str | None = field(default=None, metadata={"help": "Hub token, for a private backbone or data set."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that the backbone brings."})
@@ -303,7 +304,12 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
         raise ValueError("Give either backbone, to fine-tune, or modes, checkpoints that are fine-tuned already.")
     if backbone_args.from_scratch and backbone_args.modes is not None:
         raise ValueError("Give from_scratch with a backbone, not with modes, which are trained already.")
-    components = len(backbone_args.modes or ()) or backbone_args.num_components
+    modes = len(backbone_args.modes or ())
+    if modes % args.num_modes:
+        raise ValueError(
+            f"There are {modes} modes, which cannot be divided into simplexes of {args.num_modes} (num_modes) each."
+        )
+    components = modes // args.num_modes or backbone_args.num_components
     if components < 1:
         raise ValueError(f"num_components is {components}: expected at least 1.")
     if args.num_members is not None and args.num_members < components:
@@ -359,7 +365,7 @@ def load_data(data_args: DataArguments, token: str | None = None, validation_fra
 def start_components(
     backbone_args: BackboneArguments, data_args: DataArguments, data: ImageData, args: EsproArguments
 ) -> list[SimplexForImageClassification]:
-    """One complex of one vertex for each component: the pretrained backbone with a new head, or a given mode."""
+    """A complex for each component: the pretrained backbone with a new head, or the simplex of its given modes."""
     names = dict(enumerate(data.label_names))
     labels: dict[str, Any] = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     source: dict[str, Any] = {
@@ -389,6 +395,9 @@ def start_components(
             components.append(component)
         # So that modes that do not go together are refused now and not when all is trained.
         SimplexForImageClassification.unite(components)
+        if args.num_modes > 1:
+            groups = [components[i : i + args.num_modes] for i in range(0, len(components), args.num_modes)]
+            components = [joined_modes(group) for group in groups]
     else:
         backbone: Any = backbone_args.backbone
         if backbone == EMBEDDED_BACKBONE and not backbone_args.from_scratch:
@@ -415,6 +424,21 @@ def start_components(
         if data_args.image_size is not None:
             component.image_processor = resize_image_processor(component.image_processor, data_args.image_size)
     return components
+
+
+def joined_modes(modes: Sequence[SimplexForImageClassification]) -> SimplexForImageClassification:
+    """The simplex of given modes; ValueError where two have the same weights, or cannot be joined."""
+    joined = SimplexForImageClassification.join(modes)
+    check_distinct(joined)
+    return joined
+
+
+def check_distinct(model: SimplexForImageClassification) -> None:
+    """Raise ValueError where two modes have the same weights."""
+    for first, second in itertools.combinations(range(model.config.num_vertices), 2):
+        pairs = zip(model.vertices[first].parameters(), model.vertices[second].parameters(), strict=True)
+        if all(torch.equal(one, other) for one, other in pairs):
+            raise ValueError(f"Modes {first} and {second} have the same weights: there is nothing to connect.")
 
 
 def transformed(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import study_espro
 import tiny
+from compare_ensembles import MEMBER_CHOICES
 from datasets import DatasetDict
 from ensemble_results import disagreement, ensemble_results, paired_differences
 from safetensors.numpy import load_file
@@ -45,7 +46,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_method_predicts_probabilities_within_the_budget(compared: Path) -> None:
     for seed in (0, 1):
         results = json.loads((compared / f"seed-{seed}" / "results.json").read_text())
-        assert set(results["methods"]) == {*BASELINES, "espro_centroids", "espro_points", "espro_vertices"}
+        assert set(results["methods"]) == {*BASELINES, *(f"espro_{choice}" for choice in MEMBER_CHOICES)}
         assert results["seed"] == seed and results["versions"]["torch"]
         for method, rows in results["methods"].items():
             predicted = load_file(compared / f"seed-{seed}" / "predictions" / f"{method}.safetensors")
@@ -96,6 +97,27 @@ def test_the_report_has_tables_pictures_and_the_results_of_every_seed(compared: 
     assert {
         "tables.md", "seed-0.json", "seed-1.json", "budget.png", "forward_passes.png", "reliability.png", "shift.png"
     } == written  # fmt: skip
+
+
+def test_a_component_may_be_the_simplex_of_several_modes(tmp_path: Path) -> None:
+    flags = ["--methods", "deep_ensemble", "espro", "--budget", "4", "--num_modes", "2", "--points_a_component", "0"]
+    results = compare_ensembles.main(arguments(tmp_path, *flags))
+    methods = results[0]["methods"]
+    # Two simplexes of two modes of one epoch each, and no connector.
+    assert [row["training_epochs"] for row in methods["espro_vertices"]] == [2, 4, 4, 4]
+    assert [row["training_epochs"] for row in methods["espro_centroids_and_vertices"]] == [2, 4, 4, 4, 4, 4]
+    folder = tmp_path / "seed-0" / "predictions"
+    found = {
+        method: load_file(folder / f"{method}.safetensors")["test"]
+        for method in ("deep_ensemble", "espro_centroids", "espro_vertices", "espro_centroids_and_vertices")
+    }
+    # The first vertex of each simplex, then the second of each.
+    np.testing.assert_allclose(found["espro_vertices"][[0, 2, 1, 3]], found["deep_ensemble"], atol=1e-5)
+    np.testing.assert_array_equal(found["espro_centroids_and_vertices"][:2], found["espro_centroids"])
+    np.testing.assert_array_equal(found["espro_centroids_and_vertices"][2:], found["espro_vertices"])
+    flags[flags.index("4")] = "2"
+    with pytest.raises(ValueError, match="holds ESPRO with num_modes 2, not 1"):
+        compare_ensembles.main(arguments(tmp_path, *flags, "--num_modes", "1"))
 
 
 def test_multi_swag_draws_from_each_component_for_the_epochs_of_one(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from test_modeling_simplex import ensemble, same_tensors
-from tiny import LABELS, Images, batches
+from tiny import LABELS, Images, backbone, batches
 from torch import Tensor
 from transformers import TrainingArguments
 
@@ -75,6 +75,25 @@ def test_epochs_are_those_of_the_stages_and_of_given_modes_only(tmp_path: Path) 
         "centroid": 7.0,
         "simplex": 7.0,
         "espro": 17.0,
+    }
+
+
+def test_all_modes_of_a_simplex_are_in_the_deep_ensemble(tmp_path: Path) -> None:
+    parts = [SimplexForImageClassification.from_backbone(backbone("vit", seed)) for seed in range(2)]
+    model = SimplexForImageClassification.join(parts)
+    model.draw_members("auto")
+    data = Images(9)
+    results = compare(model, data, arguments(tmp_path), given_mode_epochs=3.0)
+    with torch.no_grad():
+        mean = torch.stack([part(data.pixel_values).logits.softmax(-1) for part in parts]).mean(0)
+    expected = classification_metrics(mean.numpy(), data.labels.numpy())
+    assert results["deep_ensemble"]["nll"] == pytest.approx(expected["nll"], abs=1e-5)
+    assert {name: result["training_epochs"] for name, result in results.items()} == {
+        "backbone": 3.0,
+        "deep_ensemble": 6.0,
+        "centroid": 6.0,
+        "simplex": 6.0,
+        "espro": 6.0,
     }
 
 

@@ -556,6 +556,45 @@ def test_an_ensemble_can_become_another(kind: str) -> None:
         model.take_over(ensemble("timm"))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_joined_modes_are_the_vertices_of_one_simplex(kind: str, tmp_path: Path) -> None:
+    parts = [SimplexForImageClassification.from_backbone(backbone(kind, seed)) for seed in range(3)]
+    for number, part in enumerate(parts):
+        part.config.provenance["stages"] = [{"vertex": 0, "epochs": number}]
+    joined = SimplexForImageClassification.join(parts)
+    assert joined.config.simplexes == [[0, 1, 2]] and joined.config.roles == ["mode"] * 3
+    assert joined.config.members == [] and len(joined.members) == len(joined.centroids) == 0
+    assert [(stage["vertex"], stage["epochs"]) for stage in joined.config.provenance["stages"]] == [
+        (0, 0), (1, 1), (2, 2)
+    ]  # fmt: skip
+    for part, vertex in zip(parts, joined.vertices, strict=True):
+        assert same_tensors(part.vertices[0], vertex) and part.config.members == [[1.0]]
+    joined.draw_members("auto", batches=batches())
+    assert torch.allclose(
+        joined.backbone_at([1 / 3] * 3, batches()).state_dict()[name := next(iter(joined.weights[0]))],
+        sum(part.weights[0][name] for part in parts) / 3,
+        atol=1e-6,
+    )
+    joined.save_pretrained(tmp_path)
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded(images()).logits, joined(images()).logits)
+
+
+def test_only_modes_of_a_kind_are_joined() -> None:
+    with pytest.raises(ValueError, match="nothing to unite"):
+        SimplexForImageClassification.join([])
+    with pytest.raises(ValueError, match="another backbone architecture"):
+        SimplexForImageClassification.join([ensemble("vit"), ensemble("resnet")])
+
+
+def test_a_vertex_may_be_added_for_one_more_mode() -> None:
+    model = SimplexForImageClassification.from_backbone(backbone("vit"), fine_tuned=False)
+    model.add_vertex([0], role="pretrained")
+    model.add_vertex([0], role="pretrained")
+    assert model.config.roles == ["pretrained"] * 3
+    assert all(same_tensors(vertex, model.vertices[0]) for vertex in model.vertices)
+
+
 def test_only_components_of_a_kind_unite() -> None:
     with pytest.raises(ValueError, match="architecture"):
         SimplexForImageClassification.unite([ensemble("vit"), ensemble("resnet")])

@@ -214,6 +214,17 @@ def test_given_modes_stay_as_they_are(tmp_path: Path) -> None:
     assert same(weights(grown, 0), ensemble.weights[0]) and same(weights(grown, 2), ensemble.weights[1])
 
 
+def test_given_modes_are_joined_into_simplexes(tmp_path: Path) -> None:
+    modes = [str(folder("resnet", tmp_path / f"mode-{seed}", labels=10, seed=seed)) for seed in range(4)]
+    settings = {"num_modes": 2, "num_vertices": 3, "num_members": None, "given_mode_epochs": 4}
+    results = run(tmp_path, modes=modes, **settings, **DIGITS)
+    grown = SimplexForImageClassification.from_pretrained(tmp_path / "output/ensemble")
+    assert grown.config.simplexes == [[0, 1, 2], [3, 4, 5]]
+    assert grown.config.roles == ["mode", "mode", "connector"] * 2
+    assert [results[name]["training_epochs"] for name in KEYS] == [4.0, 16.0, 9.0, 9.0, 18.0]
+    assert [results[name]["forward_passes"] for name in KEYS] == [1, 4, 1, 3, 6]
+
+
 def test_an_interrupted_run_leaves_no_ensemble_and_goes_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +446,13 @@ MISTAKES: list[tuple[str, Any]] = [
     ("unfinished run", unfinished_run),
     ("no such component", lambda path: ({"component": 2}, "component is 2: expected 0 to 1")),
     ("checkpoint of Trainer's", lambda path: ({"resume_from_checkpoint": "x"}, "give --resume")),
+    (
+        "modes that make no simplexes",
+        lambda path: (
+            {"backbone": None, "modes": ["a", "b", "c"], "num_modes": 2},
+            "3 modes, which cannot be divided",
+        ),
+    ),
     ("both sources", lambda path: ({"modes": ["a"]}, "either backbone")),
     ("modes from scratch", lambda path: ({"backbone": None, "modes": ["a"], "from_scratch": True}, "from_scratch")),
     ("unknown architecture", lambda path: ({"backbone": "vgg17", "from_scratch": True}, "'vgg17' is no architecture")),

@@ -115,6 +115,38 @@ def test_growing_trains_the_mode_then_a_connector_at_a_time_then_draws_members(k
 
 
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_several_modes_train_from_the_same_weights_before_the_connectors(kind: str, tmp_path: Path) -> None:
+    run = trainer(tmp_path / "two", kind, num_modes=2, num_members=None)
+    start = weights(run.simplex, 0)
+    recorder = Recorder(run.simplex)
+    run.add_callback(recorder)
+    stages = run.grow()
+    config = run.simplex.config
+    assert config.roles == ["mode", "mode", "connector"] and config.simplexes == [[0, 1, 2]]
+    assert [(stage["vertex"], stage["role"]) for stage in stages] == [(0, "mode"), (1, "mode"), (2, "connector")]
+    assert same(recorder.frozen[0][0], start) and same(recorder.frozen[0][1], start)
+    assert same(recorder.frozen[1][1], start) and not same(weights(run.simplex, 1), start)
+    # The first mode is that of a simplex with one; the others see the images in another order.
+    alone = trainer(tmp_path / "one", kind, num_vertices=1, num_members=1)
+    alone.grow()
+    assert same(weights(alone.simplex, 0), weights(run.simplex, 0))
+    assert not same(weights(run.simplex, 1), weights(run.simplex, 0))
+    assert len(config.members) == 3
+
+
+def test_a_run_that_is_interrupted_in_a_further_mode_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"num_modes": 2, **CHECKPOINTED}
+    whole = trainer(tmp_path / "whole", "resnet", **settings)
+    whole.grow()
+    interrupted(tmp_path / "cut", 1, 2, **settings)
+    resumed = trainer(tmp_path / "cut", "resnet", **settings)
+    resumed.grow(resume_from_checkpoint=True)
+    assert resumed.simplex.config.roles == ["mode", "mode", "connector"]
+    for vertex in range(3):
+        assert same(weights(resumed.simplex, vertex), weights(whole.simplex, vertex))
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_frozen_vertices_keep_every_bit_and_have_no_optimizer_state(kind: str, tmp_path: Path) -> None:
     run = trainer(tmp_path, kind, weight_decay=50.0, volume_weight=1e-3)
     recorder = Recorder(run.simplex)
@@ -958,6 +990,8 @@ def test_tensorboard_gets_the_quantities_of_each_step(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"num_vertices": 0}, "num_vertices is 0"),
+        ({"num_modes": 0}, "num_modes is 0"),
+        ({"num_modes": 5}, "num_modes is 5 and num_vertices 4"),
         ({"points_per_step": 0}, "points_per_step is 0"),
         ({"batch_norm_images": 1}, "batch_norm_images is 1"),
         ({"volume_weight": float("nan")}, "volume_weight is nan"),
@@ -1035,6 +1069,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         ({"num_members": None, "sampling": "volume"}, "num_members is not given"),
         ({"sampling": "volume", "num_vertices": 2}, r"sampling is 'volume'.*\[3, 2\] vertices"),
         ({"num_vertices": 4}, "plain weight"),
+        ({"num_modes": 4, "num_vertices": 4}, r"vertices \[0, 1, 2\] are trained already.*join"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )

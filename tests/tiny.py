@@ -48,9 +48,9 @@ def backbone(kind: str, seed: int = 0, labels: int = LABELS) -> PreTrainedModel:
     return TimmWrapperForImageClassification(config).eval()
 
 
-def folder(kind: str, directory: Path, labels: int = LABELS) -> Path:
+def folder(kind: str, directory: Path, labels: int = LABELS, seed: int = 0) -> Path:
     """The same as a folder of a Hub repository, image processor included."""
-    backbone(kind, labels=labels).save_pretrained(directory)
+    backbone(kind, seed, labels).save_pretrained(directory)
     if kind != "timm":
         ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(directory)
     return directory
