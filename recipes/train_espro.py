@@ -304,6 +304,11 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
         raise ValueError("Give either backbone, to fine-tune, or modes, checkpoints that are fine-tuned already.")
     if backbone_args.from_scratch and backbone_args.modes is not None:
         raise ValueError("Give from_scratch with a backbone, not with modes, which are trained already.")
+    if backbone_args.from_scratch and args.num_modes > 1:
+        raise ValueError(
+            f"num_modes is {args.num_modes} with from_scratch: modes from random weights have barriers between them, "
+            "so that no simplex of them has low loss. Give num_components, and connectors to each (num_vertices)."
+        )
     modes = len(backbone_args.modes or ())
     if modes % args.num_modes:
         raise ValueError(

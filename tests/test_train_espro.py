@@ -454,6 +454,10 @@ MISTAKES: list[tuple[str, Any]] = [
         ),
     ),
     ("both sources", lambda path: ({"modes": ["a"]}, "either backbone")),
+    (
+        "a simplex of modes from scratch",
+        lambda path: ({"from_scratch": True, "num_modes": 2}, "barriers between them"),
+    ),
     ("modes from scratch", lambda path: ({"backbone": None, "modes": ["a"], "from_scratch": True}, "from_scratch")),
     ("unknown architecture", lambda path: ({"backbone": "vgg17", "from_scratch": True}, "'vgg17' is no architecture")),
     ("neither source", lambda path: ({"backbone": None}, "either backbone")),
