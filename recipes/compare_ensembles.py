@@ -93,6 +93,12 @@ ESPRO_ARGUMENTS = (
     "volume_target",
     "start_jitter",
 )
+# What all models of one folder have in common, of the comparison, of the images and of the training.
+SHARED_ARGUMENTS = (
+    ("backbone", "from_scratch", "width", "shared_head", "validation_fraction"),
+    ("data_set", "data_config", "max_train_examples", "image_size", "augment", "horizontal_flip"),
+    ("learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "per_device_train_batch_size"),
+)
 # Members of ESPRO: the centroid of each component; as many as it has vertices, placed as the trainer does; random
 # points; the vertices; and centroid and vertices together, which cost no further predictions here.
 MEMBER_CHOICES = ("centroids", "members", "points", "vertices", "centroids_and_vertices")
@@ -117,6 +123,10 @@ class CompareArguments:
     )
     from_scratch: bool = field(default=False, metadata={"help": "Begin with random weights, not pretrained ones."})
     width: int = field(default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}'."})
+    shared_head: bool = field(
+        default=False,
+        metadata={"help": "All models begin with the same new head, as the modes of one component of train_espro.py."},
+    )
     channels_last: bool = field(default=False, metadata={"help": "Memory format of the weights."})
     methods: list[str] = field(
         default_factory=lambda: [
@@ -246,7 +256,7 @@ class Repetition:
         """A backbone before its training: the pretrained weights with a new head, or random weights."""
         compare = self.compare
         own: Any = copy.copy(self.args)
-        own.seed = self.seed_of(model)
+        own.seed = self.seed_of(0 if compare.shared_head else model)
         if compare.from_scratch:
             modes = ModeArguments(backbone=compare.backbone, train_modes=1, width=compare.width)
             (component,) = start_modes(modes, self.data_args, dict(enumerate(self.data.label_names)), own)
@@ -447,7 +457,14 @@ class Repetition:
     # ---- methods -----------------------------------------------------------------------------------------------
 
     def run(self, method: str) -> None:
-        """Train and predict with one method."""
+        """Train and predict with one method.
+
+        Raises:
+            ValueError: the folder's models were made with other arguments.
+        """
+        sources = zip((self.compare, self.data_args, self.args), SHARED_ARGUMENTS, strict=True)
+        shared = {name: getattr(source, name) for source, names in sources for name in names}
+        check_arguments(self.folder, shared, "another output_dir")
         getattr(self, f"run_{method}")()
 
     def modes(self, epochs: float | None = None) -> tuple[list[Weights], list[float]]:
@@ -608,23 +625,6 @@ class Repetition:
 
         self.predicted("lora_ensemble", [epochs * (i + 1) for i in range(number)], members)
 
-    def check_espro_folder(self) -> None:
-        """Raise ValueError where this setting's folder holds components that were grown with other arguments."""
-        own: dict[str, Any] = {"espro_mode_epochs": espro_mode_epochs(self.compare, self.args)}
-        own |= {name: getattr(self.args, name) for name in ESPRO_ARGUMENTS}
-        file = self.folder / self.compare.espro_name / "arguments.json"
-        if not file.exists():
-            with written_aside(file.parent) as aside:
-                (aside / file.name).write_text(json.dumps(own, indent=1) + "\n", "utf-8")
-            return
-        known = json.loads(file.read_text("utf-8"))
-        if different := [name for name in own if known.get(name) != own[name]]:
-            name = different[0]
-            raise ValueError(
-                f"{file.parent} holds ESPRO with {name} {known.get(name)!r}, not {own[name]!r}: give another "
-                "espro_name, or another output_dir."
-            )
-
     def run_espro(self) -> None:
         """The members of ESPRO in several choices, `MEMBER_CHOICES`."""
         cost = component_epochs(self.compare, self.args)
@@ -633,7 +633,9 @@ class Repetition:
         choices: dict[str, list[list[Probabilities]]] = {choice: [] for choice in MEMBER_CHOICES}
         if not points:
             del choices["points"]
-        self.check_espro_folder()
+        own: dict[str, Any] = {"espro_mode_epochs": espro_mode_epochs(self.compare, self.args)}
+        own |= {argument: getattr(self.args, argument) for argument in ESPRO_ARGUMENTS}
+        check_arguments(self.folder / name, own, "another espro_name, or another output_dir")
         if all((self.folder / "predictions" / f"{name}_{choice}.safetensors").exists() for choice in choices):
             return
         batches = self.batch_norm_batches
@@ -712,6 +714,8 @@ def check(compare: CompareArguments, args: EsproArguments) -> None:
             check_corruption(corruption, severity)
     if not compare.seeds or min(compare.seeds) < 0 or len(set(compare.seeds)) < len(compare.seeds):
         raise ValueError(f"seeds is {compare.seeds}: expected different numbers of 0 or more.")
+    if compare.shared_head and compare.from_scratch:
+        raise ValueError("shared_head with from_scratch: all models would begin alike. Leave one of them out.")
     if compare.budget < args.num_train_epochs:
         raise ValueError(
             f"budget is {compare.budget:g} epochs and one mode takes {args.num_train_epochs:g} (num_train_epochs): "
@@ -738,6 +742,19 @@ def check(compare: CompareArguments, args: EsproArguments) -> None:
             )
     # Written by the folders of the comparison instead.
     args.save_strategy = "no"
+
+
+def check_arguments(folder: Path, own: Mapping[str, Any], instead: str) -> None:
+    """Note the arguments in a folder, or raise ValueError where what it holds was made with others."""
+    file = folder / "arguments.json"
+    if not file.exists():
+        with written_aside(folder) as aside:
+            (aside / file.name).write_text(json.dumps(own, indent=1) + "\n", "utf-8")
+        return
+    known = json.loads(file.read_text("utf-8"))
+    if different := [name for name in own if known.get(name) != own[name]]:
+        name = different[0]
+        raise ValueError(f"{folder} was made with {name} {known.get(name)!r}, not {own[name]!r}: give {instead}.")
 
 
 def espro_mode_epochs(compare: CompareArguments, args: EsproArguments) -> float:

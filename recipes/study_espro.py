@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         if not wanted:
             continue
         repetition = Repetition(compare, data_args, args, seed)
-        repetition.run_deep_ensemble()
+        repetition.run("deep_ensemble")
         for name, (changes, own_compare, own_args) in wanted.items():
             repetition.compare, repetition.args = own_compare, own_args
-            repetition.run_espro()
+            repetition.run("espro")
             line = {
                 "setting": name,
                 "seed": seed,
@@ -140,11 +140,12 @@ def first_members(arrays: Arrays, members: int) -> Arrays:
 def means(lines: Sequence[dict[str, Any]]) -> str:
     """What each setting gains, as Markdown: differences of the error (points) and NLL, paired by seed.
 
-    Centroids and vertices are held against the deep ensemble of as many epochs, one centroid against one mode; means
-    over seeds with their standard errors, below 0 is better.
+    Centroids, members and vertices are held against the deep ensemble of as many epochs, one centroid against one
+    mode; means over seeds with their standard errors, below 0 is better.
     """
     compared = {
         "centroids": ("centroids", "deep_ensemble"),
+        "members": ("members", "deep_ensemble"),
         "vertices": ("vertices", "deep_ensemble"),
         "centroids and vertices": ("centroids_and_vertices", "deep_ensemble"),
         "one centroid": ("one_of_centroids", "one_mode"),

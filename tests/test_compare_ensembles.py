@@ -116,7 +116,7 @@ def test_a_component_may_be_the_simplex_of_several_modes(tmp_path: Path) -> None
     np.testing.assert_array_equal(found["espro_centroids_and_vertices"][:2], found["espro_centroids"])
     np.testing.assert_array_equal(found["espro_centroids_and_vertices"][2:], found["espro_vertices"])
     flags[flags.index("4")] = "2"
-    with pytest.raises(ValueError, match="holds ESPRO with num_modes 2, not 1"):
+    with pytest.raises(ValueError, match="made with num_modes 2, not 1"):
         compare_ensembles.main(arguments(tmp_path, *flags, "--num_modes", "1"))
 
 
@@ -144,9 +144,23 @@ def test_components_that_were_grown_otherwise_are_not_taken_for_these(tmp_path: 
     flags = ["--methods", "espro", "--budget", "1.5", "--points_a_component", "0"]
     compare_ensembles.main(arguments(tmp_path, *flags))
     assert not (tmp_path / "seed-0" / "predictions" / "espro_points.safetensors").exists()
-    with pytest.raises(ValueError, match=r"holds ESPRO with connector_epochs 0\.5, not 0\.25: give another"):
+    with pytest.raises(ValueError, match=r"made with connector_epochs 0\.5, not 0\.25: give another"):
         compare_ensembles.main(arguments(tmp_path, *flags, "--connector_epochs", "0.25"))
     compare_ensembles.main(arguments(tmp_path, *flags, "--connector_epochs", "0.25", "--espro_name", "short"))
+
+
+def test_models_may_begin_with_the_same_head_and_are_not_taken_for_others(tmp_path: Path) -> None:
+    backbone = tiny.folder("vit", tmp_path / "vit")
+    flags = [*COMMON, "--backbone", str(backbone), "--seeds", "0", "--methods", "deep_ensemble", "--budget", "2"]
+    # Nothing has been learned at this rate: what differs between two models is where they began.
+    flags += ["--learning_rate", "1e-12", "--output_dir"]
+    disagreements = []
+    for shared in ("false", "true"):
+        (results,) = compare_ensembles.main([*flags, str(tmp_path / shared), "--shared_head", shared]).values()
+        disagreements.append(results["methods"]["deep_ensemble"][1]["disagreement"])
+    assert disagreements[0] > 0 == disagreements[1]
+    with pytest.raises(ValueError, match="made with shared_head True, not False: give another output_dir"):
+        compare_ensembles.main([*flags, str(tmp_path / "true")])
 
 
 def test_multi_swag_needs_epochs_for_its_snapshots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,6 +233,7 @@ def test_transformers_have_mc_dropout_and_lora_ensembles(tmp_path: Path) -> None
         (["--corruptions", "fog", "--severities", "6"], "The severity is 6"),
         (["--validation_fraction", "0"], "no validation images"),
         (["--seeds", "1", "1"], "seeds is [1, 1]"),
+        (["--shared_head", "true"], "shared_head with from_scratch"),
         (["--methods", "mc_dropout"], "has no dropout"),
         (["--methods", "lora_ensemble"], "LoRA-Ensemble is for transformers"),
         (["--out_of_distribution", "clouds"], "unknown data set 'clouds'"),
