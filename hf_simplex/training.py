@@ -388,10 +388,10 @@ class SimplexTrainer(Trainer):
     def _check_growth(self) -> None:
         args, structure, roles = self.args, self.simplex.config.complex, self.simplex.config.roles
         simplexes = len(structure.simplexes)
-        for simplex in structure.simplexes:
-            if len(simplex) < args.num_modes and any(roles[vertex] != PRETRAINED for vertex in simplex):
+        for vertices in structure.simplexes:
+            if len(vertices) < args.num_modes and any(roles[vertex] != PRETRAINED for vertex in vertices):
                 raise ValueError(
-                    f"num_modes is {args.num_modes}, but vertices {list(simplex)} are trained already, so that the "
+                    f"num_modes is {args.num_modes}, but vertices {list(vertices)} are trained already, so that the "
                     "weights that further modes would start from are gone: train each mode on its own and join them "
                     "with SimplexForImageClassification.join."
                 )
