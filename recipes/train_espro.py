@@ -24,7 +24,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -249,6 +249,8 @@ def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
             (aside / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
             (aside / "run.json").write_text(json.dumps(run, indent=2, default=str) + "\n", "utf-8")
         print(table(results))
+        if args.num_modes > 1 and (warning := barrier_warning(results)):
+            print(f"warning: {warning}", file=sys.stderr)
         evidence = Evidence(
             data_set=data.name,
             test_images=len(data.test),
@@ -268,6 +270,18 @@ def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
         if args.push_to_hub:
             publish_folder(output / "ensemble", repository.repo_id, token=args.hub_token, revision=args.hub_revision)
     return results
+
+
+def barrier_warning(results: Mapping[str, Result]) -> str | None:
+    """What to say of a simplex of several modes whose centroid is worse than the first of them, if it is."""
+    centroid, mode = results["centroid"]["nll"], results["backbone"]["nll"]
+    if centroid <= mode:
+        return None
+    return (
+        f"the centroid of the first simplex has an NLL of {centroid:.4f}, its first mode alone {mode:.4f}: there is a "
+        "barrier between its modes, so that points between them are poor members. Train again with num_modes 1, and "
+        "num_components or num_vertices for more members."
+    )
 
 
 def loss_surface(

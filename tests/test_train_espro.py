@@ -23,6 +23,7 @@ from tiny import LABELS, SIZE, folder
 from transformers import AutoModelForImageClassification, pipeline
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
+from hf_simplex.evaluation import Result
 from hf_simplex.image_data import load_image_data
 from hf_simplex.image_transforms import build_transforms, collate, with_pixel_values
 from hf_simplex.metrics import classification_metrics
@@ -214,7 +215,7 @@ def test_given_modes_stay_as_they_are(tmp_path: Path) -> None:
     assert same(weights(grown, 0), ensemble.weights[0]) and same(weights(grown, 2), ensemble.weights[1])
 
 
-def test_given_modes_are_joined_into_simplexes(tmp_path: Path) -> None:
+def test_given_modes_are_joined_into_simplexes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     modes = [str(folder("resnet", tmp_path / f"mode-{seed}", labels=10, seed=seed)) for seed in range(4)]
     settings = {"num_modes": 2, "num_vertices": 3, "num_members": None, "given_mode_epochs": 4}
     results = run(tmp_path, modes=modes, **settings, **DIGITS)
@@ -223,6 +224,17 @@ def test_given_modes_are_joined_into_simplexes(tmp_path: Path) -> None:
     assert grown.config.roles == ["mode", "mode", "connector"] * 2
     assert [results[name]["training_epochs"] for name in KEYS] == [4.0, 16.0, 9.0, 9.0, 18.0]
     assert [results[name]["forward_passes"] for name in KEYS] == [1, 4, 1, 3, 6]
+    barrier = results["centroid"]["nll"] > results["backbone"]["nll"]
+    assert ("warning: the centroid of the first simplex has an NLL" in capsys.readouterr().err) == barrier
+
+
+def test_a_barrier_between_modes_is_told() -> None:
+    row: Result = {
+        "accuracy": 0.9, "nll": 0.3, "ece": 0.1, "brier": 0.2, "training_epochs": 4.0, "forward_passes": 1,
+    }  # fmt: skip
+    assert train_espro.barrier_warning({"backbone": row, "centroid": {**row, "nll": 0.25}}) is None
+    told = train_espro.barrier_warning({"backbone": row, "centroid": {**row, "nll": 0.75}})
+    assert told is not None and "NLL of 0.7500, its first mode alone 0.3000" in told and "num_modes 1" in told
 
 
 def test_an_interrupted_run_leaves_no_ensemble_and_goes_on_to_the_same_bits(
