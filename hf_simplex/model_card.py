@@ -65,6 +65,7 @@ _ON_THE_HUB = {"fashion_mnist": "zalando-datasets/fashion_mnist"}
 
 _SHOWN_ARGUMENTS = (
     "num_vertices",
+    "num_modes",
     "num_train_epochs",
     "connector_epochs",
     "learning_rate",

@@ -38,7 +38,7 @@ from .checkpoint import (
     written_aside,
 )
 from .complexes import SimplicialComplex
-from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
+from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, ROLES, SimplexConfig
 from .cuda_graph import MembersOnCuda
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members, symmetric_members
@@ -316,8 +316,10 @@ class SimplexForImageClassification(PreTrainedModel):
             The index of the new vertex.
 
         Raises:
-            ValueError: a simplex would have more dimensions than the backbone has weights.
+            ValueError: an unknown role, or a simplex would have more dimensions than the backbone has weights.
         """
+        if role not in ROLES:
+            raise ValueError(f"role is {role!r}: choose from {', '.join(ROLES)}.")
         self.dematerialize()
         structure = self.config.complex.with_vertex(simplexes)
         self._check_dimensions(structure)
@@ -383,6 +385,13 @@ class SimplexForImageClassification(PreTrainedModel):
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 backbone = _build_backbone(self.config)
             backbone.to(self.device, self.dtype)
+            # Points are written fastest, and computed with in the vertices' order, where both lie alike in memory.
+            for name, parameter in backbone.named_parameters():
+                if (strides := self.weights[0][name].stride()) != parameter.stride():
+                    empty = torch.empty_strided(
+                        parameter.shape, strides, dtype=parameter.dtype, device=parameter.device
+                    )
+                    parameter.data = empty.copy_(parameter.data)
             self.__dict__["_backbone"] = backbone
         return backbone
 

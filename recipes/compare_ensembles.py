@@ -93,11 +93,35 @@ ESPRO_ARGUMENTS = (
     "volume_target",
     "start_jitter",
 )
-# What all models of one folder have in common, of the comparison, of the images and of the training.
+# What all models and predictions of one folder have in common: of the comparison, of the images and of the training.
 SHARED_ARGUMENTS = (
-    ("backbone", "from_scratch", "width", "shared_head", "validation_fraction"),
-    ("data_set", "data_config", "max_train_examples", "image_size", "augment", "horizontal_flip"),
-    ("learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "per_device_train_batch_size"),
+    ("backbone", "from_scratch", "width", "shared_head", "validation_fraction", "bfloat16_evaluation"),
+    (
+        "data_set",
+        "data_config",
+        "train_split",
+        "test_split",
+        "max_train_examples",
+        "max_test_examples",
+        "image_size",
+        "augment",
+        "horizontal_flip",
+        "scale_min",
+        "auto_augment",
+        "color_jitter",
+        "random_erasing",
+    ),
+    (
+        "learning_rate",
+        "weight_decay",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "optim",
+        "label_smoothing_factor",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "batch_norm_images",
+    ),
 )
 # Members of ESPRO: the centroid of each component; as many as it has vertices, placed as the trainer does; random
 # points; the vertices; and centroid and vertices together, which cost no further predictions here.
@@ -611,7 +635,10 @@ class Repetition:
         number = int(self.compare.budget / epochs)
 
         def member(index: int) -> PreTrainedModel:
-            return lora_member(self.start(index), self.compare.lora_rank, self.compare.lora_targets)
+            module = self.start(index)
+            # The adapters are each model's own, even where heads are not.
+            set_seed(self.seed_of(index))
+            return lora_member(module, self.compare.lora_rank, self.compare.lora_targets)
 
         def trained(index: int) -> Weights:
             module = member(index)
@@ -747,6 +774,8 @@ def check(compare: CompareArguments, args: EsproArguments) -> None:
 def check_arguments(folder: Path, own: Mapping[str, Any], instead: str) -> None:
     """Note the arguments in a folder, or raise ValueError where what it holds was made with others."""
     file = folder / "arguments.json"
+    if not file.exists() and any(folder.glob("*/*.safetensors")):
+        raise ValueError(f"{folder} holds models whose arguments are not known: give {instead}.")
     if not file.exists():
         with written_aside(folder) as aside:
             (aside / file.name).write_text(json.dumps(own, indent=1) + "\n", "utf-8")

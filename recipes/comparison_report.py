@@ -134,12 +134,18 @@ def selection(seeds: Sequence[Results]) -> list[tuple[str, str, int]]:
         chosen.append(("ESPRO, one centroid", "espro_centroids", 1))
     several = ("fge", "swag", "multi_swag", "mc_dropout", "lora_ensemble")
     spread = ("espro_centroids", "espro_members", "espro_points")
+
+    def fewest(method: str) -> int:
+        """With one member these have a row of their own."""
+        return 2 if method in ("deep_ensemble", "short_deep_ensemble", "espro_centroids") else 1
+
     # As many passes as the deep ensemble takes, and then all that there are.
     for method in (*several, "deep_ensemble", "recomputed_deep_ensemble", *spread):
-        if (members := min(networks, counts.get(method, 0))) > 1:
+        if (members := min(networks, counts.get(method, 0))) >= fewest(method):
             chosen.append((NAMES[method], method, members))
     for method in ("short_deep_ensemble", *several, *spread, "espro_vertices", "espro_centroids_and_vertices"):
-        if (members := counts.get(method, 0)) > 1 and (NAMES[method], method, members) not in chosen:
+        members = counts.get(method, 0)
+        if members >= fewest(method) and (NAMES[method], method, members) not in chosen:
             chosen.append((NAMES[method], method, members))
     return chosen
 

@@ -151,7 +151,7 @@ def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
         modes = start_modes(mode_args, data_args, dict(enumerate(data.label_names)), args)
         train, plain, test = transformed(data, data_args, modes[0], materialize=True)
         if mode_args.modes is not None:
-            check_distinct(SimplexForImageClassification.unite(modes))
+            check_distinct(SimplexForImageClassification.unite(modes), mode_args.modes)
         dimensions = sum(parameter.numel() for parameter in modes[0].vertices[0].parameters())
         if mode_args.connectors > dimensions:
             raise ValueError(
@@ -200,6 +200,10 @@ def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | 
     for name, least in (("connectors", 1), ("path_points", 3), ("sampled_points", 1)):
         if getattr(mode_args, name) < least:
             raise ValueError(f"{name} is {getattr(mode_args, name)}: expected at least {least}.")
+    if args.num_modes != 1:
+        raise ValueError(
+            f"num_modes is {args.num_modes}: modes are connected here, not joined into one simplex; give 1."
+        )
     if (Path(args.output_dir) / "results.json").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir} holds results already. Choose another output_dir or give --overwrite.")
     if mode_args.joins is None:

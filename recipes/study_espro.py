@@ -22,13 +22,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from compare_ensembles import MEMBER_CHOICES, CompareArguments, Repetition, check, component_epochs
+from compare_ensembles import (
+    MEMBER_CHOICES,
+    SHARED_ARGUMENTS,
+    CompareArguments,
+    Repetition,
+    check,
+    component_epochs,
+)
 from comparison_report import mean_and_error
 from ensemble_results import Arrays, ensemble_results, paired_differences
 from recipe_arguments import parse_arguments
 from train_espro import DataArguments, EsproArguments, hardware, versions
 
 from hf_simplex.checkpoint import written_aside
+
+# What a setting cannot change, since modes are trained once for all.
+KEPT = {"budget", "num_train_epochs", "seed", "seeds", "output_dir"}.union(*SHARED_ARGUMENTS)
 
 
 @dataclass
@@ -96,7 +106,7 @@ def read_settings(
         own_compare, own_args = copy.copy(compare), copy.copy(args)
         for key, value in (changes or {}).items():
             owner = next((a for a in (own_compare, own_args) if key in {f.name for f in fields(a)}), None)
-            if owner is None or key in ("budget", "num_train_epochs", "backbone", "seed", "seeds", "output_dir"):
+            if owner is None or key in KEPT:
                 raise ValueError(f"{file}: setting {name} changes {key!r}, which is no argument of ESPRO's.")
             setattr(owner, key, value)
         own_compare.espro_name, own_compare.methods = name, ["espro"]

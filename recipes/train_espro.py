@@ -273,13 +273,13 @@ def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
 
 
 def barrier_warning(results: Mapping[str, Result]) -> str | None:
-    """What to say of a simplex of several modes whose centroid is worse than the first of them, if it is."""
+    """What to say where the centroid of the first simplex, of several modes, has a higher NLL than its first mode."""
     centroid, mode = results["centroid"]["nll"], results["backbone"]["nll"]
     if centroid <= mode:
         return None
     return (
-        f"the centroid of the first simplex has an NLL of {centroid:.4f}, its first mode alone {mode:.4f}: there is a "
-        "barrier between its modes, so that points between them are poor members. Train again with num_modes 1, and "
+        f"the centroid of the first simplex has an NLL of {centroid:.4f}, its first mode alone {mode:.4f}: there may "
+        "be a barrier between its modes, and points between them are poor members then. Compare with num_modes 1, and "
         "num_components or num_vertices for more members."
     )
 
@@ -413,10 +413,11 @@ def start_components(
                 )
             components.append(component)
         # So that modes that do not go together are refused now and not when all is trained.
-        SimplexForImageClassification.unite(components)
+        united = SimplexForImageClassification.unite(components)
         if args.num_modes > 1:
+            check_distinct(united, backbone_args.modes)
             groups = [components[i : i + args.num_modes] for i in range(0, len(components), args.num_modes)]
-            components = [joined_modes(group) for group in groups]
+            components = [SimplexForImageClassification.join(group) for group in groups]
     else:
         backbone: Any = backbone_args.backbone
         if backbone == EMBEDDED_BACKBONE and not backbone_args.from_scratch:
@@ -445,19 +446,15 @@ def start_components(
     return components
 
 
-def joined_modes(modes: Sequence[SimplexForImageClassification]) -> SimplexForImageClassification:
-    """The simplex of given modes; ValueError where two have the same weights, or cannot be joined."""
-    joined = SimplexForImageClassification.join(modes)
-    check_distinct(joined)
-    return joined
-
-
-def check_distinct(model: SimplexForImageClassification) -> None:
-    """Raise ValueError where two modes have the same weights."""
+def check_distinct(model: SimplexForImageClassification, names: Sequence[str]) -> None:
+    """Raise ValueError where two of the modes, whose names are given, have the same weights."""
     for first, second in itertools.combinations(range(model.config.num_vertices), 2):
         pairs = zip(model.vertices[first].parameters(), model.vertices[second].parameters(), strict=True)
         if all(torch.equal(one, other) for one, other in pairs):
-            raise ValueError(f"Modes {first} and {second} have the same weights: there is nothing to connect.")
+            raise ValueError(
+                f"The modes {names[first]} and {names[second]} have the same weights: there is nothing between them. "
+                "Give modes that were trained apart."
+            )
 
 
 def transformed(

@@ -163,6 +163,22 @@ def test_models_may_begin_with_the_same_head_and_are_not_taken_for_others(tmp_pa
         compare_ensembles.main([*flags, str(tmp_path / "true")])
 
 
+def test_models_of_unknown_arguments_are_not_taken_for_these(tmp_path: Path) -> None:
+    compare_ensembles.main(arguments(tmp_path, "--methods", "single", "--budget", "1"))
+    (tmp_path / "seed-0" / "arguments.json").unlink()
+    with pytest.raises(ValueError, match="holds models whose arguments are not known: give another output_dir"):
+        compare_ensembles.main(arguments(tmp_path, "--methods", "single", "--budget", "1"))
+
+
+def test_methods_of_one_member_have_their_row() -> None:
+    row = {"forward_passes": 1, "training_epochs": 2.0}
+    methods = {name: [row] for name in ("deep_ensemble", "short_deep_ensemble", "fge", "espro_centroids")}
+    found = comparison_report.selection([{"methods": methods}])
+    assert [(method, members) for _, method, members in found] == [
+        ("deep_ensemble", 1), ("short_deep_ensemble", 1), ("espro_centroids", 1), ("fge", 1),
+    ]  # fmt: skip
+
+
 def test_multi_swag_needs_epochs_for_its_snapshots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         compare_ensembles.main(arguments(tmp_path, "--methods", "multi_swag", "--num_vertices", "1"))

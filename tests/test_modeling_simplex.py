@@ -580,6 +580,22 @@ def test_joined_modes_are_the_vertices_of_one_simplex(kind: str, tmp_path: Path)
     assert torch.equal(loaded(images()).logits, joined(images()).logits)
 
 
+def test_the_working_backbone_of_joined_modes_lies_in_memory_as_they_do() -> None:
+    parts = [backbone("resnet", seed).to(memory_format=torch.channels_last) for seed in range(2)]
+    joined = SimplexForImageClassification.join([SimplexForImageClassification.from_backbone(part) for part in parts])
+    strides = {name: parameter.stride() for name, parameter in joined.backbone.named_parameters()}
+    assert strides == {name: joined.weights[1][name].stride() for name in strides}
+    assert any(stride[1] == 1 and len(stride) == 4 and stride[3] > 1 for stride in strides.values())
+
+
+def test_a_vertex_has_a_known_role() -> None:
+    model = ensemble("vit")
+    before = model.config.num_vertices
+    with pytest.raises(ValueError, match="role is 'modes': choose from pretrained, mode, connector"):
+        model.add_vertex(role="modes")
+    assert model.config.num_vertices == before == len(model.vertices)
+
+
 def test_only_modes_of_a_kind_are_joined() -> None:
     with pytest.raises(ValueError, match="nothing to unite"):
         SimplexForImageClassification.join([])

@@ -465,6 +465,18 @@ MISTAKES: list[tuple[str, Any]] = [
             "3 modes, which cannot be divided",
         ),
     ),
+    (
+        "equal modes in one simplex",
+        lambda path: (
+            {
+                "backbone": None,
+                "modes": [str(folder("resnet", path / n, labels=10, seed=n == "a")) for n in "abc"],
+                "num_components": 1,
+                "num_modes": 3,
+            },
+            "/b and ",
+        ),
+    ),
     ("both sources", lambda path: ({"modes": ["a"]}, "either backbone")),
     (
         "a simplex of modes from scratch",
