@@ -56,7 +56,9 @@ NAMES = {
     "espro_vertices": "ESPRO, vertices",
     "espro_centroids_and_vertices": "ESPRO, centroids and vertices",
 }
-RELIABILITY = ("single", "deep_ensemble", "short_deep_ensemble", "espro_centroids", "espro_vertices")
+RELIABILITY = ("single", "deep_ensemble", "espro_centroids", "espro_members", "espro_vertices")
+# Of the corrupted images, the mean over all corruptions and severities.
+SHIFT_METRICS = ("error", "nll", "calibrated_nll", "ece")
 COLORS = {
     "single": "#000000",
     "deep_ensemble": "#0072b2",
@@ -103,6 +105,45 @@ def main(argv: Sequence[str] | None = None) -> str:
             plot_shift(rows).savefig(aside / "shift.png", dpi=160)
     print(text)
     return text
+
+
+def shift_table(seeds: Sequence[Results], chosen: Sequence[tuple[str, str, int]]) -> list[str]:
+    """The means over all corruptions and severities, and minus the deep ensemble's, as lines of Markdown."""
+    networks = len(seeds[0]["methods"].get("deep_ensemble", []))
+    base = corrupted_means(rows_of(seeds, "deep_ensemble", networks)) if networks else []
+    lines = []
+    for name, method, members in chosen:
+        rows = corrupted_means(rows_of(seeds, method, members))
+        if not rows:
+            continue
+        cells = [name, f"{rows[0]['training_epochs']:g}", str(members)]
+        for metric in SHIFT_METRICS:
+            cells.append(_cell(metric, [value(row, metric) for row in rows]))
+            if (method, members) == ("deep_ensemble", networks):
+                cells.append("")
+            elif base:
+                pairs = zip(rows, base, strict=True)
+                cells.append(_cell(metric, [value(a, metric) - value(b, metric) for a, b in pairs], signed=True))
+        lines.append(_row(cells))
+    if not lines:
+        return []
+    head = ["method", "epochs", "passes"]
+    for metric in SHIFT_METRICS:
+        head += [METRICS[metric], f"minus the deep ensemble of {networks}"] if base else [METRICS[metric]]
+    title = "Corrupted test images, mean over all corruptions and severities (* more than two standard errors):"
+    return ["", title, "", _row(head), _row(["---"] * len(head)), *lines]
+
+
+def corrupted_means(rows: Sequence[Results]) -> list[dict[str, float]]:
+    """For each row the mean of each metric over what its corrupted images have; nothing where one has none."""
+    if not all(row.get("corrupted") for row in rows):
+        return []
+    found = []
+    for row in rows:
+        corrupted = list(row["corrupted"].values())
+        means = {metric: float(np.mean([own[metric] for own in corrupted])) for metric in corrupted[0]}
+        found.append({**means, "training_epochs": row["training_epochs"]})
+    return found
 
 
 def value(row: Results, metric: str) -> float:
@@ -182,6 +223,7 @@ def tables(seeds: Sequence[Results]) -> str:
                     pairs = zip(rows, base, strict=True)
                     cells.append(_cell(metric, [value(a, metric) - value(b, metric) for a, b in pairs], signed=True))
                 lines.append(_row(cells))
+    lines += shift_table(seeds, chosen)
     return "\n".join(lines) + "\n"
 
 
@@ -289,18 +331,14 @@ def _pooled(comparison: Path, method: str) -> tuple[NDArray[np.float64], NDArray
 def shift_rows(seeds: Sequence[Results]) -> list[dict[str, Any]]:
     """The results under corruption as the rows that `plotting.plot_shift` draws, averaged over seeds."""
     rows = []
-    networks = len(seeds[0]["methods"].get("deep_ensemble", [1]))
+    counts = {method: len(found) for method, found in seeds[0]["methods"].items()}
+    of_all = ["deep_ensemble", *(f"espro_{choice}" for choice in ("members", "vertices", "centroids_and_vertices"))]
+    # With one component its centroid is all of them.
+    of_all += ["espro_centroids"] if counts.get("espro_centroids", 0) > 1 else []
     for name, method, members in (
         ("single model", "single", 1),
         ("one centroid", "espro_centroids", 1),
-        ("deep ensemble", "deep_ensemble", networks),
-        ("ESPRO, centroids", "espro_centroids", len(seeds[0]["methods"].get("espro_centroids", []))),
-        ("ESPRO, vertices", "espro_vertices", len(seeds[0]["methods"].get("espro_vertices", []))),
-        (
-            "ESPRO, centroids and vertices",
-            "espro_centroids_and_vertices",
-            len(seeds[0]["methods"].get("espro_centroids_and_vertices", [])),
-        ),
+        *((NAMES[method], method, counts.get(method, 0)) for method in of_all),
     ):
         found = rows_of(seeds, method, members) if members else []
         for key in found[0].get("corrupted", {}) if found else ():

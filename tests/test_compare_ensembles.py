@@ -91,6 +91,7 @@ def test_what_is_done_is_not_trained_again(compared: Path, monkeypatch: pytest.M
 def test_the_report_has_tables_pictures_and_the_results_of_every_seed(compared: Path, tmp_path: Path) -> None:
     text = comparison_report.main([str(compared), str(tmp_path / "report")])
     assert "over 2 seeds" in text and "Minus the deep ensemble of 3" in text
+    assert "Corrupted test images, mean over" in text
     for name in ("deep ensemble", "SWAG", "greedy soup", "ESPRO, one centroid", "ESPRO, random points"):
         assert f"| {name} |" in text
     written = {file.name for file in (tmp_path / "report").iterdir()}
@@ -177,6 +178,28 @@ def test_methods_of_one_member_have_their_row() -> None:
     assert [(method, members) for _, method, members in found] == [
         ("deep_ensemble", 1), ("short_deep_ensemble", 1), ("espro_centroids", 1), ("fge", 1),
     ]  # fmt: skip
+
+
+def test_the_table_of_corrupted_images_has_their_means_and_differences() -> None:
+    def row(*accuracies: float) -> dict[str, object]:
+        corrupted = {
+            f"fog/{severity}": {"accuracy": accuracy, "nll": 1 - accuracy, "calibrated_nll": 0.5, "ece": 0.1}
+            for severity, accuracy in enumerate(accuracies, start=1)
+        }
+        return {"training_epochs": 2.0, "corrupted": corrupted}
+
+    # Two seeds: errors of 20 and 40 % for the deep ensemble, 5 and 10 points less for SWAG.
+    seeds = [
+        {"methods": {"deep_ensemble": [row(0.9, 0.7)], "swag": [row(0.9, 0.8)], "single": [{"training_epochs": 2.0}]}},
+        {"methods": {"deep_ensemble": [row(0.5, 0.7)], "swag": [row(0.6, 0.8)], "single": [{"training_epochs": 2.0}]}},
+    ]
+    chosen = [("DE", "deep_ensemble", 1), ("SWAG", "swag", 1), ("one", "single", 1)]
+    lines = comparison_report.shift_table(seeds, chosen)
+    assert [line.split(" | ")[:5] for line in lines[-2:]] == [
+        ["| DE", "2", "1", "30.00 ± 10.00", ""],
+        ["| SWAG", "2", "1", "22.50 ± 7.50", "-7.50 ± 2.50*"],
+    ]
+    assert comparison_report.shift_table(seeds, chosen[2:]) == []
 
 
 def test_multi_swag_needs_epochs_for_its_snapshots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
