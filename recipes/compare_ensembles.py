@@ -149,7 +149,7 @@ class CompareArguments:
     width: int = field(default=32, metadata={"help": f"Channels of the first stage of '{SMALL_RESNET}'."})
     shared_head: bool = field(
         default=False,
-        metadata={"help": "All models begin with the same new head, as the modes of one component of train_espro.py."},
+        metadata={"help": "All models begin with the same new head, not each with its own."},
     )
     channels_last: bool = field(default=False, metadata={"help": "Memory format of the weights."})
     methods: list[str] = field(
@@ -280,7 +280,7 @@ class Repetition:
         """A backbone before its training: the pretrained weights with a new head, or random weights."""
         compare = self.compare
         own: Any = copy.copy(self.args)
-        own.seed = self.seed_of(0 if compare.shared_head else model)
+        own.seed, own.num_modes = self.seed_of(0 if compare.shared_head else model), 1
         if compare.from_scratch:
             modes = ModeArguments(backbone=compare.backbone, train_modes=1, width=compare.width)
             (component,) = start_modes(modes, self.data_args, dict(enumerate(self.data.label_names)), own)

@@ -384,7 +384,7 @@ def load_data(data_args: DataArguments, token: str | None = None, validation_fra
 def start_components(
     backbone_args: BackboneArguments, data_args: DataArguments, data: ImageData, args: EsproArguments
 ) -> list[SimplexForImageClassification]:
-    """A complex for each component: the pretrained backbone with a new head, or the simplex of its given modes."""
+    """A complex for each component: the pretrained backbone with new heads, or the simplex of its given modes."""
     names = dict(enumerate(data.label_names))
     labels: dict[str, Any] = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     source: dict[str, Any] = {
@@ -424,18 +424,22 @@ def start_components(
             backbone = str(write_efficientnet_lite0(Path(args.output_dir) / "backbone"))
         verbosity = logging.get_verbosity()
         for index in range(backbone_args.num_components):
-            # The head, or all weights, are drawn from the component's own seed; pretrained weights are the same.
-            set_seed(args.seed + SEEDS_A_COMPONENT * index)
-            if backbone_args.from_scratch:
-                component = random_mode(backbone, names, **source)
-            else:
-                component = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
+            starts = []
+            for number in range(args.num_modes):
+                # A new head, or all weights, are each mode's own; pretrained weights are the same.
+                set_seed(args.seed + SEEDS_A_COMPONENT * index + number)
+                if backbone_args.from_scratch:
+                    start = random_mode(backbone, names, **source)
+                else:
+                    start = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
+                starts.append(start)
+                # What transformers tells about the first is true of all.
+                logging.set_verbosity_error()
+            component = starts[0] if len(starts) == 1 else SimplexForImageClassification.join(starts)
             component.config.provenance["backbone"] = backbone_args.backbone
             if backbone_args.from_scratch:
                 component.config.provenance["from_scratch"] = True
             components.append(component)
-            # What transformers tells about the first is true of all.
-            logging.set_verbosity_error()
         logging.set_verbosity(verbosity)
     for component in components:
         component.config.provenance["data_set"] = data.name

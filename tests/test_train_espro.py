@@ -228,6 +228,25 @@ def test_given_modes_are_joined_into_simplexes(tmp_path: Path, capsys: pytest.Ca
     assert ("warning: the centroid of the first simplex has an NLL" in capsys.readouterr().err) == barrier
 
 
+def test_the_modes_of_a_simplex_start_from_the_same_weights_with_heads_of_their_own(tmp_path: Path) -> None:
+    settings = {
+        "backbone": str(folder("resnet", tmp_path / "backbone", labels=7)),
+        "num_components": 1,
+        "num_modes": 2,
+        "num_vertices": 2,
+        "num_members": None,
+    }
+    # Nothing is learned at this rate: the vertices are what they started from.
+    results = run(tmp_path, **settings, learning_rate="1e-12", weight_decay=0.0, **DIGITS)
+    grown = SimplexForImageClassification.from_pretrained(tmp_path / "output/ensemble")
+    assert grown.config.simplexes == [[0, 1]] and grown.config.roles == ["mode", "mode"]
+    names = [name for name, _ in grown.backbone.named_parameters()]
+    different = [name for name in names if (grown.weights[0][name] - grown.weights[1][name]).abs().max() > 1e-6]
+    assert different == names[-2:] == ["classifier.1.weight", "classifier.1.bias"]
+    assert [results[name]["training_epochs"] for name in KEYS] == [2.0, 4.0, 4.0, 4.0, 4.0]
+    assert [results[name]["forward_passes"] for name in KEYS] == [1, 2, 1, 2, 2]
+
+
 def test_a_barrier_between_modes_is_told() -> None:
     row: Result = {
         "accuracy": 0.9, "nll": 0.3, "ece": 0.1, "brier": 0.2, "training_epochs": 4.0, "forward_passes": 1,
