@@ -318,7 +318,7 @@ def plot_shift(results: Sequence[Mapping[str, Any]], *, calibrated: bool = False
         if key not in row:
             raise ValueError(f"The row of {row['method']!r}, {row['corruption']} {row['severity']} has no {key!r}.")
     severities = sorted({row["severity"] for row in results})
-    figure = _figure(9.6, 3.0)
+    figure = _figure(9.6, 3.0 + 0.25 * ((len(methods) - 1) // 3))
     width = 0.8 / len(methods)
     for axes, (key, title, scale) in zip(figure.subplots(1, 3), quantities, strict=True):
         for place, (method, fill) in enumerate(zip(methods, _FILLS, strict=False)):
@@ -345,7 +345,7 @@ def plot_shift(results: Sequence[Mapping[str, Any]], *, calibrated: bool = False
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 6), frameon=False)
+    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 3), frameon=False)
     return figure
 
 

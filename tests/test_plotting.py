@@ -204,6 +204,13 @@ def test_shift_shows_a_box_over_the_corruptions_for_each_method_at_each_severity
     assert scaled[0].get_ydata().tolist() == [-1, -1]
 
 
+def test_the_legend_of_many_long_names_fits_the_picture() -> None:
+    figure = plot_shift([shift_row(f"an ensemble of the {n}th kind", 1, 0, 1.0) for n in range(8)])
+    rendered(figure)
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width and legend.y1 <= figure.bbox.height
+
+
 def test_shift_without_methods_or_figures_is_refused() -> None:
     with pytest.raises(ValueError, match="There are 0 methods"):
         plot_shift([])
