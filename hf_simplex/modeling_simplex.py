@@ -386,8 +386,9 @@ class SimplexForImageClassification(PreTrainedModel):
                 backbone = _build_backbone(self.config)
             backbone.to(self.device, self.dtype)
             # Points are written fastest, and computed with in the vertices' order, where both lie alike in memory.
+            first = self.weights[0]
             for name, parameter in backbone.named_parameters():
-                if (strides := self.weights[0][name].stride()) != parameter.stride():
+                if (strides := first[name].stride()) != parameter.stride():
                     empty = torch.empty_strided(
                         parameter.shape, strides, dtype=parameter.dtype, device=parameter.device
                     )
