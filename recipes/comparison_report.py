@@ -264,7 +264,7 @@ def draw(seeds: Sequence[Results], against: str) -> Figure:
     for axes, (metric, label) in zip(
         figure.subplots(1, 3), (("error", "test error (%)"), ("nll", "NLL (nats)"), ("ece", "ECE")), strict=True
     ):
-        methods = [method for method in NAMES if method in seeds[0]["methods"]]
+        methods = [method for method in NAMES if all(method in seed["methods"] for seed in seeds)]
         means: list[list[float]] = []
         for number, method in enumerate(methods):
             members = range(1, len(seeds[0]["methods"][method]) + 1)

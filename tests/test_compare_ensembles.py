@@ -180,6 +180,13 @@ def test_methods_of_one_member_have_their_row() -> None:
     ]  # fmt: skip
 
 
+def test_what_not_all_seeds_have_is_not_in_the_pictures() -> None:
+    row = {"forward_passes": 1, "training_epochs": 2.0, "accuracy": 0.9, "nll": 0.3, "ece": 0.1}
+    seeds = [{"methods": {"deep_ensemble": [row], "swag": [row]}}, {"methods": {"deep_ensemble": [row]}}]
+    (legend,) = comparison_report.draw(seeds, "forward_passes").legends
+    assert [text.get_text() for text in legend.get_texts()] == ["deep ensemble"]
+
+
 def test_the_table_of_corrupted_images_has_their_means_and_differences() -> None:
     def row(*accuracies: float) -> dict[str, object]:
         corrupted = {
