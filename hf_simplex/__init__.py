@@ -1,21 +1,20 @@
 """Simplexes of fine-tuned weights: calibrated, uncertainty-aware ensembles for a few extra epochs.
 
-Importing this package registers the model type `simplex` with transformers' Auto classes, and its pipeline.
+Importing this package registers the model type `simplex` with transformers' Auto classes, and its pipeline. Nothing
+heavy is imported for that: registration waits until transformers imports its own tables.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoModelForImageClassification
-from transformers.pipelines import PIPELINE_REGISTRY
-
-from .configuration_simplex import SimplexConfig
-from .modeling_simplex import SimplexForImageClassification
-from .pipeline_simplex import TASK, SimplexImageClassificationPipeline
+from . import registration as registration
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .training import SimplexTrainer, SimplexTrainingArguments
+    from .model.configuration_simplex import SimplexConfig
+    from .model.modeling_simplex import SimplexForImageClassification
+    from .model.pipeline_simplex import SimplexImageClassificationPipeline
+    from .training.trainer import SimplexTrainer, SimplexTrainingArguments
 
 
 __all__ = [
@@ -26,17 +25,20 @@ __all__ = [
     "SimplexTrainingArguments",
 ]
 
-AutoConfig.register(SimplexConfig.model_type, SimplexConfig)
-AutoModelForImageClassification.register(SimplexConfig, SimplexForImageClassification)
-PIPELINE_REGISTRY.register_pipeline(
-    TASK, SimplexImageClassificationPipeline, pt_model=AutoModelForImageClassification, type="image"
-)
-
-# Training pulls in datasets and accelerate, which those who only load an ensemble need not wait for.
-_LAZY = {"SimplexTrainer": "training", "SimplexTrainingArguments": "training"}
+_MODULES = {
+    "SimplexConfig": "model.configuration_simplex",
+    "SimplexForImageClassification": "model.modeling_simplex",
+    "SimplexImageClassificationPipeline": "model.pipeline_simplex",
+    "SimplexTrainer": "training.trainer",
+    "SimplexTrainingArguments": "training.trainer",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -52,14 +52,14 @@ from train_espro import (
 from transformers import PreTrainedModel, Trainer, set_seed
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
-from hf_simplex.batch_norm import recompute_statistics
-from hf_simplex.checkpoint import written_aside
-from hf_simplex.geometry import centroid_coordinates, vertex_coordinates
-from hf_simplex.image_data import ImageData, load_image_data
-from hf_simplex.image_transforms import build_transforms, collate, with_pixel_values
-from hf_simplex.members import draw_members, symmetric_members
-from hf_simplex.shift import SMALLEST_SIZE, check_corruption, corrupt_dataset
-from hf_simplex.weight_space import write_point
+from hf_simplex.data.image_data import ImageData, load_image_data
+from hf_simplex.data.image_transforms import build_transforms, collate, with_pixel_values
+from hf_simplex.evaluation.shift import SMALLEST_SIZE, check_corruption, corrupt_dataset
+from hf_simplex.model.batch_norm import recompute_statistics
+from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.geometry import centroid_coordinates, vertex_coordinates
+from hf_simplex.model.members import draw_members, symmetric_members
+from hf_simplex.model.weight_space import write_point
 
 METHODS = (
     "single",

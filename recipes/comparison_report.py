@@ -21,9 +21,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from hf_simplex.calibration import deep_ensemble_equivalent
-from hf_simplex.checkpoint import written_aside
-from hf_simplex.plotting import plot_reliability, plot_shift
+from hf_simplex.evaluation.calibration import deep_ensemble_equivalent
+from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.plots.plotting import plot_reliability, plot_shift
 
 METRICS = {
     "error": "error (%)",

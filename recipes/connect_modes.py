@@ -39,11 +39,11 @@ from train_espro import (
 from transformers import ViTImageProcessor, set_seed
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
-from hf_simplex.checkpoint import written_aside
-from hf_simplex.complexes import SimplicialComplex
-from hf_simplex.geometry import sample_complex
-from hf_simplex.image_transforms import collate, resize_image_processor
-from hf_simplex.surfaces import evaluate_points
+from hf_simplex.data.image_transforms import collate, resize_image_processor
+from hf_simplex.evaluation.surfaces import evaluate_points
+from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.complexes import SimplicialComplex
+from hf_simplex.model.geometry import sample_complex
 
 
 @dataclass

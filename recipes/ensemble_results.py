@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_simplex.calibration import fit_temperature, scale_temperature
-from hf_simplex.metrics import classification_metrics, misclassification_auroc, ood_auroc
+from hf_simplex.evaluation.calibration import fit_temperature, scale_temperature
+from hf_simplex.evaluation.metrics import classification_metrics, misclassification_auroc, ood_auroc
 
 Arrays = Mapping[str, NDArray[Any]]
 

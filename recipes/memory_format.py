@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainingArguments
-from hf_simplex.checkpoint import written_aside
+from hf_simplex.model.checkpoint import written_aside
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 AUTO = "auto"

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from recipe_arguments import parse_arguments
 from torch import Generator, Tensor, nn
 
-from hf_simplex.checkpoint import written_aside
-from hf_simplex.complexes import SimplicialComplex
-from hf_simplex.spro import GrowingVertex
-from hf_simplex.weight_space import Weights, write_point
+from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.complexes import SimplicialComplex
+from hf_simplex.model.weight_space import Weights, write_point
+from hf_simplex.training.spro import GrowingVertex
 
 Loss = Callable[[nn.Module], Tensor]
 """The scalar loss of a module on all of the training data."""

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from connect_modes import prepare, sampled
 
-from hf_simplex.checkpoint import written_aside
-from hf_simplex.geometry import complex_log_volume
+from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.geometry import complex_log_volume
 
 COLLAPSED = 0.01
 

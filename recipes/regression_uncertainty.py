@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from plain_simplex import PlainArguments, at_points, grow, read_arguments, summary, train_mode, write_results
 from torch import Generator, Tensor, nn
 
-from hf_simplex.complexes import SimplicialComplex
-from hf_simplex.geometry import sample_complex, simplex_log_volumes
-from hf_simplex.weight_space import blocks, trainable_names
+from hf_simplex.model.complexes import SimplicialComplex
+from hf_simplex.model.geometry import sample_complex, simplex_log_volumes
+from hf_simplex.model.weight_space import blocks, trainable_names
 
 CLUSTERS = ((-1.0, -0.65), (-0.2, 0.15), (0.65, 0.95))
 LIMIT = 1.4

@@ -35,7 +35,7 @@ from ensemble_results import Arrays, ensemble_results, paired_differences
 from recipe_arguments import parse_arguments
 from train_espro import DataArguments, EsproArguments, hardware, versions
 
-from hf_simplex.checkpoint import written_aside
+from hf_simplex.model.checkpoint import written_aside
 
 # What a setting cannot change, since modes are trained once for all.
 KEPT = {"budget", "num_train_epochs", "seed", "seeds", "output_dir"}.union(*SHARED_ARGUMENTS)

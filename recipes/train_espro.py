@@ -42,17 +42,17 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
-from hf_simplex.checkpoint import check_target, written_aside
-from hf_simplex.configuration_simplex import MODE, SimplexConfig
-from hf_simplex.evaluation import Result, predict_parts, results_of
-from hf_simplex.image_data import FASHION_MNIST_DIRECTORY, ImageData, load_image_data
-from hf_simplex.image_transforms import build_transforms, collate, resize_image_processor, with_pixel_values
-from hf_simplex.model_card import DRAWN_PARTS, Evidence, describe_hardware, shown_arguments, write_card
-from hf_simplex.preemption import Preemption
-from hf_simplex.publishing import publish_folder
-from hf_simplex.surfaces import Surface, model_surface, plane_points
+from hf_simplex.data.image_data import FASHION_MNIST_DIRECTORY, ImageData, load_image_data
+from hf_simplex.data.image_transforms import build_transforms, collate, resize_image_processor, with_pixel_values
+from hf_simplex.evaluation.comparison import Result, predict_parts, results_of
+from hf_simplex.evaluation.surfaces import Surface, model_surface, plane_points
+from hf_simplex.hub.model_card import DRAWN_PARTS, Evidence, describe_hardware, shown_arguments, write_card
+from hf_simplex.hub.publishing import publish_folder
+from hf_simplex.model.checkpoint import check_target, written_aside
+from hf_simplex.model.configuration_simplex import MODE, SimplexConfig
+from hf_simplex.model.weight_space import trainable_names
+from hf_simplex.training.preemption import Preemption
 from hf_simplex.version import __version__
-from hf_simplex.weight_space import trainable_names
 
 EMBEDDED_BACKBONE = "efficientnet_lite0"
 # Components must not share a seed with each other's vertices, which count up from the component's own.

@@ -20,9 +20,9 @@ from plain_simplex import PlainArguments, at_points, grow, read_arguments, summa
 from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from hf_simplex.complexes import SimplicialComplex
-from hf_simplex.geometry import sample_complex, simplex_log_volume
-from hf_simplex.weight_space import blocks, trainable_names
+from hf_simplex.model.complexes import SimplicialComplex
+from hf_simplex.model.geometry import sample_complex, simplex_log_volume
+from hf_simplex.model.weight_space import blocks, trainable_names
 
 SHOWN = 4
 HALF_WIDTH = 1.3

@@ -31,8 +31,8 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.batch_norm import statistics
-from hf_simplex.cuda_graph import WARM_UP_PASSES, MembersOnCuda, log_probabilities
+from hf_simplex.model.batch_norm import statistics
+from hf_simplex.model.cuda_graph import WARM_UP_PASSES, MembersOnCuda, log_probabilities
 
 LABELS = 100
 
@@ -105,7 +105,7 @@ def _tensors(backbone: PreTrainedModel) -> dict[str, Tensor]:
 
 
 class Captured:
-    """Any function of images, replayed from a CUDA graph of its own, as `hf_simplex.cuda_graph` does with members."""
+    """Any function of images, replayed from a CUDA graph of its own, as `cuda_graph` does with members."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], images: Tensor) -> None:
         self.images = images.clone()

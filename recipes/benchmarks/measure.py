@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
-from hf_simplex.checkpoint import written_aside
+from hf_simplex.model.checkpoint import written_aside
 from hf_simplex.version import __version__
 
 TRANSFORMERS_VIT = "transformers_vit_small"

@@ -21,7 +21,7 @@ import torch
 from measure import parser, report, start
 from step_cost import Steps
 
-from hf_simplex.frozen_vertices import FROZEN_VERTICES
+from hf_simplex.training.frozen_vertices import FROZEN_VERTICES
 
 
 def peak(args: argparse.Namespace, device: torch.device) -> dict[str, int]:

@@ -24,7 +24,7 @@ from measure import alternating, parser, report, start
 from step_cost import Steps
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.checkpoint import written_aside
+from hf_simplex.model.checkpoint import written_aside
 
 UNITS = {"vertices": "vertex", "members": "member", "million_parameters": "million parameters"}
 """What each series is drawn against, and what its slope is for."""

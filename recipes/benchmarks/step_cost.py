@@ -25,9 +25,9 @@ import torch
 from measure import Ratio, alternating, batch, build_backbone, parser, ratio, report, start
 from torch import Generator, Tensor, nn
 
-from hf_simplex.complexes import SimplicialComplex
-from hf_simplex.frozen_vertices import FROZEN_VERTICES
-from hf_simplex.spro import GrowingVertex
+from hf_simplex.model.complexes import SimplicialComplex
+from hf_simplex.training.frozen_vertices import FROZEN_VERTICES
+from hf_simplex.training.spro import GrowingVertex
 
 LABELS = 100
 

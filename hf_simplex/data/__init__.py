@@ -1,0 +1,1 @@
+"""Image data sets, their transforms, and random streams."""

@@ -1,0 +1,1 @@
+"""Metrics, calibration, comparison, distribution shift and loss surfaces."""

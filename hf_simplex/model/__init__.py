@@ -1,0 +1,1 @@
+"""What inference needs: structure, weights, prediction and files of an ensemble."""

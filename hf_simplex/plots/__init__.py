@@ -1,0 +1,1 @@
+"""Pictures of loss surfaces and of calibration."""

@@ -1,0 +1,1 @@
+"""SPRO, and the trainer that grows vertices with it."""

@@ -1,0 +1,53 @@
+"""Random streams follow from their keys, and disturb no others."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from hf_simplex.data.random_streams import SeededDataset, stream, stream_seed, streams_apart
+
+
+class Noise(Dataset):
+    """Eight examples, each of which draws from every stream that augmentation may draw from."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([float(torch.rand(())), random.random(), float(np.random.rand())])
+
+
+def test_each_key_has_a_stream_of_its_own() -> None:
+    keys = [(0,), (0, 0), (0, 0, 0), (1,), (0, 1), (1, 0), (7, 0, 3)]
+    assert len({stream_seed(*key) for key in keys}) == len(keys)
+    assert torch.equal(torch.rand(3, generator=stream(1, 2)), torch.rand(3, generator=stream(1, 2)))
+
+
+def test_what_is_drawn_apart_leaves_no_trace() -> None:
+    drawn = []
+    for apart in (False, True):
+        torch.manual_seed(3), random.seed(3), np.random.seed(3)
+        if apart:
+            with streams_apart(2**62):
+                Noise()[0]
+        drawn.append(Noise()[0])
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_examples_streams_depend_on_seed_epoch_and_index_alone(workers: int) -> None:
+    expected = torch.stack([SeededDataset(Noise(), seed=5)[index] for index in range(8)])
+    dataset = SeededDataset(Noise(), seed=5)
+    loader = DataLoader(dataset, batch_size=2, num_workers=workers, persistent_workers=workers > 0)
+    torch.rand(3)
+    assert torch.equal(torch.cat(list(loader)), expected)
+    dataset.set_epoch(1)
+    second = torch.cat(list(loader))
+    assert not (second == expected).any()
+    dataset.set_epoch(0)
+    assert torch.equal(torch.cat(list(loader)), expected)
+    assert len(torch.unique(torch.cat([expected, second]))) == 48
+    assert not (SeededDataset(Noise(), seed=6)[0] == expected[0]).any()

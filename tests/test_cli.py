@@ -1,0 +1,275 @@
+"""The command hf-simplex: what it prints and writes is what the library says, and mistakes end with one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi
+from loopback_hub import LoopbackHub
+from PIL import Image
+from test_checkpoint import contents
+from test_modeling_simplex import ensemble
+from tiny import SIZE, backbone, images
+from transformers import AutoModelForImageClassification, ViTImageProcessor
+from typer.testing import CliRunner
+
+from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
+from hf_simplex.cli import _label_order, app
+from hf_simplex.data.image_data import load_image_data
+from hf_simplex.evaluation.metrics import classification_metrics
+
+COMMANDS = ("inspect", "predict", "evaluate", "export", "merge", "push")
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def mistake(*arguments: object) -> str:
+    """The one line that a mistake ends with."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def image_processor() -> ViTImageProcessor:
+    return ViTImageProcessor(size={"height": SIZE, "width": SIZE})
+
+
+def save(model: SimplexForImageClassification, directory: Path) -> Path:
+    if not hasattr(model.config.backbone_config, "pretrained_cfg"):
+        model.image_processor = image_processor()
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(ensemble("resnet"), tmp_path_factory.mktemp("command") / "ensemble")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "[b]picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    assert command in run("--help")
+    assert f"Example: hf-simplex {command} " in " ".join(run(command, "--help").split())
+
+
+def test_the_installed_command_helps_without_importing_torch() -> None:
+    command = Path(sys.executable).with_name("hf-simplex")
+    result = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=300, check=True)
+    assert all(name in result.stdout for name in COMMANDS)
+    code = "import sys, hf_simplex.cli; sys.exit(bool({'torch', 'transformers', 'rich.table'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+# inspect
+
+
+def test_inspect_tells_structure_sizes_volumes_and_members(folder: Path) -> None:
+    model = SimplexForImageClassification.from_pretrained(folder)
+    told = json.loads(run("inspect", folder, "--json"))
+    assert told["vertices"] == [
+        {"vertex": 0, "role": "mode", "epochs": None, "simplexes": [0]},
+        {"vertex": 1, "role": "connector", "epochs": None, "simplexes": [0]},
+        {"vertex": 2, "role": "connector", "epochs": None, "simplexes": [0]},
+    ]
+    volume = model.log_volumes().item()
+    assert told["simplexes"] == [{"simplex": 0, "vertices": [0, 1, 2], "log_volume": pytest.approx(volume)}]
+    assert told["log_volume"] == pytest.approx(volume)
+    assert [member["coordinates"] for member in told["members"]] == model.config.members
+    assert told["parameters_per_vertex"] == sum(parameter.numel() for parameter in backbone("resnet").parameters())
+    assert told["bytes"] <= sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    assert told["labels"] == 3
+    assert told["backbone"] == "ResNetForImageClassification"
+
+    table = run("inspect", folder)
+    assert "connector" in table
+    assert f"{volume:.4f}" in table
+    assert f"{told['parameters_per_vertex']:,}" in table
+    assert all(f"{coordinate:.4f}" in table for member in model.config.members for coordinate in member)
+
+
+def test_inspect_writes_valid_json_of_a_simplex_without_volume(tmp_path: Path) -> None:
+    model = SimplexForImageClassification.from_backbone(backbone("vit"))
+    model.add_vertex()
+    told = json.loads(run("inspect", save(model, tmp_path / "flat"), "--json"))
+    assert told["simplexes"][0]["log_volume"] is None
+    assert told["log_volume"] is None
+    assert told["members"] == []
+    assert "connector" in run("inspect", tmp_path / "flat")
+
+
+# predict
+
+
+def test_predict_says_what_the_pipeline_says(folder: Path, picture: Path) -> None:
+    model = SimplexForImageClassification.from_pretrained(folder)
+    result = SimplexImageClassificationPipeline(model=model, image_processor=model.image_processor)(str(picture))
+    assert json.loads(run("predict", folder, picture, picture, "--json")) == [{"image": str(picture), **result}] * 2
+    table = run("predict", folder, picture, "--top-k", 2)
+    assert f"{picture}: entropy {result['predictive_entropy_nats']:.4f} nats" in table
+    assert f"mutual information {result['mutual_information_nats']:.4f} nats" in table
+    assert f"vote share {result['vote_share']:.4f}" in table
+    for entry in result["labels"]:
+        shown = f"{entry['label']} │ {entry['score']:.4f} │ {entry['standard_deviation']:.4f}"
+        assert (shown in table) == (entry in result["labels"][:2])
+
+
+# evaluate
+
+
+def test_evaluate_measures_what_the_members_predict(tmp_path: Path) -> None:
+    plain = backbone("vit", labels=10)
+    torch.nn.init.normal_(plain.classifier.weight, std=5)
+    model = SimplexForImageClassification.from_backbone(plain)
+    vertex = model.add_vertex()
+    torch.nn.init.normal_(model.backbone.classifier.weight, std=5)
+    model.store_vertex(vertex)
+    model.draw_members(2)
+    arguments = ("digits", "--max-examples", 40, "--json", "--cpu")
+    told = json.loads(run("evaluate", save(model, tmp_path / "one"), *arguments))
+
+    data = load_image_data("digits", max_test_examples=40).test
+    inputs = image_processor()([image.convert("RGB") for image in data["image"]], return_tensors="pt")
+    expected = classification_metrics(model(**inputs).logits.softmax(dim=-1), data["label"])
+    assert told["images"] == 40
+    for name in ("accuracy", "nll", "ece", "brier"):
+        assert told[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+
+    # Labels of the same names in another order are told apart by name.
+    model.config.id2label = {label: str(9 - label) for label in range(10)}
+    swapped = json.loads(run("evaluate", save(model, tmp_path / "two"), *arguments))
+    flipped = classification_metrics(model(**inputs).logits.softmax(dim=-1), [9 - label for label in data["label"]])
+    assert swapped["nll"] == pytest.approx(flipped["nll"], rel=1e-4)
+    assert swapped["nll"] != pytest.approx(told["nll"], rel=1e-3)
+    assert f"{swapped['nll']:.4f}" in run("evaluate", tmp_path / "two", *arguments[:3])
+
+
+def test_labels_of_one_name_are_told_apart_by_their_places_or_not_at_all() -> None:
+    cranes = ["crane", "heron", "crane"]
+    assert _label_order(cranes, tuple(cranes)) == [0, 1, 2]
+    assert _label_order(["ant", "bee", "cat"], ("cat", "ant", "bee")) == [2, 0, 1]
+    assert _label_order(["LABEL_0", "LABEL_1", "LABEL_2"], tuple(cranes)) == [0, 1, 2]
+    with pytest.raises(ValueError, match="Several labels are named 'crane'"):
+        _label_order(cranes, ("heron", "crane", "crane"))
+
+
+# export and merge
+
+
+def test_every_point_is_exported_as_an_ordinary_checkpoint(folder: Path, tmp_path: Path) -> None:
+    model = SimplexForImageClassification.from_pretrained(folder)
+    points = {"--centroid": model.write_centroid, "--vertex=1": None, "--member=2": None}
+    for number, option in enumerate(points):
+        run("export", folder, option, tmp_path / str(number))
+    plain = [AutoModelForImageClassification.from_pretrained(tmp_path / str(number)) for number in range(3)]
+    assert {type(exported).__name__ for exported in plain} == {"ResNetForImageClassification"}
+    centroid, vertex, member = (exported.eval()(images()).logits for exported in plain)
+    assert torch.equal(centroid, model.write_centroid()(images()).logits)
+    assert torch.equal(vertex, model.backbone_at([0.0, 1.0, 0.0])(images()).logits)
+    probabilities = model(images(), output_member_probabilities=True).member_probabilities
+    assert torch.allclose(member.softmax(dim=-1), probabilities[:, 2])
+    assert (tmp_path / "2" / "preprocessor_config.json").exists()
+
+
+def test_components_of_separate_jobs_become_one_ensemble(folder: Path, tmp_path: Path) -> None:
+    other = save(ensemble("resnet", members=2, seed=5), tmp_path / "other")
+    assert "2 simplexes, 6 vertices, 5 members" in run("merge", folder, other, tmp_path / "united")
+    united = SimplexForImageClassification.from_pretrained(tmp_path / "united")
+    assert united.config.simplexes == [[0, 1, 2], [3, 4, 5]]
+    each = [
+        SimplexForImageClassification.from_pretrained(part)(
+            images(), output_member_probabilities=True
+        ).member_probabilities
+        for part in (folder, other)
+    ]
+    found = united(images(), output_member_probabilities=True).member_probabilities
+    assert torch.equal(found, torch.cat(each, dim=1))
+
+
+def test_merge_and_export_never_replace_a_model(folder: Path, tmp_path: Path) -> None:
+    first = save(ensemble("resnet", seed=5), tmp_path / "first")
+    second = save(ensemble("resnet", seed=7), tmp_path / "second")
+    backbone("resnet").save_pretrained(tmp_path / "mine")
+    before = contents(tmp_path)
+    assert f"Only {first} would be united and written to {second}" in mistake("merge", first, second)
+    assert f"{second} holds a model already" in mistake("merge", folder, first, second)
+    for target in (second, tmp_path / "mine"):
+        assert f"{target} holds a model already" in mistake("export", folder, "--vertex", 0, target)
+    assert contents(tmp_path) == before
+
+
+# push
+
+
+def test_push_publishes_in_one_commit_what_another_then_inspects(hub: LoopbackHub, folder: Path) -> None:
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    printed = run("push", folder, "alice/ensemble", "--private", "--commit-message", "Three vertices")
+    commits = HfApi().list_repo_commits("alice/ensemble")
+    assert [commit.title for commit in commits] == ["Three vertices", "initial commit"]
+    assert commits[0].commit_id in printed
+    assert HfApi().model_info("alice/ensemble").private
+    files = HfApi().list_repo_files("alice/ensemble")
+    assert {"config.json", "README.md", "vertex-00002.safetensors", "modeling_simplex.py"} <= set(files)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert json.loads(run("inspect", "alice/ensemble", "--json"))["labels"] == 3
+
+    assert "discussions" in run("push", folder, "alice/ensemble", "--create-pr", "--no-code")
+    run("push", folder, "alice/other", "--revision", "grown", "--no-code")
+    assert "modeling_simplex.py" not in HfApi().list_repo_files("alice/other", revision="grown")
+
+
+def test_pushing_without_a_right_to_is_one_line(hub: LoopbackHub, folder: Path) -> None:
+    assert "Nothing was published to bob/ensemble" in mistake("push", folder, "bob/ensemble")
+    assert "Nothing was published to alice/ensemble" in mistake("push", folder, "alice/ensemble", "--token", "hf_no")
+    assert "alice/missing" in mistake("inspect", "alice/missing")
+
+
+# Mistakes
+
+
+def test_mistakes_are_one_line_and_nothing_is_written(folder: Path, picture: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    for command in (("inspect",), ("evaluate",), ("predict",)):
+        last: tuple[Any, ...] = {"inspect": (), "evaluate": ("digits",), "predict": (picture,)}[command[0]]
+        assert str(missing) in mistake(*command, missing, *last)
+    assert f"no folder {missing}" in mistake("push", missing, "alice/ensemble")
+    target = tmp_path / "target"
+    assert "no vertex 3: the vertices are 0 to 2" in mistake("export", folder, "--vertex", 3, target)
+    assert "no member 3: the ensemble has 3, from 0" in mistake("export", folder, "--member", 3, target)
+    assert "no simplex 1" in mistake("export", folder, "--centroid", "--simplex", 1, target)
+    vit = save(ensemble("vit"), tmp_path / "vit")
+    assert "Component 2 has another backbone architecture" in mistake("merge", folder, vit, target)
+    assert not target.exists()
+    assert "3 labels apart (LABEL_0, LABEL_1, LABEL_2" in mistake("evaluate", folder, "digits")
+    (tmp_path / "bad.png").write_bytes(picture.read_bytes()[:100])
+    assert f"Image 1 ({tmp_path / 'bad.png'}) cannot be read" in mistake(
+        "predict", folder, picture, tmp_path / "bad.png"
+    )
+
+
+@pytest.mark.parametrize("options", [(), ("--centroid", "--vertex", "0"), ("--vertex", "0", "--member", "0")])
+def test_export_takes_one_point(options: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", str(folder), *options, str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "give one of --centroid, --vertex and --member" in " ".join(result.stderr.replace("│", " ").split())

@@ -1,0 +1,113 @@
+"""A recipe that is killed at random moments and resumed ends with the bytes of one that ran through.
+
+`make nightly` kills it more often.
+"""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import train_espro
+from test_train_espro import DIGITS, RECIPE, config
+from tiny import folder
+
+from hf_simplex.training.preemption import EXIT_CODE
+
+SECONDS = 600.0
+
+
+class Recipe:
+    """Processes of the recipe, one after the other, that write to one folder.
+
+    They are forked from a server that has done the imports, which take longer than this training.
+    """
+
+    def __init__(self, path: Path, backbone: Path) -> None:
+        self.output = path / "output"
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["imported_recipe"])
+        self.file = config(
+            path,
+            backbone=str(backbone),
+            num_vertices=2,
+            num_train_epochs=2,
+            connector_epochs=2,
+            warmup_steps=2,
+            lr_scheduler_type="cosine",
+            save_strategy="steps",
+            save_steps=1,
+            save_total_limit=2,
+            **{**DIGITS, "max_test_examples": 20},
+        )
+
+    def start(self) -> BaseProcess:
+        """A process of the recipe, which goes on from what the one before it left."""
+        process = self.context.Process(target=train_espro.main, args=([str(self.file), "--resume"],))
+        process.start()
+        return process
+
+    def wait(self, process: BaseProcess, is_reached: Callable[[], bool] = lambda: False) -> None:
+        """Return when something is reached or the process has ended."""
+        end = time.monotonic() + SECONDS
+        while process.exitcode is None and not is_reached():
+            assert time.monotonic() < end, "the recipe hangs"
+            process.join(0.002)
+
+    def files(self) -> dict[str, bytes]:
+        """All weights that a user gets: vertices and members of the components and of the ensemble."""
+        places = [self.output / "ensemble", *self.output.glob("components/*")]
+        return {f"{place.name}/{file.name}": file.read_bytes() for place in places for file in place.glob("*.saf*")}
+
+
+def is_saving(output: Path) -> bool:
+    """Whether a checkpoint or an ensemble is half written, or a decided save half moved."""
+    folders = [output, output / "ensemble", *output.glob("components/*"), *output.glob("components/*/vertex-*")]
+    return any(next(folder.glob(".sav*"), None) is not None for folder in folders)
+
+
+def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bytes(
+    tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The server that forks the processes does not know of pytest's own paths.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(RECIPE.parent), str(Path(__file__).parents[1])]))
+    kills = pytestconfig.getoption("--kills")
+    backbone = folder("resnet", tmp_path / "backbone", labels=7)
+    # The first process waits for the imports and its time tells nothing.
+    Recipe(tmp_path / "warm", backbone).start().join()
+    whole = Recipe(tmp_path / "whole", backbone)
+    process, began = whole.start(), time.monotonic()
+    whole.wait(process)
+    span = time.monotonic() - began
+    assert process.exitcode == 0
+    expected = whole.files()
+    assert len([name for name in expected if name.startswith("ensemble/vertex-")]) == 4
+
+    recipe, chance, killed, completed = Recipe(tmp_path / "cut", backbone), random.Random(0), 0, 0
+    while killed < kills or not completed:
+        process, began = recipe.start(), time.monotonic()
+        if killed < kills:
+            # By turns: any moment, within a save, and the cluster's polite way.
+            number = signal.SIGTERM if killed % 3 == 2 else signal.SIGKILL
+            moment = began + chance.uniform(0, span)
+            recipe.wait(process, lambda moment=moment: time.monotonic() > moment)  # type: ignore[misc]
+            if killed % 3 == 1:
+                recipe.wait(process, lambda: is_saving(recipe.output))
+            if process.exitcode is None and process.pid is not None:
+                os.kill(process.pid, number)
+        recipe.wait(process)
+        print(f"{process.exitcode} after {time.monotonic() - began:.2f} of {span:.2f} s, {len(recipe.files())} files")
+        if process.exitcode == 0:
+            assert recipe.files() == expected
+            completed += 1
+            shutil.rmtree(recipe.output)
+        else:
+            # SIGTERM before the recipe has begun, or after its end, ends it at once.
+            assert process.exitcode in (-number, EXIT_CODE)
+            killed, completed = killed + 1, 0

@@ -1,0 +1,398 @@
+"""What two processes do together, for test_two_processes.py: each checks its claims."""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate import FullyShardedDataParallelPlugin, ParallelismConfig
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from test_comparison import arguments
+from test_modeling_simplex import ensemble
+from test_trainer import trainer
+from tiny import Images, backbone, batches, images
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import EvalPrediction, TrainerCallback, TrainerState
+
+from hf_simplex import SimplexTrainer, SimplexTrainingArguments
+from hf_simplex.evaluation.comparison import member_probabilities
+from hf_simplex.evaluation.surfaces import classification, evaluate_points
+from hf_simplex.model.batch_norm import recompute_statistics
+from hf_simplex.model.complexes import SimplicialComplex
+from hf_simplex.model.sharding import copy_number, local_parameters, sharded_like, whole
+from hf_simplex.training.preemption import EXIT_CODE
+from hf_simplex.training.spro import GrowingVertex
+from hf_simplex.training.trainer import NonFiniteError
+
+SHARDS = ParallelismConfig(dp_shard_size=2)
+POINT = [0.2, 0.3, 0.5]
+
+
+def replicated_shards() -> DeviceMesh:
+    """HSDP with a replica a process; its shards are the whole weights."""
+    return init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicas", "shards"))
+
+
+def weights(seed: int) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in backbone("vit", seed).named_parameters()}
+
+
+def spro_steps(module: nn.Module, rank: int, average: bool, **settings: Any) -> dict[str, torch.Tensor]:
+    """Two steps of SPRO at fixed points on this process's half of the images; returns weights and volumes."""
+    structure = SimplicialComplex(3, [[0, 1, 2]])
+    vertices = [weights(seed) for seed in range(3)]
+    growing = GrowingVertex(module, vertices, structure, 2, volume_weight=0.1, **settings)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    volumes = []
+    for step in range(2):
+        halves = [images(4, seed=2 * step + half) for half in range(2)]
+        parts = [halves[rank]] if average else halves
+        for pixels in parts:
+            with growing.at(POINT) as coordinate:
+                loss = nn.functional.cross_entropy(module(pixels).logits, torch.tensor([0, 1, 2, 0]))
+                (coordinate * loss / len(parts)).backward()
+        volumes.append(growing.add_volume_gradient().log_volume)
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: whole(p).detach().clone() for name, p in module.named_parameters()} | {
+        "volumes": torch.tensor(volumes)
+    }
+
+
+def sharded_weights_train_as_whole_ones(rank: int, mesh: DeviceMesh | None = None, **settings: Any) -> None:
+    module = backbone("vit", 2)
+    fully_shard(module, mesh=init_device_mesh("cpu", (2,)) if mesh is None else mesh)
+    found = spro_steps(module, rank, average=True, **settings)
+    expected = spro_steps(backbone("vit", 2), rank, average=False, **settings)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def weights_in_replicated_shards_train_as_whole_ones(rank: int) -> None:
+    sharded_weights_train_as_whole_ones(rank, replicated_shards())
+
+
+def shards_are_fetched_or_rounded_as_whole_weights_are(rank: int) -> None:
+    with mock.patch("hf_simplex.training.spro.are_fetched", lambda device: True):
+        for frozen_vertices in ("cpu", "bfloat16"):
+            sharded_weights_train_as_whole_ones(
+                rank, frozen_vertices=frozen_vertices, volume_measure="normalized", volume_target=0.2
+            )
+
+
+def each_process_keeps_its_shards_of_frozen_vertices(rank: int) -> None:
+    module = backbone("vit", 2)
+    fully_shard(module, mesh=init_device_mesh("cpu", (2,)))
+    shards = sharded_like(weights(0), module)
+    sizes = torch.tensor(sum(tensor.numel() for tensor in shards.values()))
+    assert all(shards[name].shape == p.shape for name, p in local_parameters(module).items())
+    dist.all_reduce(sizes)
+    assert int(sizes) == sum(tensor.numel() for tensor in weights(0).values())
+
+
+def copies_are_numbered_by_replica(rank: int) -> None:
+    assert copy_number(backbone("vit"), rank) == rank
+    for mesh, expected in ((init_device_mesh("cpu", (2,)), 0), (replicated_shards(), rank)):
+        module = backbone("vit")
+        fully_shard(module, mesh=mesh)
+        assert copy_number(module, rank) == expected
+
+
+def weights_divided_in_several_ways_are_refused(rank: int) -> None:
+    module = backbone("vit")
+    fully_shard(module.classifier, mesh=init_device_mesh("cpu", (2,)))
+    with pytest.raises(ValueError, match="divided among processes in 2 ways"):
+        GrowingVertex(module, [weights(seed) for seed in range(2)], SimplicialComplex(2, [[0, 1]]), 1)
+
+
+# ---- the trainer -----------------------------------------------------------------------------------------------
+
+
+class Watch(TrainerCallback):
+    """The first step of a stage: the vertex, its gradient, the points, and the bytes that DDP all-reduces."""
+
+    def __init__(self, run: SimplexTrainer) -> None:
+        self.run, self.bytes, self.points, self.is_sharded = run, 0, [], False
+        self.vertex: dict[str, torch.Tensor] = {}
+        self.gradient: dict[str, torch.Tensor] = {}
+        draw = GrowingVertex.draw
+
+        def noting(growing: GrowingVertex, *arguments: Any) -> list[list[float]]:
+            self.points += (drawn := draw(growing, *arguments))
+            return drawn
+
+        self.patch = mock.patch.object(GrowingVertex, "draw", noting)
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if isinstance(self.run.model_wrapped, nn.parallel.DistributedDataParallel):
+            self.run.model_wrapped.register_comm_hook(None, self.count)
+
+    def count(self, _: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        self.bytes += bucket.buffer().nbytes
+        return allreduce_hook(None, bucket)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        named = list(self.run.simplex.backbone.named_parameters())
+        self.is_sharded = all(isinstance(p, DTensor) for _, p in named)
+        self.vertex = {name: whole(p).detach().clone() for name, p in named}
+        self.gradient = {name: whole(p.grad).clone() for name, p in named}
+
+
+def grown(**arguments: Any) -> tuple[SimplexTrainer, Watch]:
+    """One step of a connector to the two vertices of `ensemble`, on images 0 to 3 here and 4 to 7 there."""
+    settings: dict[str, Any] = {
+        "number": 8,
+        "per_device_train_batch_size": 4,
+        "max_steps": 1,
+        "max_grad_norm": 0,
+        "points_per_step": 2,
+        "start_jitter": 0.1,
+        "train_sampling_strategy": "sequential",
+        "volume_weight": 0.05,
+        "volume_weight_scaling": "none",
+        "save_strategy": "no",
+    }
+    run = trainer(DIRECTORY / "grown", model=ensemble("vit"), **{**settings, **arguments})
+    watch = Watch(run)
+    run.add_callback(watch)
+    with watch.patch:
+        run.grow_connector()
+    return run, watch
+
+
+def assert_gradient_is_that_of_all_points(run: SimplexTrainer, watch: Watch) -> None:
+    points: list[Any] = [None, None]
+    dist.all_gather_object(points, watch.points)
+    module, data = backbone("vit"), Images(8)
+    module.load_state_dict(watch.vertex, strict=False)
+    vertices = [dict(vertex) for vertex in run.simplex.weights[:3]] + [watch.vertex]
+    growing = GrowingVertex(module, vertices, run.simplex.config.complex, 3, volume_weight=0.05)
+    module.train()
+    pairs = [data.pixel_values[start : start + 2] for start in range(0, 8, 2)]
+    for pixels, labels, point in zip(pairs, data.labels.split(2), [*points[0], *points[1]], strict=True):
+        with growing.at(point) as coordinate:
+            (coordinate * nn.functional.cross_entropy(module(pixels).logits, labels) / 4).backward()
+    growing.add_volume_gradient()
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(watch.gradient[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def averaged_gradient_is_that_of_one_process_given_the_same_points(rank: int) -> None:
+    run, watch = grown()
+    points: list[Any] = [None, None]
+    dist.all_gather_object(points, watch.points)
+    assert len({tuple(point) for part in points for point in part}) == 4
+    assert_gradient_is_that_of_all_points(run, watch)
+
+
+def only_the_growing_vertex_is_communicated(rank: int) -> None:
+    run, watch = grown(points_per_step=3)
+    assert watch.bytes == sum(p.numel() * p.element_size() for p in run.simplex.backbone.parameters())
+
+
+def results_do_not_depend_on_data_loader_workers(rank: int) -> None:
+    plain, _ = grown(max_steps=3)
+    workers, _ = grown(max_steps=3, dataloader_num_workers=1)
+    for name, tensor in plain.simplex.weights[3].items():
+        assert torch.equal(tensor, workers.simplex.weights[3][name])
+
+
+def machines_that_share_files_move_a_checkpoint_once(rank: int) -> None:
+    first_of_its_machine = mock.patch.object(SimplexTrainingArguments, "local_process_index", 0)
+    slow = mock.patch.object(TrainerState, "save_to_json", slowly(TrainerState.save_to_json))
+    with first_of_its_machine, slow:
+        grown(max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=2)
+    folder = DIRECTORY / "grown" / "vertex-00003"
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "checkpoint-3"]
+    assert all((checkpoint / "trainer_state.json").is_file() for checkpoint in folder.iterdir())
+
+
+def a_loss_that_is_not_finite_in_one_process_ends_both(rank: int) -> None:
+    loss, found = SimplexTrainer.compute_loss, "nan" if rank == 1 else "not finite on another process"
+
+    def poisoned(*arguments: Any, **settings: Any) -> torch.Tensor:
+        return loss(*arguments, **settings) * (float("nan") if rank == 1 else 1.0)
+
+    message = f"The loss is {found} in stage vertex-00003, step 1"
+    with mock.patch.object(SimplexTrainer, "compute_loss", poisoned), pytest.raises(NonFiniteError, match=message):
+        grown(max_steps=3)
+
+
+def sigterm_between_the_stages_ends_both_processes_together(rank: int) -> None:
+    run = trainer(DIRECTORY / "preempted", "vit", num_vertices=1, max_steps=1, save_strategy="no")
+    finish = SimplexTrainer._check_growth
+
+    def terminated(*arguments: Any) -> None:
+        finish(*arguments)
+        if rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with mock.patch.object(SimplexTrainer, "_check_growth", terminated), pytest.raises(SystemExit) as raised:
+        run.grow()
+    assert raised.value.code == EXIT_CODE
+    assert run.state.global_step == 1
+
+
+def slowly(function: Callable[..., None]) -> Callable[..., None]:
+    """The function, after time enough for a process that should have waited for it."""
+
+    def after_a_while(*arguments: Any) -> None:
+        time.sleep(0.2)
+        function(*arguments)
+
+    return after_a_while
+
+
+# ---- members, evaluation, surfaces -----------------------------------------------------------------------------
+
+
+def members_statistics_are_divided_and_gathered(rank: int) -> None:
+    alone, together = ensemble("resnet"), ensemble("resnet")
+    coordinates = [[0.2, 0.3, 0.5], [0.6, 0.2, 0.2], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2]]
+    alone.set_members(coordinates, batches())
+    # SyncBatchNorm would refuse the CPU, or wait for the other process, if it communicated.
+    together.__dict__["_backbone"] = nn.SyncBatchNorm.convert_sync_batchnorm(together.backbone)
+    with mock.patch("hf_simplex.model.modeling_simplex.recompute_statistics", wraps=recompute_statistics) as recompute:
+        together.set_members(coordinates, batches(), among_processes=True)
+    # Four members and a centroid.
+    assert recompute.call_count == (3, 2)[rank]
+    expected = alone.state_dict()
+    assert together.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in together.state_dict().items())
+
+
+def no_image_is_counted_twice(rank: int) -> None:
+    model, data = ensemble("resnet"), Images(17)
+    found, labels = member_probabilities(model, data, arguments(DIRECTORY / "evaluated"))
+    expected = model(data.pixel_values, output_member_probabilities=True).member_probabilities
+    assert labels.tolist() == data.labels.tolist()
+    torch.testing.assert_close(torch.from_numpy(found).float(), expected, rtol=1e-4, atol=1e-6)
+    run = trainer(DIRECTORY / "evaluated", model=model, trainer_arguments={"compute_metrics": count_images})
+    run.eval_dataset = data
+    metrics = run.evaluate()
+    assert metrics["eval_images"] == 17 and metrics["eval_loss"] > 0
+
+
+def count_images(prediction: EvalPrediction) -> dict[str, float]:
+    return {"images": len(prediction.label_ids)}
+
+
+def surfaces_are_divided_by_points(rank: int) -> None:
+    model, data = ensemble("resnet"), Images(7)
+    rows = [{"pixel_values": data.pixel_values, "labels": data.labels}]
+    coordinates = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.4, 0.4, 0.2]])
+    calls = []
+
+    def measure(module: nn.Module, batch: Any) -> Any:
+        calls.append(batch)
+        return classification(module, batch)
+
+    given: dict[str, Any] = {"batch_norm_batches": batches()}
+    expected = evaluate_points(model.backbone, model.weights, coordinates, rows, **given)
+    found = evaluate_points(model.backbone, model.weights, coordinates, rows, measure, among_processes=True, **given)
+    assert len(calls) == (2, 1)[rank]
+    assert all(torch.equal(left, right) for left, right in zip(found, expected, strict=True))
+
+
+# ---- FSDP2 -----------------------------------------------------------------------------------------------------
+
+
+def fsdp_is_refused_where_accelerate_would_run_ddp(rank: int) -> None:
+    with mock.patch.dict(os.environ, ACCELERATE_USE_FSDP="true"), pytest.raises(ValueError, match="FSDP was asked"):
+        trainer(DIRECTORY / "fsdp", "vit")
+
+
+@contextmanager
+def fsdp2_on_the_cpu() -> Iterator[None]:
+    """accelerate's own FSDP2, which it leaves out for processes on the CPU although torch has it there."""
+    begin = AcceleratorState.__init__
+
+    def shards(state: AcceleratorState, *arguments: Any, **settings: Any) -> None:
+        begin(state, *arguments, **settings)
+        state.distributed_type = DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, cpu_ram_efficient_loading=False, auto_wrap_policy="no_wrap"
+        )
+
+    with mock.patch.object(AcceleratorState, "__init__", shards):
+        yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def fsdp2_shares_points_and_takes_the_same_step(rank: int) -> None:
+    with fsdp2_on_the_cpu():
+        run, watch = grown(parallelism_config=SHARDS)
+        points: list[Any] = [None, None]
+        dist.all_gather_object(points, watch.points)
+        assert watch.is_sharded and points[0] == points[1]
+        assert_gradient_is_that_of_all_points(run, watch)
+        checkpointed, _ = grown(max_steps=2, save_strategy="steps", save_steps=1, parallelism_config=SHARDS)
+        assert all(torch.isfinite(tensor).all() for tensor in checkpointed.simplex.weights[3].values())
+        run.draw_members()
+        assert run.evaluate()["eval_loss"] > 0
+
+
+def replicas_of_shards_draw_points_of_their_own(rank: int) -> None:
+    for mesh, is_shared in ((init_device_mesh("cpu", (2,)), True), (replicated_shards(), False)):
+        run = trainer(DIRECTORY / "replicas", model=ensemble("vit"))
+        fully_shard(run.simplex.backbone, mesh=mesh)
+        drawn: list[Any] = [None, None]
+        dist.all_gather_object(drawn, run._step_generator().initial_seed())
+        assert (drawn[0] == drawn[1]) == is_shared
+
+
+CLAIMS = [
+    sharded_weights_train_as_whole_ones,
+    weights_in_replicated_shards_train_as_whole_ones,
+    shards_are_fetched_or_rounded_as_whole_weights_are,
+    each_process_keeps_its_shards_of_frozen_vertices,
+    copies_are_numbered_by_replica,
+    weights_divided_in_several_ways_are_refused,
+    averaged_gradient_is_that_of_one_process_given_the_same_points,
+    only_the_growing_vertex_is_communicated,
+    results_do_not_depend_on_data_loader_workers,
+    machines_that_share_files_move_a_checkpoint_once,
+    a_loss_that_is_not_finite_in_one_process_ends_both,
+    sigterm_between_the_stages_ends_both_processes_together,
+    members_statistics_are_divided_and_gathered,
+    no_image_is_counted_twice,
+    surfaces_are_divided_by_points,
+    fsdp_is_refused_where_accelerate_would_run_ddp,
+    fsdp2_shares_points_and_takes_the_same_step,
+    replicas_of_shards_draw_points_of_their_own,
+]
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    held = DIRECTORY / f"process-{rank}"
+    held.mkdir()
+    for claim in CLAIMS:
+        try:
+            claim(rank)
+        except Exception:
+            traceback.print_exc()
+            continue
+        (held / claim.__name__).touch()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    DIRECTORY = Path(sys.argv[1])
+    main()
