@@ -182,7 +182,7 @@ def merge(
             "folder to write to."
         )
     _check_free(directory)
-    united = SimplexForImageClassification.unite([_load(ensemble, None, token) for ensemble in ensembles])
+    united = SimplexForImageClassification.disjoint_union([_load(ensemble, None, token) for ensemble in ensembles])
     united.save_pretrained(directory)
     config = united.config
     typer.echo(

@@ -56,7 +56,7 @@ from hf_simplex.data.image_data import ImageData, load_image_data
 from hf_simplex.data.image_transforms import build_transforms, collate, with_pixel_values
 from hf_simplex.evaluation.shift import SMALLEST_SIZE, check_corruption, corrupt_dataset
 from hf_simplex.model.batch_norm import recompute_statistics
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.geometry import centroid_coordinates, vertex_coordinates
 from hf_simplex.model.members import draw_members, symmetric_members
 from hf_simplex.model.weight_space import write_point
@@ -350,7 +350,7 @@ class Repetition:
                 module = self.start(model)
                 module.load_state_dict(dict(self.mode(model, espro_mode_epochs(self.compare, self.args))))
                 modes.append(SimplexForImageClassification.from_backbone(module, fine_tuned=True))
-            simplex = SimplexForImageClassification.join(modes)
+            simplex = SimplexForImageClassification.simplex_of_modes(modes)
             own = self.training_arguments(index)
             own.num_members = 1
             trainer = SimplexTrainer(
@@ -400,7 +400,7 @@ class Repetition:
             started = time.perf_counter()
             tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in make().items()}
             seconds = f"{time.perf_counter() - started:.1f}"
-            with written_aside(file.parent) as aside:
+            with atomic_write(file.parent) as aside:
                 save_file(tensors, aside / file.name, metadata={"seconds": seconds})
             print(f"seed {self.seed}: trained {name} in {seconds} s", file=sys.stderr, flush=True)
         return load_file(file)
@@ -460,7 +460,7 @@ class Repetition:
         found = list(members())
         arrays = {split: np.stack([member[split] for member in found]) for split in found[0]}
         arrays["training_epochs"] = np.array(epochs, np.float64)
-        with written_aside(file.parent) as aside:
+        with atomic_write(file.parent) as aside:
             save_arrays(arrays, aside / file.name)
         seconds = time.perf_counter() - started
         print(f"seed {self.seed}: {method} predicted in {seconds:.1f} s", file=sys.stderr, flush=True)
@@ -726,7 +726,7 @@ def write_results(repetition: Repetition) -> dict[str, Any]:
         "hardware": hardware(),
         "methods": seed_results(repetition.predictions(), repetition.labels()),
     }
-    with written_aside(repetition.folder) as aside:
+    with atomic_write(repetition.folder) as aside:
         save_arrays(repetition.labels(), aside / "labels.safetensors")
         (aside / "results.json").write_text(json.dumps(results, indent=1, default=str) + "\n", "utf-8")
     return results
@@ -777,7 +777,7 @@ def check_arguments(folder: Path, own: Mapping[str, Any], instead: str) -> None:
     if not file.exists() and any(folder.glob("*/*.safetensors")):
         raise ValueError(f"{folder} holds models whose arguments are not known: give {instead}.")
     if not file.exists():
-        with written_aside(folder) as aside:
+        with atomic_write(folder) as aside:
             (aside / file.name).write_text(json.dumps(own, indent=1) + "\n", "utf-8")
         return
     known = json.loads(file.read_text("utf-8"))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from hf_simplex.evaluation.calibration import deep_ensemble_equivalent
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.plots.plotting import plot_reliability, plot_shift
 
 METRICS = {
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         parser.error(f"{arguments.comparison} holds no seed-*/results.json: run compare_ensembles.py first.")
     seeds = [json.loads(file.read_text("utf-8")) for file in folders]
     text = tables(seeds)
-    with written_aside(arguments.report) as aside:
+    with atomic_write(arguments.report) as aside:
         for seed in seeds:
             (aside / f"seed-{seed['seed']}.json").write_text(json.dumps(seed, indent=1) + "\n", "utf-8")
         (aside / "tables.md").write_text(text, "utf-8")

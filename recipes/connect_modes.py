@@ -41,7 +41,7 @@ from transformers import ViTImageProcessor, set_seed
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
 from hf_simplex.data.image_transforms import collate, resize_image_processor
 from hf_simplex.evaluation.surfaces import evaluate_points
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.geometry import sample_complex
 
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "cpu_time": time.process_time(),
         **setup.told,
     }
-    with written_aside(output) as aside:
+    with atomic_write(output) as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", "utf-8")
         draw(results, aside / "paths.png")
     print(summary(results))
@@ -151,7 +151,7 @@ def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
         modes = start_modes(mode_args, data_args, dict(enumerate(data.label_names)), args)
         train, plain, test = transformed(data, data_args, modes[0], materialize=True)
         if mode_args.modes is not None:
-            check_distinct(SimplexForImageClassification.unite(modes), mode_args.modes)
+            check_distinct(SimplexForImageClassification.disjoint_union(modes), mode_args.modes)
         dimensions = sum(parameter.numel() for parameter in modes[0].vertices[0].parameters())
         if mode_args.connectors > dimensions:
             raise ValueError(
@@ -172,7 +172,7 @@ def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
 
     for index, mode in enumerate(modes):
         trainer(mode, args.seed + SEEDS_A_COMPONENT * index).grow()
-    model = SimplexForImageClassification.unite(modes)
+    model = SimplexForImageClassification.disjoint_union(modes)
     if mode_args.channels_last:
         model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     told = {
@@ -242,7 +242,7 @@ def start_modes(
                 mode_args.backbone, labels, width=mode_args.width, image_size=data_args.image_size or SMALL_VIT_IMAGES
             )
         )
-    SimplexForImageClassification.unite(modes)
+    SimplexForImageClassification.disjoint_union(modes)
     for mode in modes:
         if mode.image_processor is None:
             mode.image_processor = ViTImageProcessor()

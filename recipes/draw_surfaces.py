@@ -33,7 +33,7 @@ from hf_simplex.evaluation.surfaces import (
     model_surface,
     plane_points,
 )
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.configuration_simplex import CONNECTOR, SimplexConfig
 from hf_simplex.model.geometry import sample_complex
 from hf_simplex.model.weight_space import trainable_names
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         raise SystemExit(2) from error
     inputs = [{"pixel_values": batch["pixel_values"]} for batch in batches]
     drawn: dict[str, Any] = {}
-    with written_aside(args.output_dir) as aside:
+    with atomic_write(args.output_dir) as aside:
         for picture in pictures:
             begun = time.perf_counter()
             surface = model_surface(model, picture.points, batches, batch_norm_batches=inputs)

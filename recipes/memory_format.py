@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainingArguments
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 AUTO = "auto"
@@ -137,7 +137,7 @@ def _recorded_or_chosen(
             dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
             assert component.config.num_labels is not None
             measured = choose(step_seconds(component.backbone, batch, component.config.num_labels, dtype))
-        with written_aside(record.parent) as aside:
+        with atomic_write(record.parent) as aside:
             (aside / RECORD).write_text(json.dumps(asdict(measured), indent=2) + "\n", "utf-8")
         found.append(measured)
     return found

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from recipe_arguments import parse_arguments
 from torch import Generator, Tensor, nn
 
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.weight_space import Weights, write_point
 from hf_simplex.training.spro import GrowingVertex
@@ -132,7 +132,7 @@ def write_results(directory: str, figure: Figure, results: dict[str, Any]) -> No
     """Write `figure.png` and `results.json`, with versions added, so that no half of either is ever seen."""
     packages = {package: version(package) for package in ("hf-simplex", "torch", "matplotlib")}
     results = {**results, "versions": {"python": platform.python_version(), **packages}}
-    with written_aside(directory) as aside:
+    with atomic_write(directory) as aside:
         figure.savefig(aside / "figure.png", dpi=200)
         (aside / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from connect_modes import prepare, sampled
 
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.geometry import complex_log_volume
 
 COLLAPSED = 0.01
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         **setup.told,
     }
     output = Path(setup.args.output_dir)
-    with written_aside(output) as aside:
+    with atomic_write(output) as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", "utf-8")
         draw(counts, aside / "dimension.png")
     return results

@@ -35,7 +35,7 @@ from ensemble_results import Arrays, ensemble_results, paired_differences
 from recipe_arguments import parse_arguments
 from train_espro import DataArguments, EsproArguments, hardware, versions
 
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 
 # What a setting cannot change, since modes are trained once for all.
 KEPT = {"budget", "num_train_epochs", "seed", "seeds", "output_dir"}.union(*SHARED_ARGUMENTS)
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
                 appended.write(json.dumps(line) + "\n")
             added.append(line)
     lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
-    with written_aside(file.parent) as aside:
+    with atomic_write(file.parent) as aside:
         (aside / "study.md").write_text(f"{means(lines)}\n{table(lines)}", "utf-8")
     return added
 

@@ -48,7 +48,7 @@ from hf_simplex.evaluation.comparison import Result, predict_parts, results_of
 from hf_simplex.evaluation.surfaces import Surface, model_surface, plane_points
 from hf_simplex.hub.model_card import DRAWN_PARTS, Evidence, describe_hardware, shown_arguments, write_card
 from hf_simplex.hub.publishing import publish_folder
-from hf_simplex.model.checkpoint import check_target, written_aside
+from hf_simplex.model.checkpoint import atomic_write, check_target
 from hf_simplex.model.configuration_simplex import MODE, SimplexConfig
 from hf_simplex.model.weight_space import trainable_names
 from hf_simplex.training.preemption import Preemption
@@ -218,7 +218,7 @@ def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
         ).grow(args.resume)
     if args.component is not None:
         return None
-    ensemble = SimplexForImageClassification.unite(components)
+    ensemble = SimplexForImageClassification.disjoint_union(components)
     predictions, references = predict_parts(
         ensemble,
         test,
@@ -245,7 +245,7 @@ def train_and_evaluate(argv: Sequence[str] | None) -> dict[str, Result] | None:
             "versions": versions(),
             "hardware": hardware(),
         }
-        with written_aside(output) as aside:
+        with atomic_write(output) as aside:
             (aside / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
             (aside / "run.json").write_text(json.dumps(run, indent=2, default=str) + "\n", "utf-8")
         print(table(results))
@@ -413,11 +413,11 @@ def start_components(
                 )
             components.append(component)
         # So that modes that do not go together are refused now and not when all is trained.
-        united = SimplexForImageClassification.unite(components)
+        united = SimplexForImageClassification.disjoint_union(components)
         if args.num_modes > 1:
             check_distinct(united, backbone_args.modes)
             groups = [components[i : i + args.num_modes] for i in range(0, len(components), args.num_modes)]
-            components = [SimplexForImageClassification.join(group) for group in groups]
+            components = [SimplexForImageClassification.simplex_of_modes(group) for group in groups]
     else:
         backbone: Any = backbone_args.backbone
         if backbone == EMBEDDED_BACKBONE and not backbone_args.from_scratch:
@@ -435,7 +435,7 @@ def start_components(
                 starts.append(start)
                 # What transformers tells about the first is true of all.
                 logging.set_verbosity_error()
-            component = starts[0] if len(starts) == 1 else SimplexForImageClassification.join(starts)
+            component = starts[0] if len(starts) == 1 else SimplexForImageClassification.simplex_of_modes(starts)
             component.config.provenance["backbone"] = backbone_args.backbone
             if backbone_args.from_scratch:
                 component.config.provenance["from_scratch"] = True

@@ -12,9 +12,7 @@ import torch
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from PIL import Image
-from test_checkpoint import contents
-from test_modeling_simplex import ensemble
-from tiny import SIZE, backbone, images
+from tiny import SIZE, backbone, contents, ensemble, images
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 from typer.testing import CliRunner
 

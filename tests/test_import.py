@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import transformers
-from test_modeling_simplex import ensemble
+from tiny import ensemble
 from transformers import AutoConfig
 
 import hf_simplex

@@ -22,7 +22,7 @@ def stream(*key: int) -> torch.Generator:
 
 
 @contextmanager
-def streams_apart(seed: int) -> Iterator[None]:
+def isolate_rng(seed: int) -> Iterator[None]:
     """Seeds what Python, NumPy and torch draw on the CPU; afterwards they go on as if nothing had been drawn."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
@@ -61,5 +61,5 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        with streams_apart(stream_seed(self.seed, int(self._epoch), int(index))):
+        with isolate_rng(stream_seed(self.seed, int(self._epoch), int(index))):
             return self.dataset[index]

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from ..model.batch_norm import copy_statistics, recompute_statistics, statistics
-from ..model.checkpoint import written_aside
+from ..model.checkpoint import atomic_write
 from ..model.complexes import SimplicialComplex
 from ..model.geometry import face_coordinates, gram_matrix, vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
-from ..model.processes import spread
+from ..model.processes import map_over_ranks
 from ..model.weight_space import Weights, trainable_names, write_point
 
 PLANE, FACE, PATH, COMPLEX = "plane", "face", "path", "complex"
@@ -138,7 +138,7 @@ class Surface:
             "kind": self.points.kind,
             "complex": json.dumps(self.points.structure.to_json()),
         }
-        with written_aside(target.parent) as aside:
+        with atomic_write(target.parent) as aside:
             save_file(tensors, aside / target.name, metadata=metadata)
 
     @classmethod
@@ -452,7 +452,7 @@ def evaluate_points(
     try:
         with progress:
             rows = coordinates.tolist()
-            results = spread(rows, at) if among_processes else [at(row) for row in rows]
+            results = map_over_ranks(rows, at) if among_processes else [at(row) for row in rows]
     finally:
         _put_back(module, former_weights, former_statistics)
         for child, training in former_flags.items():

@@ -27,7 +27,7 @@ from transformers.utils import cached_file, logging
 
 from ..evaluation.comparison import Result
 from ..evaluation.surfaces import Surface
-from ..model.checkpoint import written_aside
+from ..model.checkpoint import atomic_write
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from ..model.members import symmetric_members
 from ..model.modeling_simplex import SimplexForImageClassification
@@ -148,7 +148,7 @@ def write_card(
     """
     evidence = _without_repeats(evidence or Evidence())
     target = Path(directory)
-    with written_aside(target) as aside:
+    with atomic_write(target) as aside:
         if evidence.predictions:
             named = {PARTS.get(name, name): prediction for name, prediction in evidence.predictions.items()}
             plot_reliability(named).savefig(aside / RELIABILITY_FILE, dpi=160)

@@ -42,7 +42,7 @@ def file_of(name: str) -> str:
 
 
 @contextmanager
-def written_aside(directory: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder inside `directory` whose files take their places there when the context ends well.
 
     What was in `directory` is touched only then: a crash or a full disk leaves the old files whole. One rename of the

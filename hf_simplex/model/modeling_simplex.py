@@ -25,6 +25,7 @@ from transformers.utils import logging
 from .batch_norm import copy_statistics, recompute_statistics, statistics
 from .checkpoint import (
     HUB_ARGUMENTS,
+    atomic_write,
     check_alone,
     check_dtypes,
     check_files,
@@ -34,16 +35,15 @@ from .checkpoint import (
     remove_stale,
     stored_dtype,
     write_tensors,
-    written_aside,
 )
 from .complexes import SimplicialComplex
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, ROLES, SimplexConfig
 from .cuda_graph import MembersOnCuda
 from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members, symmetric_members
-from .processes import spread
+from .processes import map_over_ranks
 from .remote_code import write_inference_code
-from .sharding import whole
+from .sharding import full_tensor
 from .subset import part_of, read_part
 from .tensor_tree import TensorTree, like
 from .weight_space import blocks, trainable_names, write_point
@@ -68,7 +68,7 @@ class SimplexImageClassifierOutput(ModelOutput):
 class SimplexForImageClassification(PreTrainedModel):
     """An ensemble whose members are points of a simplicial complex in the weight space of one backbone.
 
-    Build one with `from_backbone`, grow it with `SimplexTrainer`, unite several with `unite`, load one with
+    Build one with `from_backbone`, grow it with `SimplexTrainer`, unite several with `disjoint_union`, load one with
     `from_pretrained`. The vertices hold the weights; one working backbone, built at first use, holds the point at
     hand.
 
@@ -232,7 +232,7 @@ class SimplexForImageClassification(PreTrainedModel):
         return model.eval()
 
     @classmethod
-    def unite(cls, models: Sequence["SimplexForImageClassification"]) -> Self:
+    def disjoint_union(cls, models: Sequence["SimplexForImageClassification"]) -> Self:
         """Unite components into one disjoint complex: an ESPRO ensemble (Benton et al. 2021).
 
         Args:
@@ -280,13 +280,13 @@ class SimplexForImageClassification(PreTrainedModel):
         return united.eval()
 
     @classmethod
-    def join(cls, models: Sequence["SimplexForImageClassification"]) -> Self:
+    def simplex_of_modes(cls, models: Sequence["SimplexForImageClassification"]) -> Self:
         """Join modes into one simplex, whose vertices they are.
 
         For modes that were fine-tuned from the same pretrained weights: a straight line between two of them mostly
         has low loss (Neyshabur et al. 2020, What is being transferred in transfer learning?), so that no connector is
-        needed. Modes that were trained from scratch have a barrier between them: `unite` them, and let connectors
-        that several simplexes share lead around it.
+        needed. Modes that were trained from scratch have a barrier between them: `disjoint_union` them, and let
+        connectors that several simplexes share lead around it.
 
         Args:
             models: at least one, all with the same backbone architecture and labels; they are copied, not changed.
@@ -298,7 +298,7 @@ class SimplexForImageClassification(PreTrainedModel):
             ValueError: no model was given, two differ in architecture or labels, or the simplex would have more
                 dimensions than the backbone has weights.
         """
-        joined = cls.unite(models)
+        joined = cls.disjoint_union(models)
         structure = SimplicialComplex(joined.config.num_vertices, (tuple(range(joined.config.num_vertices)),))
         joined._change_structure(structure)
         return joined
@@ -514,7 +514,7 @@ class SimplexForImageClassification(PreTrainedModel):
                 return {name: tensor.cpu() for name, tensor in kept.items()}
 
             with progress:
-                each = spread(points, at) if among_processes else [at(point) for point in points]
+                each = map_over_ranks(points, at) if among_processes else [at(point) for point in points]
             found = [TensorTree({}, kept).to(self.device) for kept in each]
         members, centroids = nn.ModuleList(found[: len(coordinates)]), nn.ModuleList(found[len(coordinates) :])
         self.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
@@ -818,7 +818,7 @@ class SimplexForImageClassification(PreTrainedModel):
         state = self.state_dict()
         self.config.architectures = [type(self).__name__]
         self.config.dtype = self.dtype
-        with written_aside(save_directory) as aside:
+        with atomic_write(save_directory) as aside:
             write_tensors(aside, state)
             self._save_image_processor(aside)
             self.config.save_pretrained(aside)
@@ -908,7 +908,7 @@ class SimplexForImageClassification(PreTrainedModel):
     def _export(self, backbone: PreTrainedModel, save_directory: str | os.PathLike[str]) -> None:
         check_target(save_directory, backbone.config.model_type)
         _set_labels(backbone.config, self.config.id2label, self.config.label2id)
-        with written_aside(save_directory) as aside:
+        with atomic_write(save_directory) as aside:
             backbone.save_pretrained(aside)
             self._save_image_processor(aside)
 
@@ -1005,7 +1005,7 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     tensors = dict(source.named_parameters()) | dict(source.named_buffers())
     for name, tensor in (dict(target.named_parameters()) | dict(target.named_buffers())).items():
         if name in tensors:
-            tensor.copy_(whole(tensors[name]))
+            tensor.copy_(full_tensor(tensors[name]))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-def spread(items: Sequence[Item], work: Callable[[Item], Found]) -> list[Found]:
+def map_over_ranks(items: Sequence[Item], work: Callable[[Item], Found]) -> list[Found]:
     """`[work(item) for item in items]` on every process, of which each works on its share of the items.
 
     All processes of a distributed run must call this together, with the same items; in any other run it is the plain
@@ -30,7 +30,7 @@ def spread(items: Sequence[Item], work: Callable[[Item], Found]) -> list[Found]:
     return [parts[index % processes][index] for index in range(len(items))]
 
 
-def on_any_process(flag: bool | Tensor, device: torch.device) -> bool:
+def any_rank(flag: bool | Tensor, device: torch.device) -> bool:
     """Whether the flag, a bool or a scalar tensor, is set on any process; all must call this together."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         flag = torch.as_tensor(flag, device=device).int()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME
 
-from .checkpoint import written_aside
+from .checkpoint import atomic_write
 from .configuration_simplex import TASK, SimplexConfig
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def write_inference_code(directory: str | os.PathLike[str]) -> None:
             "type": "image",
         }
     }
-    with written_aside(directory) as aside:
+    with atomic_write(directory) as aside:
         for file in inference_files():
             shutil.copyfile(file, aside / file.name)
         (aside / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -51,7 +51,7 @@ def sharded_like(weights: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
     return shards
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a tensor; of a distributed one it is gathered, so that all processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

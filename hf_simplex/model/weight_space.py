@@ -58,7 +58,7 @@ def mix(targets: Sequence[Tensor], sources: Sequence[Sequence[Tensor]], coordina
             where the targets are on an accelerator.
         coordinates: one for each set, of the same sign.
     """
-    for piece, *mixed in pieces(targets, *sources):
+    for piece, *mixed in chunks(targets, *sources):
         _mix(piece, mixed, coordinates)
 
 
@@ -93,7 +93,7 @@ def weights_moved_to(
     try:
         with torch.no_grad():
             # One way through the memory for saving and mixing: what was just saved is mixed out of the cache.
-            for targets, safe, *mixed in pieces(list(parameters.values()), saved, *sources):
+            for targets, safe, *mixed in chunks(list(parameters.values()), saved, *sources):
                 torch._foreach_copy_(safe, targets)
                 moved += 1
                 _mix(targets, mixed, list(found.values()))
@@ -102,7 +102,7 @@ def weights_moved_to(
         with torch.no_grad():
             # Asked for anew, since an engine that shards may have put other tensors in their place; and cut with the
             # sources again, since the order in memory of each set decides where tensors are cut.
-            for targets, safe, *_ in islice(pieces(list(local_parameters(module).values()), saved, *sources), moved):
+            for targets, safe, *_ in islice(chunks(list(local_parameters(module).values()), saved, *sources), moved):
                 torch._foreach_copy_(targets, safe)
 
 
@@ -126,12 +126,12 @@ def _mix(targets: list[Tensor], sources: Sequence[list[Tensor]], coordinates: Se
     total = coordinates[0]
     for coordinate, source in zip(coordinates[1:], sources[1:], strict=True):
         total += coordinate
-        torch._foreach_lerp_(mixed, alike(source, mixed), coordinate / total)
+        torch._foreach_lerp_(mixed, cast_like(source, mixed), coordinate / total)
     if not all(wide):
         _copy(mixed, targets)
 
 
-def alike(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+def cast_like(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
     """The tensors in the dtype and on the device of the others; not copied where they are so already."""
     if all(tensor.dtype == o.dtype and tensor.device == o.device for tensor, o in zip(tensors, others, strict=True)):
         return list(tensors)
@@ -150,8 +150,8 @@ def _copy(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(into), list(tensors), non_blocking=unawaited)
 
 
-def pieces(*weights: Sequence[Tensor], on_cpu: int | None = None) -> Iterator[list[list[Tensor]]]:
-    """Cut several sets of weights into the same pieces, of which one from each set fits into the processor's cache.
+def chunks(*weights: Sequence[Tensor], on_cpu: int | None = None) -> Iterator[list[list[Tensor]]]:
+    """Cut several sets of weights into the same chunks, of which one from each set fits into the processor's cache.
 
     A pass over many vertices that works piece by piece reads each from memory once and writes the result once.
 

@@ -8,7 +8,7 @@ from types import FrameType
 
 import torch
 
-from ..model.processes import on_any_process
+from ..model.processes import any_rank
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: nothing is wrong, try again (with what was saved)."""
@@ -47,7 +47,7 @@ class Preemption:
 
     def agreed(self, device: torch.device) -> bool:
         """Whether SIGTERM has arrived at any process; all processes of a distributed run must ask this together."""
-        self.requested = on_any_process(self.requested, device)
+        self.requested = any_rank(self.requested, device)
         return self.requested
 
     @staticmethod

@@ -21,10 +21,10 @@ from ..model.geometry import (
 from ..model.sharding import local, local_parameters, sharded_like, sharing_processes, sum_over
 from ..model.weight_space import (
     Weights,
-    alike,
     blocks,
+    cast_like,
+    chunks,
     copy_weights,
-    pieces,
     trainable_names,
     weights_moved_to,
     write_point,
@@ -316,14 +316,14 @@ class GrowingVertex:
             theta = [local(parameters[name].detach()) for name in trained]
             gradients = [local(grad) for name in trained if (grad := parameters[name].grad) is not None]
             frozen = [[vertex[name] for name in trained] for vertex in face.vertices]
-            for own, gradient, *others in pieces(theta, gradients, *frozen):
+            for own, gradient, *others in chunks(theta, gradients, *frozen):
                 # Small where the vertex is near the face, so it must be there before it meets the large factor.
                 wide = [tensor.to(torch.promote_types(tensor.dtype, least)) for tensor in own]
-                perpendicular = torch._foreach_sub(wide, alike(others[0], wide), alpha=foot[0])
+                perpendicular = torch._foreach_sub(wide, cast_like(others[0], wide), alpha=foot[0])
                 for coordinate, other in zip(foot[1:], others[1:], strict=True):
-                    torch._foreach_sub_(perpendicular, alike(other, wide), alpha=coordinate)
+                    torch._foreach_sub_(perpendicular, cast_like(other, wide), alpha=coordinate)
                 torch._foreach_mul_(perpendicular, factor * scale**2)
-                torch._foreach_add_(gradient, alike(perpendicular, gradient))
+                torch._foreach_add_(gradient, cast_like(perpendicular, gradient))
 
     def volume_term(self) -> VolumeTerm:
         """The term's value at the vertex, which the module holds; no gradient is touched."""
@@ -346,7 +346,7 @@ class GrowingVertex:
             for scale, names in self._groups:
                 frozen = [[vertex[name] for name in names] for vertex in face.vertices]
                 of_module = [parameters[name] for name in names]
-                for theta, *others in pieces(of_module, *frozen, on_cpu=PIECE_OF_PRODUCTS_ON_CPU):
+                for theta, *others in chunks(of_module, *frozen, on_cpu=PIECE_OF_PRODUCTS_ON_CPU):
                     products += scale**2 * _inner_products(theta, others)
             products = sum_over(self._sharing, products.cpu(), device)
             height_squared, projection = height_over_face(face.edge_gram, products[1:], products[0])

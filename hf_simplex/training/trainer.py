@@ -38,14 +38,14 @@ from transformers.trainer_utils import (
     rotate_checkpoints,
 )
 
-from ..data.random_streams import SeededDataset, stream, streams_apart
+from ..data.random_streams import SeededDataset, isolate_rng, stream
 from ..model.batch_norm import batch_norm_layers, recompute_statistics
 from ..model.checkpoint import clear_saves, finish_saves
 from ..model.complexes import SimplicialComplex
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED, SAMPLINGS
 from ..model.geometry import vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
-from ..model.processes import on_any_process
+from ..model.processes import any_rank
 from ..model.sharding import copy_number, local_parameters, sharing_processes
 from .frozen_vertices import FROZEN_VERTICES
 from .preemption import Preemption
@@ -393,7 +393,7 @@ class SimplexTrainer(Trainer):
                 raise ValueError(
                     f"num_modes is {args.num_modes}, but vertices {list(vertices)} are trained already, so that the "
                     "weights that further modes would start from are gone: train each mode on its own and join them "
-                    "with SimplexForImageClassification.join."
+                    "with SimplexForImageClassification.simplex_of_modes."
                 )
         if args.num_members is None and args.sampling == "volume" and simplexes > 1:
             raise ValueError(
@@ -610,7 +610,7 @@ class SimplexTrainer(Trainer):
 
     def _finite(self, loss: Tensor) -> Tensor:
         # Processes that did not see it would wait for the one that raises.
-        if on_any_process(~loss.isfinite(), loss.device):
+        if any_rank(~loss.isfinite(), loss.device):
             found = "not finite on another process" if bool(loss.isfinite()) else float(loss)
             raise self._non_finite_error(f"The loss is {found}", self.state.global_step + 1)
         return loss
@@ -777,7 +777,7 @@ class SimplexTrainer(Trainer):
         size = max(2, min(self.args.eval_batch_size, wanted))
         loader = DataLoader(dataset, size, collate_fn=collate, num_workers=self.args.dataloader_num_workers)
         batches = itertools.islice(loader, math.ceil(wanted / size))
-        with streams_apart(self.args.member_seed):
+        with isolate_rng(self.args.member_seed):
             inputs = [{name: v for name, v in batch.items() if name not in self.label_names} for batch in batches]
         return [batch for batch in inputs if _batch_size(batch) > 1]
 
@@ -843,7 +843,7 @@ class SimplexTrainer(Trainer):
     def _check_finite_weights(self) -> None:
         parameters = local_parameters(self.simplex.backbone)
         found = next((name for name, tensor in parameters.items() if not bool(tensor.isfinite().all())), None)
-        if on_any_process(found is not None, self.args.device):
+        if any_rank(found is not None, self.args.device):
             raise self._non_finite_error(
                 f"The weights of {found or 'another process'} are no longer finite", self.state.global_step
             )
@@ -934,7 +934,7 @@ def _batch_size(batch: Mapping[str, Any]) -> int:
 
 def random_edge(simplex: SimplexForImageClassification) -> float:
     """The distance of two random initializations of the backbone, in the units of the weights."""
-    with streams_apart(0):
+    with isolate_rng(0):
         first, second = (
             AutoModelForImageClassification.from_config(copy.deepcopy(simplex.config.backbone_config))
             for _ in range(2)

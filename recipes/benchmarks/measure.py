@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.version import __version__
 
 TRANSFORMERS_VIT = "transformers_vit_small"
@@ -147,7 +147,7 @@ def report(args: argparse.Namespace, device: torch.device, rows: Sequence[Mappin
     arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()}
     plain = [{key: asdict(v) if isinstance(v, Ratio) else v for key, v in row.items()} for row in rows]
     result = {"rows": plain, "arguments": arguments, **environment(device)}
-    with written_aside(args.output.parent) as aside:
+    with atomic_write(args.output.parent) as aside:
         (aside / args.output.name).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(table(rows))
     return result

@@ -24,7 +24,7 @@ from measure import alternating, parser, report, start
 from step_cost import Steps
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.model.checkpoint import written_aside
+from hf_simplex.model.checkpoint import atomic_write
 
 UNITS = {"vertices": "vertex", "members": "member", "million_parameters": "million parameters"}
 """What each series is drawn against, and what its slope is for."""
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     rows = fitted(measured)
     result = report(args, device, rows)
     picture = args.output.with_suffix(".png")
-    with written_aside(picture.parent) as aside:
+    with atomic_write(picture.parent) as aside:
         drawn(rows, result["hardware"]["device"]).savefig(aside / picture.name, dpi=110)
     return result
 

@@ -42,7 +42,7 @@ from hf_simplex.data.image_transforms import (
     resize_image_processor,
     with_pixel_values,
 )
-from hf_simplex.data.random_streams import streams_apart
+from hf_simplex.data.random_streams import isolate_rng
 
 TIMM_SETTINGS = {
     "input_size": [3, 40, 40],
@@ -341,7 +341,7 @@ def test_what_comes_before_random_crops_is_kept_and_the_crops_are_those_of_a_laz
     assert len(kept) == len(examples)  # type: ignore[arg-type]
     seen = []
     for dataset in (lazy, kept, kept):
-        with streams_apart(len(seen) // 2):
+        with isolate_rng(len(seen) // 2):
             seen.append(torch.cat([batch["pixel_values"] for batch in batches(dataset)]))
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hf_simplex.data.random_streams import SeededDataset, stream, stream_seed, streams_apart
+from hf_simplex.data.random_streams import SeededDataset, isolate_rng, stream, stream_seed
 
 
 class Noise(Dataset):
@@ -31,7 +31,7 @@ def test_what_is_drawn_apart_leaves_no_trace() -> None:
     for apart in (False, True):
         torch.manual_seed(3), random.seed(3), np.random.seed(3)
         if apart:
-            with streams_apart(2**62):
+            with isolate_rng(2**62):
                 Noise()[0]
         drawn.append(Noise()[0])
     assert torch.equal(*drawn)

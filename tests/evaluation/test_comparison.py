@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_modeling_simplex import ensemble, same_tensors
-from tiny import LABELS, Images, backbone, batches
+from tiny import LABELS, Images, backbone, batches, ensemble, same_tensors
 from torch import Tensor
 from transformers import TrainingArguments
 
@@ -26,7 +25,7 @@ def test_each_result_equals_a_direct_computation(kind: str, tmp_path: Path) -> N
     parts = [ensemble(kind, members=3), ensemble(kind, members=2, seed=5)]
     for part, epochs in zip(parts, (2.0, 1.0), strict=True):
         part.config.provenance["stages"] = [{"vertex": vertex, "epochs": epochs} for vertex in range(1, 3)]
-    model = SimplexForImageClassification.unite(parts)
+    model = SimplexForImageClassification.disjoint_union(parts)
     results = compare(model, Images(17), arguments(tmp_path), given_mode_epochs=10.0)
 
     data = Images(17)
@@ -67,7 +66,7 @@ def test_epochs_are_those_of_the_stages_and_of_given_modes_only(tmp_path: Path) 
     parts = [ensemble("vit", members=1), ensemble("vit", members=1, seed=5)]
     for part, epochs in zip(parts, ([4.0, 1.0, 2.0], [6.0, 1.5, 2.5]), strict=True):
         part.config.provenance["stages"] = [{"vertex": v, "epochs": e} for v, e in enumerate(epochs)]
-    model = SimplexForImageClassification.unite(parts)
+    model = SimplexForImageClassification.disjoint_union(parts)
     results = compare(model, Images(6), arguments(tmp_path), given_mode_epochs=100.0)
     assert {name: result["training_epochs"] for name, result in results.items()} == {
         "backbone": 4.0,
@@ -80,7 +79,7 @@ def test_epochs_are_those_of_the_stages_and_of_given_modes_only(tmp_path: Path) 
 
 def test_all_modes_of_a_simplex_are_in_the_deep_ensemble(tmp_path: Path) -> None:
     parts = [SimplexForImageClassification.from_backbone(backbone("vit", seed)) for seed in range(2)]
-    model = SimplexForImageClassification.join(parts)
+    model = SimplexForImageClassification.simplex_of_modes(parts)
     model.draw_members("auto")
     data = Images(9)
     results = compare(model, data, arguments(tmp_path), given_mode_epochs=3.0)
@@ -150,7 +149,7 @@ def test_what_cannot_be_evaluated_is_named(tmp_path: Path) -> None:
     args = arguments(tmp_path)
     with pytest.raises(ValueError, match="gives no labels"):
         compare(ensemble("vit"), Unlabelled(6), args)
-    model = SimplexForImageClassification.unite([ensemble("vit"), ensemble("vit", seed=5)])
+    model = SimplexForImageClassification.disjoint_union([ensemble("vit"), ensemble("vit", seed=5)])
     model.set_members([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]])
     with pytest.raises(ValueError, match="None of the 1 members lies in the first simplex"):
         compare(model, Images(6), args)

@@ -11,8 +11,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from test_comparison import arguments
-from test_modeling_simplex import ensemble
-from tiny import LABELS, SIZE
+from tiny import LABELS, SIZE, ensemble
 from transformers import ViTImageProcessor
 
 from hf_simplex.data.image_data import load_image_data

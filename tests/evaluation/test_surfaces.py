@@ -141,7 +141,7 @@ def test_any_loss_will_do_and_accuracy_is_optional() -> None:
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_a_models_surface_is_that_of_its_backbone_with_statistics_of_its_own(kind: str) -> None:
-    model = SimplexForImageClassification.unite(
+    model = SimplexForImageClassification.disjoint_union(
         [SimplexForImageClassification.from_backbone(tiny.backbone(kind, seed)) for seed in range(3)]
     )
     data = [{"pixel_values": tiny.images(7, seed=3), "labels": torch.arange(7) % tiny.LABELS}]

@@ -12,8 +12,7 @@ import torch
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from safetensors.torch import save_file
-from test_modeling_simplex import Trap, ensemble, same_tensors
-from tiny import batches, images
+from tiny import Trap, batches, ensemble, images, same_tensors
 from transformers import AutoModelForImageClassification
 
 from hf_simplex import SimplexForImageClassification
@@ -32,7 +31,7 @@ def upload(model: SimplexForImageClassification, directory: Path, repo_id: str =
 
 
 def united(kind: str = "vit", members: int = 2) -> SimplexForImageClassification:
-    return SimplexForImageClassification.unite([ensemble(kind, members, seed=seed) for seed in (0, 5)])
+    return SimplexForImageClassification.disjoint_union([ensemble(kind, members, seed=seed) for seed in (0, 5)])
 
 
 def downloaded(hub: LoopbackHub, mark: int) -> set[str]:

@@ -13,9 +13,7 @@ import pytest
 import torch
 from huggingface_hub import EvalResult, HfApi, ModelCard
 from loopback_hub import LoopbackHub
-from test_modeling_simplex import PICTURE, ensemble
-from test_publishing import complete
-from tiny import backbone, folder
+from tiny import PICTURE, backbone, complete, ensemble, folder
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.evaluation.comparison import Result
@@ -79,7 +77,7 @@ def test_the_card_holds_the_figures_of_the_run_and_of_the_ensemble() -> None:
 
 
 def test_a_card_says_only_what_is_so_of_its_members() -> None:
-    two = SimplexForImageClassification.unite([ensemble("vit"), ensemble("vit", seed=5)])
+    two = SimplexForImageClassification.disjoint_union([ensemble("vit"), ensemble("vit", seed=5)])
     two.draw_members(4)
     assert "choose among simplexes with equal chance" in new_card(two, Evidence()).text
     two.draw_members("auto")

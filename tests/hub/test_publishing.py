@@ -10,8 +10,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 from loopback_hub import LoopbackHub
-from test_modeling_simplex import Trap, ensemble, same_tensors
-from tiny import SIZE, Images, backbone, batches, images
+from tiny import SIZE, Images, Trap, backbone, batches, complete, contents, ensemble, images, same_tensors
 from transformers import ViTImageProcessor
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
@@ -22,17 +21,6 @@ from hf_simplex.model.remote_code import write_inference_code
 ID = "alice/ensemble"
 INDEX = "model.safetensors.index.json"
 CODE = {"modeling_simplex.py", "configuration_simplex.py", "pipeline_simplex.py", "subset.py", "weight_space.py"}
-
-
-def complete(kind: str = "vit", seed: int = 0) -> SimplexForImageClassification:
-    """An ensemble with an image processor."""
-    model = ensemble(kind, seed=seed)
-    model.image_processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
-    return model
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
 def sent(hub: LoopbackHub, mark: int) -> set[str]:
@@ -77,7 +65,7 @@ def test_what_is_there_already_is_not_sent_again(hub: LoopbackHub) -> None:
 
 
 def test_a_smaller_ensemble_takes_the_files_of_a_larger_one_along(hub: LoopbackHub) -> None:
-    SimplexForImageClassification.unite([complete("resnet"), complete("resnet", 5)]).push_to_hub(ID)
+    SimplexForImageClassification.disjoint_union([complete("resnet"), complete("resnet", 5)]).push_to_hub(ID)
     api = HfApi()
     api.upload_file(path_or_fileobj=b"mine", path_in_repo="vertex-notes.txt", repo_id=ID)
     larger = hub.commits(ID)[0].id
@@ -423,7 +411,7 @@ def test_a_trainer_publishes_ensemble_card_and_pictures_in_one_commit(hub: Loopb
 
 
 def test_a_trainer_publishes_without_results_where_there_can_be_none(hub: LoopbackHub, tmp_path: Path) -> None:
-    model = SimplexForImageClassification.unite([ensemble("vit"), ensemble("vit", seed=5)])
+    model = SimplexForImageClassification.disjoint_union([ensemble("vit"), ensemble("vit", seed=5)])
     model.set_members([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]])
     args = SimplexTrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True, hub_model_id=ID)
     trainer = SimplexTrainer(model=model, args=args, train_dataset=Images(), eval_dataset=Images(9))

@@ -10,19 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_modeling_simplex import Trap, ensemble, same_tensors
-from tiny import KINDS, batches, folder, images
+from tiny import KINDS, Trap, batches, contents, ensemble, folder, images, same_tensors
 from transformers import AutoModelForImageClassification
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.model.checkpoint import check_target, file_of, written_aside
+from hf_simplex.model.checkpoint import atomic_write, check_target, file_of
 
 INDEX = "model.safetensors.index.json"
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
 def change_json(name: str, change: Callable[[dict], object]) -> Callable[[Path], None]:
@@ -385,10 +380,10 @@ def test_a_file_is_no_folder_to_save_to(tmp_path: Path) -> None:
 
 def test_files_written_aside_take_their_places_together(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("old")
-    with pytest.raises(KeyError), written_aside(tmp_path) as aside:
+    with pytest.raises(KeyError), atomic_write(tmp_path) as aside:
         (aside / "config.json").write_text("new")
         raise KeyError
     assert contents(tmp_path) == {"config.json": b"old"}
-    with written_aside(tmp_path) as aside:
+    with atomic_write(tmp_path) as aside:
         (aside / "config.json").write_text("new")
     assert contents(tmp_path) == {"config.json": b"new"}

@@ -13,8 +13,7 @@ import pytest
 import timm
 import torch
 from loopback_hub import LoopbackHub
-from PIL import Image
-from tiny import KINDS, LABELS, SIZE, backbone, batches, folder, images
+from tiny import KINDS, LABELS, PICTURE, SIZE, Trap, backbone, batches, ensemble, folder, images, same_tensors
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -31,25 +30,6 @@ from hf_simplex import SimplexForImageClassification
 from hf_simplex.model.batch_norm import recompute_statistics, statistics
 from hf_simplex.model.geometry import simplex_log_volume
 from hf_simplex.model.members import symmetric_members
-
-PICTURE = Image.fromarray(torch.randint(256, (30, 20, 3), generator=torch.manual_seed(0)).byte().numpy())
-
-
-def ensemble(kind: str, members: int = 3, seed: int = 0) -> SimplexForImageClassification:
-    """A triangle whose other vertices are other random backbones."""
-    model = SimplexForImageClassification.from_backbone(backbone(kind, seed))
-    for other in (1, 2):
-        vertex = model.add_vertex()
-        model.backbone.load_state_dict(backbone(kind, seed + other).state_dict())
-        model.store_vertex(vertex)
-    model.draw_members(members, seed=seed, batches=batches())
-    return model
-
-
-def same_tensors(left: torch.nn.Module, right: torch.nn.Module) -> bool:
-    one, other = left.state_dict(), right.state_dict()
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
 
 # ---- from_backbone ---------------------------------------------------------------------------------------------
 
@@ -173,16 +153,6 @@ def test_label_counts_that_contradict_each_other_are_refused(kind: str, tmp_path
         SimplexForImageClassification.from_backbone(path, num_labels=0)
     with pytest.raises(ValueError, match=r"id2label.* are for loading a backbone by name"):
         SimplexForImageClassification.from_backbone(backbone(kind), id2label={0: "ant", 1: "bee", 2: "cat"})
-
-
-class Trap:
-    """An object whose unpickling leaves a file, so that nobody can open it unseen."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
@@ -346,7 +316,7 @@ def test_members_by_the_rule_are_placed_with_their_statistics() -> None:
     assert model.config.members == symmetric_members(model.config.complex) and len(model.members) == 3
     with pytest.raises(ValueError, match="num_members is 'all'"):
         model.draw_members("all", batches=batches())
-    two = SimplexForImageClassification.unite([model, model])
+    two = SimplexForImageClassification.disjoint_union([model, model])
     with pytest.raises(ValueError, match="sampling is 'volume'"):
         two.draw_members("auto", batches=batches(), sampling="volume")
 
@@ -446,7 +416,9 @@ def test_members_follow_from_the_seed_and_are_kept_to_the_last_bit(kind: str, tm
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_members_and_centroids_carry_the_statistics_of_their_own_point(kind: str, tmp_path: Path) -> None:
-    model = SimplexForImageClassification.unite([ensemble(kind, members=2), ensemble(kind, members=1, seed=5)])
+    model = SimplexForImageClassification.disjoint_union(
+        [ensemble(kind, members=2), ensemble(kind, members=1, seed=5)]
+    )
     model.save_pretrained(tmp_path)
     model = SimplexForImageClassification.from_pretrained(tmp_path)
     third = 1 / 3
@@ -484,7 +456,7 @@ def test_the_log_volume_is_that_of_the_vertices() -> None:
 
 
 def test_a_new_vertex_is_the_mean_of_the_simplex_that_it_joins() -> None:
-    model = SimplexForImageClassification.unite([ensemble("vit"), ensemble("vit", seed=5)])
+    model = SimplexForImageClassification.disjoint_union([ensemble("vit"), ensemble("vit", seed=5)])
     assert model.add_vertex([1]) == 6
     assert model.config.simplexes == [[0, 1, 2], [3, 4, 5, 6]]
     for name, tensor in model.vertices[6].named_parameters():
@@ -496,7 +468,7 @@ def test_a_new_vertex_is_the_mean_of_the_simplex_that_it_joins() -> None:
 def test_a_union_predicts_with_the_members_of_all_components(kind: str) -> None:
     parts = [ensemble(kind), ensemble(kind, members=1, seed=5)]
     parts[1].config.provenance["stages"] = [{"vertex": 2, "epochs": 1.0}]
-    united = SimplexForImageClassification.unite(parts)
+    united = SimplexForImageClassification.disjoint_union(parts)
     probabilities = [part(images(), output_member_probabilities=True).member_probabilities for part in parts]
     together = united(images(), output_member_probabilities=True).member_probabilities
     assert torch.equal(together, torch.cat(probabilities, dim=1))
@@ -517,7 +489,7 @@ def test_components_do_not_follow_their_union(kind: str) -> None:
     configs = [part.config.to_dict() for part in parts]
     logits = [part(images()).logits for part in parts]
 
-    united = SimplexForImageClassification.unite(parts)
+    united = SimplexForImageClassification.disjoint_union(parts)
     united.config.roles[0] = "pretrained"
     united.config.provenance["stages"][0]["epochs"] = 7.0
     united.config.simplexes[0].reverse()
@@ -538,7 +510,7 @@ def test_components_do_not_follow_their_union(kind: str) -> None:
 def test_a_union_has_members_only_where_every_component_has() -> None:
     grown = ensemble("resnet")
     grown.add_vertex()
-    united = SimplexForImageClassification.unite([ensemble("resnet"), grown])
+    united = SimplexForImageClassification.disjoint_union([ensemble("resnet"), grown])
     assert united.config.members == [] and not len(united.members) and not len(united.centroids)
     united.draw_members(2, batches=batches())
     assert united(images()).logits.isfinite().all()
@@ -561,7 +533,7 @@ def test_joined_modes_are_the_vertices_of_one_simplex(kind: str, tmp_path: Path)
     parts = [SimplexForImageClassification.from_backbone(backbone(kind, seed)) for seed in range(3)]
     for number, part in enumerate(parts):
         part.config.provenance["stages"] = [{"vertex": 0, "epochs": number}]
-    joined = SimplexForImageClassification.join(parts)
+    joined = SimplexForImageClassification.simplex_of_modes(parts)
     assert joined.config.simplexes == [[0, 1, 2]] and joined.config.roles == ["mode"] * 3
     assert joined.config.members == [] and len(joined.members) == len(joined.centroids) == 0
     assert [(stage["vertex"], stage["epochs"]) for stage in joined.config.provenance["stages"]] == [
@@ -582,7 +554,9 @@ def test_joined_modes_are_the_vertices_of_one_simplex(kind: str, tmp_path: Path)
 
 def test_the_working_backbone_of_joined_modes_lies_in_memory_as_they_do() -> None:
     parts = [backbone("resnet", seed).to(memory_format=torch.channels_last) for seed in range(2)]
-    joined = SimplexForImageClassification.join([SimplexForImageClassification.from_backbone(part) for part in parts])
+    joined = SimplexForImageClassification.simplex_of_modes(
+        [SimplexForImageClassification.from_backbone(part) for part in parts]
+    )
     strides = {name: parameter.stride() for name, parameter in joined.backbone.named_parameters()}
     assert strides == {name: joined.weights[1][name].stride() for name in strides}
     assert any(stride[1] == 1 and len(stride) == 4 and stride[3] > 1 for stride in strides.values())
@@ -598,9 +572,9 @@ def test_a_vertex_has_a_known_role() -> None:
 
 def test_only_modes_of_a_kind_are_joined() -> None:
     with pytest.raises(ValueError, match="nothing to unite"):
-        SimplexForImageClassification.join([])
+        SimplexForImageClassification.simplex_of_modes([])
     with pytest.raises(ValueError, match="another backbone architecture"):
-        SimplexForImageClassification.join([ensemble("vit"), ensemble("resnet")])
+        SimplexForImageClassification.simplex_of_modes([ensemble("vit"), ensemble("resnet")])
 
 
 def test_a_vertex_may_be_added_for_one_more_mode() -> None:
@@ -613,17 +587,17 @@ def test_a_vertex_may_be_added_for_one_more_mode() -> None:
 
 def test_only_components_of_a_kind_unite() -> None:
     with pytest.raises(ValueError, match="architecture"):
-        SimplexForImageClassification.unite([ensemble("vit"), ensemble("resnet")])
+        SimplexForImageClassification.disjoint_union([ensemble("vit"), ensemble("resnet")])
     other = ensemble("vit")
     other.config.backbone_config.hidden_act = "relu"
     with pytest.raises(ValueError, match="hidden_act is 'relu', not 'gelu'"):
-        SimplexForImageClassification.unite([ensemble("vit"), other])
+        SimplexForImageClassification.disjoint_union([ensemble("vit"), other])
     other = ensemble("vit")
     other.config.id2label = {0: "a", 1: "b", 2: "c"}
     with pytest.raises(ValueError, match="labels"):
-        SimplexForImageClassification.unite([ensemble("vit"), other])
+        SimplexForImageClassification.disjoint_union([ensemble("vit"), other])
     with pytest.raises(ValueError, match="at least one"):
-        SimplexForImageClassification.unite([])
+        SimplexForImageClassification.disjoint_union([])
 
 
 def test_copies_are_independent_and_casts_reach_the_working_backbone() -> None:
@@ -849,7 +823,7 @@ def test_exports_are_ordinary_checkpoints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exported_point_is_a_backbone_again(kind: str, tmp_path: Path) -> None:
-    model = SimplexForImageClassification.unite([ensemble(kind), ensemble(kind, seed=5)])
+    model = SimplexForImageClassification.disjoint_union([ensemble(kind), ensemble(kind, seed=5)])
     model.export_vertex(4, tmp_path / "vertex")
     model.export_centroid(tmp_path / "centroid", simplex=1)
     model.export_centroid(tmp_path / "centroid", simplex=1)

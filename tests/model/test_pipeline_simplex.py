@@ -14,8 +14,7 @@ import torch
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from PIL import Image
-from test_modeling_simplex import ensemble
-from tiny import KINDS, LABELS, SIZE, backbone
+from tiny import KINDS, LABELS, SIZE, backbone, ensemble
 from torch.utils.data import Dataset
 from transformers import ViTImageProcessor, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY

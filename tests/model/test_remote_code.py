@@ -10,8 +10,7 @@ import torch
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from PIL import Image
-from test_modeling_simplex import ensemble
-from tiny import SIZE, images
+from tiny import SIZE, ensemble, images
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
 from transformers.dynamic_module_utils import get_imports
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_modeling_simplex import ensemble, same_tensors
-from tiny import KINDS, images
+from tiny import KINDS, ensemble, images, same_tensors
 from transformers import AutoModelForImageClassification
 
 from hf_simplex import SimplexConfig, SimplexForImageClassification
@@ -83,7 +82,7 @@ def test_what_there_is_not_is_named() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_part_predicts_as_the_component_that_it_was(kind: str, tmp_path: Path) -> None:
     components = [ensemble(kind, seed=0), ensemble(kind, seed=5)]
-    SimplexForImageClassification.unite(components).save_pretrained(tmp_path / "whole")
+    SimplexForImageClassification.disjoint_union(components).save_pretrained(tmp_path / "whole")
     for index, component in enumerate(components):
         part = AutoModelForImageClassification.from_pretrained(tmp_path / "whole", simplex=index)
         assert same_tensors(part, component) and not part.training
@@ -99,7 +98,7 @@ def test_a_part_predicts_as_the_component_that_it_was(kind: str, tmp_path: Path)
 
 
 def test_a_part_takes_the_other_arguments_of_loading(tmp_path: Path) -> None:
-    model = SimplexForImageClassification.unite([ensemble("resnet", seed=0), ensemble("resnet", seed=5)])
+    model = SimplexForImageClassification.disjoint_union([ensemble("resnet", seed=0), ensemble("resnet", seed=5)])
     model.save_pretrained(tmp_path / "run" / "ensemble")
     names = {0: "ant", 1: "bee", 2: "cat"}
     part, info = SimplexForImageClassification.from_pretrained(

@@ -6,7 +6,7 @@ from tiny import KINDS, backbone, images
 from torch import nn
 
 from hf_simplex import weight_space
-from hf_simplex.model.weight_space import blocks, copy_weights, pieces, trainable_names, weights_moved_to, write_point
+from hf_simplex.model.weight_space import blocks, chunks, copy_weights, trainable_names, weights_moved_to, write_point
 
 
 def weights(kind: str, seed: int) -> dict[str, torch.Tensor]:
@@ -119,7 +119,7 @@ def test_coordinates_that_make_no_point_are_refused(coordinates: list[float], me
 
 
 def convolution(seed: int, channels_last: bool) -> nn.Module:
-    """Tensors below, at and above the pieces that `small_pieces` cuts, in either order of memory."""
+    """Tensors below, at and above the chunks that `small_pieces` cuts, in either order of memory."""
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), nn.Conv2d(20, 7, 1), nn.Linear(20, 30))
     return module.to(memory_format=torch.channels_last) if channels_last else module
@@ -164,7 +164,7 @@ def test_pieces_hold_every_element_once_and_the_same_in_all_sets(small_pieces: i
     for left, right in zip(one, other, strict=True):
         right.copy_(torch.arange(right.numel()).view_as(right))
         left.copy_(right)
-    found = list(pieces(one, other))
+    found = list(chunks(one, other))
     assert all(torch.equal(a, b) for left, right in found for a, b in zip(left, right, strict=True))
     assert sum(tensor.numel() for left, _ in found for tensor in left) == sum(tensor.numel() for tensor in one)
     if orders[0] == orders[1]:

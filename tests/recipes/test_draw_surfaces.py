@@ -34,7 +34,7 @@ def saved_complex(path: Path, labels: int = 10) -> Path:
         mode.config.id2label, mode.config.label2id = names, {name: number for number, name in names.items()}
         mode.config.roles = [MODE]
         modes.append(mode)
-    model = SimplexForImageClassification.unite(modes)
+    model = SimplexForImageClassification.disjoint_union(modes)
     model.image_processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
     for _ in range(2):
         vertex = model.add_vertex()

@@ -17,8 +17,7 @@ import psutil
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_modeling_simplex import ensemble
-from tiny import KINDS, Images, backbone, images
+from tiny import KINDS, Images, backbone, ensemble, images
 from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
@@ -329,7 +328,7 @@ def test_a_schedule_that_there_is_not_is_named(tmp_path: Path) -> None:
 
 def test_several_simplexes_grow_into_components(tmp_path: Path) -> None:
     modes = [SimplexForImageClassification.from_backbone(backbone("vit", seed)) for seed in (0, 1)]
-    run = trainer(tmp_path, model=SimplexForImageClassification.unite(modes))
+    run = trainer(tmp_path, model=SimplexForImageClassification.disjoint_union(modes))
     run.grow()
     assert run.simplex.config.simplexes == [[0, 2, 3], [1, 4, 5]]
     assert run.simplex.config.roles == ["mode", "mode", *["connector"] * 4]
@@ -338,7 +337,9 @@ def test_several_simplexes_grow_into_components(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sampling", ["equal", "volume"])
 def test_a_connector_may_join_several_simplexes(sampling: str, tmp_path: Path) -> None:
     modes = [SimplexForImageClassification.from_backbone(backbone("resnet", seed)) for seed in (0, 1)]
-    run = trainer(tmp_path, model=SimplexForImageClassification.unite(modes), sampling=sampling, points_per_step=4)
+    run = trainer(
+        tmp_path, model=SimplexForImageClassification.disjoint_union(modes), sampling=sampling, points_per_step=4
+    )
     assert run.grow_connector() == 2
     assert run.simplex.config.simplexes == [[0, 2], [1, 2]]
     before = [weights(run.simplex, vertex) for vertex in range(3)]
@@ -1079,7 +1080,7 @@ def test_arguments_that_do_not_fit_the_complex_are_refused_before_any_training(
     # Weights so small that a random tetrahedron has a volume below 1, for which the paper's rule gives no weight.
     monkeypatch.setattr("hf_simplex.training.trainer.random_edge", lambda simplex: 2.0)
     untrained = SimplexForImageClassification.from_backbone(backbone("vit"), fine_tuned=False)
-    united = SimplexForImageClassification.unite([ensemble("vit"), untrained])
+    united = SimplexForImageClassification.disjoint_union([ensemble("vit"), untrained])
     before = copy.deepcopy(united.state_dict())
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path / "out", model=united, **arguments).grow()

@@ -18,9 +18,8 @@ from accelerate import FullyShardedDataParallelPlugin, ParallelismConfig
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from test_comparison import arguments
-from test_modeling_simplex import ensemble
 from test_trainer import trainer
-from tiny import Images, backbone, batches, images
+from tiny import Images, backbone, batches, ensemble, images
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
