@@ -5,7 +5,7 @@ import torch
 from tiny import KINDS, backbone, images
 from torch import nn
 
-from hf_simplex import weight_space
+from hf_simplex.model import weight_space
 from hf_simplex.model.weight_space import blocks, chunks, copy_weights, trainable_names, weights_moved_to, write_point
 
 

@@ -32,7 +32,7 @@ from hf_simplex.evaluation.comparison import member_probabilities
 from hf_simplex.evaluation.surfaces import classification, evaluate_points
 from hf_simplex.model.batch_norm import recompute_statistics
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.sharding import copy_number, local_parameters, sharded_like, whole
+from hf_simplex.model.sharding import copy_number, full_tensor, local_parameters, sharded_like
 from hf_simplex.training.preemption import EXIT_CODE
 from hf_simplex.training.spro import GrowingVertex
 from hf_simplex.training.trainer import NonFiniteError
@@ -67,7 +67,7 @@ def spro_steps(module: nn.Module, rank: int, average: bool, **settings: Any) -> 
         volumes.append(growing.add_volume_gradient().log_volume)
         optimizer.step()
         optimizer.zero_grad()
-    return {name: whole(p).detach().clone() for name, p in module.named_parameters()} | {
+    return {name: full_tensor(p).detach().clone() for name, p in module.named_parameters()} | {
         "volumes": torch.tensor(volumes)
     }
 
@@ -147,8 +147,8 @@ class Watch(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         named = list(self.run.simplex.backbone.named_parameters())
         self.is_sharded = all(isinstance(p, DTensor) for _, p in named)
-        self.vertex = {name: whole(p).detach().clone() for name, p in named}
-        self.gradient = {name: whole(p.grad).clone() for name, p in named}
+        self.vertex = {name: full_tensor(p).detach().clone() for name, p in named}
+        self.gradient = {name: full_tensor(p.grad).clone() for name, p in named}
 
 
 def grown(**arguments: Any) -> tuple[SimplexTrainer, Watch]:
