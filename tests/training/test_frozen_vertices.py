@@ -6,8 +6,8 @@ from test_spro import TRIANGLE, network, weights
 from test_weight_space import convolution
 from torch import nn
 
-from hf_simplex import spro
 from hf_simplex.model.complexes import SimplicialComplex
+from hf_simplex.training import spro
 from hf_simplex.training.frozen_vertices import FetchedMix
 from hf_simplex.training.spro import GrowingVertex
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_simplex import weight_space
+from hf_simplex.model import weight_space
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.geometry import simplex_log_volumes
 from hf_simplex.training.spro import GrowingVertex, scaled_volume_weight
