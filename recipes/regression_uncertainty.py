@@ -21,7 +21,8 @@ from plain_simplex import PlainArguments, at_points, grow, read_arguments, summa
 from torch import Generator, Tensor, nn
 
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import sample_complex, simplex_log_volumes
+from hf_simplex.model.sampling import sample_complex
+from hf_simplex.model.volumes import simplex_log_volumes
 from hf_simplex.model.weight_space import blocks, trainable_names
 
 CLUSTERS = ((-1.0, -0.65), (-0.2, 0.15), (0.65, 0.95))

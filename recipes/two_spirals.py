@@ -21,7 +21,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import sample_complex, simplex_log_volume
+from hf_simplex.model.sampling import sample_complex
+from hf_simplex.model.volumes import simplex_log_volume
 from hf_simplex.model.weight_space import blocks, trainable_names
 
 SHOWN = 4

@@ -25,9 +25,10 @@ from transformers.utils import logging
 from ..model.batch_norm import copy_statistics, recompute_statistics, statistics
 from ..model.checkpoint import atomic_write
 from ..model.complexes import SimplicialComplex
-from ..model.geometry import face_coordinates, gram_matrix, vertex_coordinates
+from ..model.coordinates import face_coordinates, vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.processes import map_over_ranks
+from ..model.volumes import gram_matrix
 from ..model.weight_space import Weights, trainable_names, write_point
 
 PLANE, FACE, PATH, COMPLEX = "plane", "face", "path", "complex"

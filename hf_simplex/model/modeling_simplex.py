@@ -38,14 +38,15 @@ from .checkpoint import (
 )
 from .complexes import SimplicialComplex
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, ROLES, SimplexConfig
+from .coordinates import centroid_coordinates, vertex_coordinates
 from .cuda_graph import MembersOnCuda
-from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members, symmetric_members
 from .processes import map_over_ranks
 from .remote_code import write_inference_code
 from .sharding import full_tensor
 from .subset import part_of, read_part
 from .tensor_tree import TensorTree, like
+from .volumes import simplex_log_volumes
 from .weight_space import blocks, trainable_names, write_point
 
 

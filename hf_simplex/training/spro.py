@@ -10,15 +10,15 @@ from torch import Generator, Tensor, nn
 from torch.distributed import ProcessGroup
 
 from ..model.complexes import SimplicialComplex
-from ..model.geometry import (
+from ..model.sampling import sample_complex
+from ..model.sharding import local, local_parameters, sharded_like, sharing_processes, sum_over
+from ..model.volumes import (
     complex_log_volume,
     height_over_face,
     log_volume_with_floor,
     regular_simplex_log_volume,
-    sample_complex,
     simplex_log_volume,
 )
-from ..model.sharding import local, local_parameters, sharded_like, sharing_processes, sum_over
 from ..model.weight_space import (
     Weights,
     blocks,

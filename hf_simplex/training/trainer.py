@@ -43,7 +43,7 @@ from ..model.batch_norm import batch_norm_layers, recompute_statistics
 from ..model.checkpoint import clear_saves, finish_saves
 from ..model.complexes import SimplicialComplex
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED, SAMPLINGS
-from ..model.geometry import vertex_coordinates
+from ..model.coordinates import vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.processes import any_rank
 from ..model.sharding import copy_number, local_parameters, sharing_processes

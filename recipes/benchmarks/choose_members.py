@@ -23,7 +23,7 @@ from hf_simplex.data.image_data import load_image_data
 from hf_simplex.data.image_transforms import build_transforms, collate, with_pixel_values
 from hf_simplex.evaluation.metrics import accuracy, expected_calibration_error, negative_log_likelihood
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import centroid_coordinates, edge_coordinates, vertex_coordinates
+from hf_simplex.model.coordinates import centroid_coordinates, edge_coordinates, vertex_coordinates
 from hf_simplex.model.members import draw_members, symmetric_members
 
 DRAWS = 200

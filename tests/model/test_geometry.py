@@ -15,22 +15,23 @@ import torch
 from torch import Generator, Tensor
 
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import (
+from hf_simplex.model.coordinates import (
     centroid_coordinates,
-    complex_log_volume,
     edge_coordinates,
     face_coordinates,
+    validate_coordinates,
+    vertex_coordinates,
+)
+from hf_simplex.model.sampling import sample_complex, sample_simplex
+from hf_simplex.model.volumes import (
+    complex_log_volume,
     gram_matrix,
     height_over_face,
     log_height_gradient,
     log_volume_with_floor,
     regular_simplex_log_volume,
-    sample_complex,
-    sample_simplex,
     simplex_log_volume,
     simplex_log_volumes,
-    validate_coordinates,
-    vertex_coordinates,
 )
 
 FALSE_ALARM = 1e-7

@@ -28,8 +28,8 @@ from transformers import (
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.model.batch_norm import recompute_statistics, statistics
-from hf_simplex.model.geometry import simplex_log_volume
 from hf_simplex.model.members import symmetric_members
+from hf_simplex.model.volumes import simplex_log_volume
 
 # ---- from_backbone ---------------------------------------------------------------------------------------------
 

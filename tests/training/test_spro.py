@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_simplex.model import weight_space
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import simplex_log_volumes
+from hf_simplex.model.volumes import simplex_log_volumes
 from hf_simplex.training.spro import GrowingVertex, scaled_volume_weight
 
 

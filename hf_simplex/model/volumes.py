@@ -1,16 +1,16 @@
-"""The geometry of simplexes: uniform sampling, barycentric coordinates and volumes, from tensors to tensors.
+"""Volumes and heights of simplexes, from tensors to tensors.
 
-Random draws and coordinates are float64 on the CPU, so that a seed means the same points on every device. Volumes span
+Volumes span
 hundreds of orders of magnitude in weight spaces, so every volume here is the natural logarithm of one, in float64.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import chain, combinations_with_replacement, zip_longest
+from itertools import chain, zip_longest
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .complexes import SimplicialComplex
 
@@ -19,200 +19,6 @@ _DIGIT_BITS = 20
 _CHUNK_COLUMNS = 2**15
 # Bits below 2**-1000 are left out: near the end of float64's range some processors are set to flush them anyway.
 _SMALLEST_EXPONENT = -1000
-
-
-def sample_simplex(num_vertices: int, num_points: int, generator: Generator | None = None) -> Tensor:
-    """Draw barycentric coordinates uniformly from one simplex.
-
-    Barycentric coordinates map to points by an affine map, whose Jacobian is constant, so the flat Dirichlet
-    distribution is exactly uniform on every simplex of that dimension. It is drawn as the gaps that sorted uniform
-    numbers leave in [0, 1] (Devroye 1986, Non-Uniform Random Variate Generation, chapter V): sorting and subtracting
-    round the same way everywhere, unlike logarithms, so a seed gives the same points on every machine.
-
-    Args:
-        num_vertices: k + 1 for a k-simplex.
-        num_points: how many points.
-        generator: a CPU generator; None is torch's global one.
-
-    Returns:
-        [num_points, num_vertices] float64 on the CPU, non-negative; each row sums to 1 up to rounding.
-
-    Raises:
-        ValueError: `num_vertices` below 1, `num_points` below 0, or a generator of another device.
-    """
-    if num_vertices < 1:
-        raise ValueError(f"A simplex has at least one vertex, got num_vertices={num_vertices}.")
-    cuts = _uniform((num_points, num_vertices - 1), generator).sort(dim=1).values
-    return cuts.diff(dim=1, prepend=cuts.new_zeros(num_points, 1), append=cuts.new_ones(num_points, 1))
-
-
-def sample_complex(
-    complex: SimplicialComplex,
-    num_points: int,
-    *,
-    sampling: str,
-    log_volumes: Tensor | None = None,
-    stratified: bool = False,
-    generator: Generator | None = None,
-) -> Tensor:
-    """Draw barycentric coordinates from a simplicial complex: choose a simplex, then a uniform point in it.
-
-    Args:
-        complex: the structure.
-        num_points: how many points.
-        sampling: `"volume"` chooses a simplex in proportion to its volume, which is uniform on the complex;
-            `"equal"` chooses all simplexes with equal chance.
-        log_volumes: [simplexes] natural logarithms of the volumes, any floating dtype and device; -inf for volume 0.
-            Needed by `"volume"` when there is more than one simplex, unused by `"equal"`.
-        stratified: with `"equal"`, point j lies in simplex j modulo the number of simplexes, rather than in a random
-            one: no simplex is left out by chance.
-        generator: a CPU generator; None is torch's global one.
-
-    Returns:
-        [num_points, num_vertices] float64 on the CPU, non-negative, zero outside the chosen simplex; each row sums
-        to 1 up to rounding.
-
-    Raises:
-        ValueError: an unknown `sampling`; with `"volume"`: simplexes of different dimension, whose volumes are in
-            different units, log volumes that are missing, misshapen, NaN, +inf or all -inf, or `stratified`; a
-            negative number of points; a generator of another device.
-    """
-    num_simplexes = len(complex.simplexes)
-    if sampling == "volume":
-        if stratified:
-            raise ValueError('stratified=True gives each simplex the same number of points: use sampling="equal".')
-        probabilities = _volume_probabilities(complex, log_volumes)
-        cumulative = probabilities.cumsum(0)
-        # Scaled by the last sum, which rounding may leave off 1, no draw can land beyond it or on an empty step.
-        chosen = torch.searchsorted(cumulative, _uniform((num_points,), generator) * cumulative[-1], right=True)
-    elif sampling != "equal":
-        raise ValueError(f'sampling must be "volume" or "equal", got {sampling!r}.')
-    elif stratified:
-        chosen = torch.arange(_checked_count(num_points), device="cpu") % num_simplexes
-    else:
-        chosen = (_uniform((num_points,), generator) * num_simplexes).long()
-    coordinates = torch.zeros(num_points, complex.num_vertices, dtype=torch.float64, device="cpu")
-    for index, simplex in enumerate(complex.simplexes):
-        rows = (chosen == index).nonzero()
-        coordinates[rows, torch.tensor(simplex, device="cpu")] = sample_simplex(len(simplex), len(rows), generator)
-    return coordinates
-
-
-def vertex_coordinates(complex: SimplicialComplex, vertex: int) -> Tensor:
-    """The coordinates of a vertex: [num_vertices] float64, 1 at the vertex. ValueError when it does not exist."""
-    complex.simplexes_with(vertex)
-    return _equal_coordinates(complex, [vertex])
-
-
-def centroid_coordinates(complex: SimplicialComplex, simplex: int | None = None) -> Tensor:
-    """The coordinates of the centroid of one simplex: equal over its vertices.
-
-    A complex of several simplexes has no centroid of its own: equal coordinates over all its vertices are a point
-    outside the complex, through which nothing keeps the loss low. So `simplex` may be left out only when there is
-    one.
-
-    Args:
-        complex: the structure.
-        simplex: the index of the simplex; None for the only one.
-
-    Returns:
-        [num_vertices] float64 on the CPU.
-
-    Raises:
-        ValueError: there is no such simplex, or None for a complex of several.
-    """
-    if simplex is None:
-        if len(complex.simplexes) > 1:
-            raise ValueError(
-                f"A complex of {len(complex.simplexes)} simplexes has no single centroid: the mean of all vertices is "
-                f"not a point of the complex. Choose a simplex, 0 to {len(complex.simplexes) - 1}."
-            )
-        simplex = 0
-    complex.dimension(simplex)
-    return _equal_coordinates(complex, complex.simplexes[simplex])
-
-
-def edge_coordinates(complex: SimplicialComplex, first: int, second: int, num_points: int) -> Tensor:
-    """Evenly spaced points on the edge between two vertices, both ends included.
-
-    Args:
-        complex: the structure.
-        first: the vertex where the line starts.
-        second: the vertex where it ends.
-        num_points: how many points, at least 2.
-
-    Returns:
-        [num_points, num_vertices] float64 on the CPU.
-
-    Raises:
-        ValueError: the vertices are the same or share no simplex, or fewer than 2 points.
-    """
-    _check_face(complex, [first, second])
-    if num_points < 2:
-        raise ValueError(f"A line includes both its ends, so it has at least 2 points, got num_points={num_points}.")
-    steps = torch.arange(num_points, dtype=torch.float64, device="cpu")
-    coordinates = torch.zeros(num_points, complex.num_vertices, dtype=torch.float64, device="cpu")
-    coordinates[:, first] = steps.flip(0) / (num_points - 1)
-    coordinates[:, second] = steps / (num_points - 1)
-    return coordinates
-
-
-def face_coordinates(complex: SimplicialComplex, vertices: Sequence[int], resolution: int) -> Tensor:
-    """A regular lattice of points over a face, boundary included: on a triangle, a triangular lattice.
-
-    Args:
-        complex: the structure.
-        vertices: the m + 1 vertices of the face, all in one simplex.
-        resolution: into how many equal parts the lattice divides each edge, at least 1.
-
-    Returns:
-        [binomial(resolution + m, m), num_vertices] float64 on the CPU: all coordinates that are multiples of
-        1 / resolution, beginning at the first vertex and ending at the last.
-
-    Raises:
-        ValueError: no vertices, a repeated one, vertices that share no simplex, or a resolution below 1.
-    """
-    _check_face(complex, vertices)
-    if resolution < 1:
-        raise ValueError(f"The resolution must be at least 1, got {resolution}.")
-    # A lattice point is a way to hand out `resolution` equal shares among the vertices.
-    shares = torch.tensor(list(combinations_with_replacement(vertices, resolution)), device="cpu")
-    counts = torch.zeros(len(shares), complex.num_vertices, dtype=torch.float64, device="cpu")
-    counts.scatter_add_(1, shares, torch.ones_like(shares, dtype=torch.float64))
-    return counts / resolution
-
-
-def validate_coordinates(coordinates: Tensor, complex: SimplicialComplex, tolerance: float = 1e-6) -> None:
-    """Check that every row holds the barycentric coordinates of a point of the complex.
-
-    Args:
-        coordinates: [num_points, num_vertices], any floating dtype.
-        complex: the structure.
-        tolerance: how far a coordinate may lie below 0, or above 0 outside the simplex, and a sum from 1.
-
-    Raises:
-        ValueError: the wrong shape; or a row, named with its value, that is not finite, is negative, does not sum
-            to 1 or has vertices that no simplex holds together.
-    """
-    if coordinates.ndim != 2 or coordinates.shape[1] != complex.num_vertices:
-        raise ValueError(
-            f"Expected coordinates of shape [points, {complex.num_vertices}], one column for each vertex, got "
-            f"{list(coordinates.shape)}."
-        )
-    for row, values in enumerate(coordinates.detach().cpu().double().tolist()):
-        total = math.fsum(values) if all(map(math.isfinite, values)) else math.nan
-        if math.isnan(total):
-            raise ValueError(f"The coordinates of point {row} are not all finite: {values}.")
-        if min(values) < -tolerance:
-            raise ValueError(f"The coordinates of point {row} must not be negative, got {min(values)} in {values}.")
-        if abs(total - 1.0) > tolerance:
-            raise ValueError(f"The coordinates of point {row} must sum to 1, got {total} for {values}.")
-        support = [vertex for vertex, value in enumerate(values) if value > tolerance]
-        if not complex.holds(support):
-            raise ValueError(
-                f"Point {row}, {values}, lies outside the complex: no simplex holds all of the vertices {support}. "
-                f"The simplexes are {[list(simplex) for simplex in complex.simplexes]}."
-            )
 
 
 def simplex_log_volume(vertices: Tensor | Iterable[Tensor]) -> Tensor:
@@ -443,63 +249,6 @@ def log_height_gradient(height_squared: Tensor, projection: Tensor, floor: float
     denominator = height_squared.double() + floor**2
     coefficient = torch.where(denominator > 0, 1.0 / denominator, 0.0)
     return coefficient, -coefficient * projection
-
-
-def _uniform(shape: tuple[int, ...], generator: Generator | None) -> Tensor:
-    _checked_count(shape[0])
-    if generator is not None and generator.device.type != "cpu":
-        raise ValueError(
-            f"Points are drawn on the CPU so that a seed means the same on every device, but the generator is on "
-            f"{generator.device}. Use torch.Generator()."
-        )
-    return torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
-
-
-def _checked_count(num_points: int) -> int:
-    if num_points < 0:
-        raise ValueError(f"The number of points must not be negative, got num_points={num_points}.")
-    return num_points
-
-
-def _volume_probabilities(complex: SimplicialComplex, log_volumes: Tensor | None) -> Tensor:
-    dimensions = [complex.dimension(simplex) for simplex in range(len(complex.simplexes))]
-    if len(set(dimensions)) > 1:
-        raise ValueError(
-            f"The simplexes have dimensions {dimensions}. Volumes of different dimension are in different units, as "
-            "lengths and areas are, so they cannot be weighed against each other. "
-            'Use sampling="equal" or simplexes of equal dimension.'
-        )
-    if log_volumes is None:
-        if len(dimensions) > 1:
-            raise ValueError('sampling="volume" needs log_volumes, the log volume of each simplex.')
-        return torch.ones(1, dtype=torch.float64, device="cpu")
-    log_volumes = log_volumes.detach().cpu().double()
-    if log_volumes.shape != (len(dimensions),):
-        raise ValueError(f"Expected log_volumes of shape [{len(dimensions)}], got {list(log_volumes.shape)}.")
-    if log_volumes.isnan().any() or log_volumes.isposinf().any():
-        raise ValueError(f"Log volumes must be numbers below infinity, got {log_volumes.tolist()}.")
-    if log_volumes.isneginf().all():
-        raise ValueError(
-            "Every simplex has volume 0 (log volume -inf), so none can be chosen in proportion to its volume. "
-            'Use sampling="equal".'
-        )
-    return log_volumes.softmax(0)
-
-
-def _equal_coordinates(complex: SimplicialComplex, vertices: Sequence[int]) -> Tensor:
-    coordinates = torch.zeros(complex.num_vertices, dtype=torch.float64, device="cpu")
-    coordinates[list(vertices)] = 1.0 / len(vertices)
-    return coordinates
-
-
-def _check_face(complex: SimplicialComplex, vertices: Sequence[int]) -> None:
-    if not vertices or len(set(vertices)) < len(vertices):
-        raise ValueError(f"A face has at least one vertex, each once, got {list(vertices)}.")
-    if not complex.holds(vertices):
-        raise ValueError(
-            f"Vertices {list(vertices)} share no simplex, so they span no face of the complex. The simplexes are "
-            f"{[list(simplex) for simplex in complex.simplexes]}."
-        )
 
 
 def _check_floor(floor: float) -> None:
