@@ -28,7 +28,6 @@ from ..model.complexes import SimplicialComplex
 from ..model.coordinates import face_coordinates, vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.processes import map_over_ranks
-from ..model.volumes import gram_matrix
 from ..model.weight_space import Weights, trainable_names, write_point
 
 PLANE, FACE, PATH, COMPLEX = "plane", "face", "path", "complex"
@@ -538,7 +537,7 @@ def _offset_gram(
             # Offsets before inner products: the vertices are close together, and far from 0.
             chunk = torch.stack([part.double() for part in chunks])
             offsets = chunk - chunk[0]
-            gram += gram_matrix(offsets, offsets).cpu()
+            gram += (offsets @ offsets.T).cpu()
     return gram, math.sqrt(rounding_squared)
 
 

@@ -1,4 +1,4 @@
-"""Barycentric coordinates of vertices, centroids, edges and faces, and what makes them valid."""
+"""Barycentric coordinates of vertices, centroids and faces, and their validation."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,28 @@ from torch import Tensor
 
 from .complexes import SimplicialComplex
 
+__all__ = ["centroid_coordinates", "face_coordinates", "validate_coordinates", "vertex_coordinates"]
+
 
 def vertex_coordinates(complex: SimplicialComplex, vertex: int) -> Tensor:
-    """The coordinates of a vertex: [num_vertices] float64, 1 at the vertex. ValueError when it does not exist."""
+    """The coordinates of a vertex.
+
+    Args:
+        complex: the structure.
+        vertex: the index of the vertex.
+
+    Returns:
+        [num_vertices] float64 on the CPU: 1 at the vertex, else 0.
+
+    Raises:
+        ValueError: there is no such vertex.
+
+    Example:
+        >>> from hf_simplex.model.complexes import SimplicialComplex
+        >>> from hf_simplex.model.coordinates import vertex_coordinates
+        >>> vertex_coordinates(SimplicialComplex(3, [[0, 1, 2]]), 1)
+        tensor([0., 1., 0.], dtype=torch.float64)
+    """
     complex.simplexes_with(vertex)
     return _equal_coordinates(complex, [vertex])
 
@@ -19,19 +38,24 @@ def vertex_coordinates(complex: SimplicialComplex, vertex: int) -> Tensor:
 def centroid_coordinates(complex: SimplicialComplex, simplex: int | None = None) -> Tensor:
     """The coordinates of the centroid of one simplex: equal over its vertices.
 
-    A complex of several simplexes has no centroid of its own: equal coordinates over all its vertices are a point
-    outside the complex, through which nothing keeps the loss low. So `simplex` may be left out only when there is
-    one.
+    A complex of several simplexes has no centroid. The mean of all its vertices lies outside the complex, where
+    training does not keep the loss low.
 
     Args:
         complex: the structure.
-        simplex: the index of the simplex; None for the only one.
+        simplex: the index of the simplex; default: the only one.
 
     Returns:
         [num_vertices] float64 on the CPU.
 
     Raises:
-        ValueError: there is no such simplex, or None for a complex of several.
+        ValueError: there is no such simplex, or `simplex` is None for a complex of several.
+
+    Example:
+        >>> from hf_simplex.model.complexes import SimplicialComplex
+        >>> from hf_simplex.model.coordinates import centroid_coordinates
+        >>> centroid_coordinates(SimplicialComplex(3, [[0, 1], [1, 2]]), 1)
+        tensor([0.0000, 0.5000, 0.5000], dtype=torch.float64)
     """
     if simplex is None:
         if len(complex.simplexes) > 1:
@@ -44,50 +68,33 @@ def centroid_coordinates(complex: SimplicialComplex, simplex: int | None = None)
     return _equal_coordinates(complex, complex.simplexes[simplex])
 
 
-def edge_coordinates(complex: SimplicialComplex, first: int, second: int, num_points: int) -> Tensor:
-    """Evenly spaced points on the edge between two vertices, both ends included.
-
-    Args:
-        complex: the structure.
-        first: the vertex where the line starts.
-        second: the vertex where it ends.
-        num_points: how many points, at least 2.
-
-    Returns:
-        [num_points, num_vertices] float64 on the CPU.
-
-    Raises:
-        ValueError: the vertices are the same or share no simplex, or fewer than 2 points.
-    """
-    _check_face(complex, [first, second])
-    if num_points < 2:
-        raise ValueError(f"A line includes both its ends, so it has at least 2 points, got num_points={num_points}.")
-    steps = torch.arange(num_points, dtype=torch.float64, device="cpu")
-    coordinates = torch.zeros(num_points, complex.num_vertices, dtype=torch.float64, device="cpu")
-    coordinates[:, first] = steps.flip(0) / (num_points - 1)
-    coordinates[:, second] = steps / (num_points - 1)
-    return coordinates
-
-
 def face_coordinates(complex: SimplicialComplex, vertices: Sequence[int], resolution: int) -> Tensor:
-    """A regular lattice of points over a face, boundary included: on a triangle, a triangular lattice.
+    """A regular lattice of points over a face, boundary included.
+
+    On an edge these are evenly spaced points, on a triangle a triangular lattice.
 
     Args:
         complex: the structure.
         vertices: the m + 1 vertices of the face, all in one simplex.
-        resolution: into how many equal parts the lattice divides each edge, at least 1.
+        resolution: the number of intervals on each edge, at least 1.
 
     Returns:
         [binomial(resolution + m, m), num_vertices] float64 on the CPU: all coordinates that are multiples of
-        1 / resolution, beginning at the first vertex and ending at the last.
+        1 / resolution, from the first vertex to the last.
 
     Raises:
-        ValueError: no vertices, a repeated one, vertices that share no simplex, or a resolution below 1.
+        ValueError: there is no vertex, one is repeated, they share no simplex, or the resolution is below 1.
+
+    Example:
+        >>> from hf_simplex.model.complexes import SimplicialComplex
+        >>> from hf_simplex.model.coordinates import face_coordinates
+        >>> face_coordinates(SimplicialComplex(3, [[0, 1, 2]]), [0, 2], resolution=2).tolist()
+        [[1.0, 0.0, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0]]
     """
     _check_face(complex, vertices)
     if resolution < 1:
         raise ValueError(f"The resolution must be at least 1, got {resolution}.")
-    # A lattice point is a way to hand out `resolution` equal shares among the vertices.
+    # A lattice point is a multiset of `resolution` vertices.
     shares = torch.tensor(list(combinations_with_replacement(vertices, resolution)), device="cpu")
     counts = torch.zeros(len(shares), complex.num_vertices, dtype=torch.float64, device="cpu")
     counts.scatter_add_(1, shares, torch.ones_like(shares, dtype=torch.float64))
@@ -100,11 +107,17 @@ def validate_coordinates(coordinates: Tensor, complex: SimplicialComplex, tolera
     Args:
         coordinates: [num_points, num_vertices], any floating dtype.
         complex: the structure.
-        tolerance: how far a coordinate may lie below 0, or above 0 outside the simplex, and a sum from 1.
+        tolerance: allowed deviation of a coordinate from 0, outside the simplex or below 0, and of a sum from 1.
 
     Raises:
-        ValueError: the wrong shape; or a row, named with its value, that is not finite, is negative, does not sum
-            to 1 or has vertices that no simplex holds together.
+        ValueError: the shape is wrong; or a row is not finite, is negative, does not sum to 1, or lies in no simplex.
+            The message names the row and its value.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.model.complexes import SimplicialComplex
+        >>> from hf_simplex.model.coordinates import validate_coordinates
+        >>> validate_coordinates(torch.tensor([[0.5, 0.5, 0.0]]), SimplicialComplex(3, [[0, 1], [1, 2]]))
     """
     if coordinates.ndim != 2 or coordinates.shape[1] != complex.num_vertices:
         raise ValueError(

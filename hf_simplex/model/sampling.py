@@ -1,6 +1,6 @@
 """Uniform points of simplexes and complexes.
 
-Random draws are float64 on the CPU, so that a seed means the same points on every device.
+Points are drawn in float64 on the CPU: a seed gives the same points on every device.
 """
 
 import torch
@@ -8,25 +8,32 @@ from torch import Generator, Tensor
 
 from .complexes import SimplicialComplex
 
+__all__ = ["sample_complex", "sample_simplex"]
+
 
 def sample_simplex(num_vertices: int, num_points: int, generator: Generator | None = None) -> Tensor:
     """Draw barycentric coordinates uniformly from one simplex.
 
-    Barycentric coordinates map to points by an affine map, whose Jacobian is constant, so the flat Dirichlet
-    distribution is exactly uniform on every simplex of that dimension. It is drawn as the gaps that sorted uniform
-    numbers leave in [0, 1] (Devroye 1986, Non-Uniform Random Variate Generation, chapter V): sorting and subtracting
-    round the same way everywhere, unlike logarithms, so a seed gives the same points on every machine.
+    The uniform distribution is the flat Dirichlet distribution of the coordinates. It is drawn as the spacings of
+    sorted uniform numbers in [0, 1] (Devroye 1986, Non-Uniform Random Variate Generation, chapter V). Sorting and
+    subtracting round alike on every machine, unlike logarithms.
 
     Args:
         num_vertices: k + 1 for a k-simplex.
-        num_points: how many points.
-        generator: a CPU generator; None is torch's global one.
+        num_points: the number of points.
+        generator: a CPU generator; default: torch's global one.
 
     Returns:
         [num_points, num_vertices] float64 on the CPU, non-negative; each row sums to 1 up to rounding.
 
     Raises:
-        ValueError: `num_vertices` below 1, `num_points` below 0, or a generator of another device.
+        ValueError: `num_vertices` is below 1, `num_points` is negative, or the generator is not on the CPU.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.model.sampling import sample_simplex
+        >>> sample_simplex(3, 1, torch.Generator().manual_seed(0))
+        tensor([[0.7078, 0.2622, 0.0299]], dtype=torch.float64)
     """
     if num_vertices < 1:
         raise ValueError(f"A simplex has at least one vertex, got num_vertices={num_vertices}.")
@@ -43,27 +50,33 @@ def sample_complex(
     stratified: bool = False,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Draw barycentric coordinates from a simplicial complex: choose a simplex, then a uniform point in it.
+    """Draw barycentric coordinates from a simplicial complex: a simplex, then a uniform point in it.
 
     Args:
         complex: the structure.
-        num_points: how many points.
-        sampling: `"volume"` chooses a simplex in proportion to its volume, which is uniform on the complex;
-            `"equal"` chooses all simplexes with equal chance.
+        num_points: the number of points.
+        sampling: `"volume"` draws simplexes in proportion to volume, which is uniform on the complex; `"equal"` draws
+            all simplexes with equal probability.
         log_volumes: [simplexes] natural logarithms of the volumes, any floating dtype and device; -inf for volume 0.
-            Needed by `"volume"` when there is more than one simplex, unused by `"equal"`.
-        stratified: with `"equal"`, point j lies in simplex j modulo the number of simplexes, rather than in a random
-            one: no simplex is left out by chance.
-        generator: a CPU generator; None is torch's global one.
+            Required by `"volume"` for several simplexes, ignored by `"equal"`.
+        stratified: with `"equal"`, point j lies in simplex j modulo the number of simplexes.
+        generator: a CPU generator; default: torch's global one.
 
     Returns:
-        [num_points, num_vertices] float64 on the CPU, non-negative, zero outside the chosen simplex; each row sums
-        to 1 up to rounding.
+        [num_points, num_vertices] float64 on the CPU, non-negative, 0 outside the chosen simplex; each row sums to 1
+        up to rounding.
 
     Raises:
-        ValueError: an unknown `sampling`; with `"volume"`: simplexes of different dimension, whose volumes are in
-            different units, log volumes that are missing, misshapen, NaN, +inf or all -inf, or `stratified`; a
-            negative number of points; a generator of another device.
+        ValueError: `sampling` is unknown, the number of points is negative, or the generator is not on the CPU. With
+            `"volume"` also: the simplexes differ in dimension, the log volumes are missing, of another shape, NaN,
+            +inf or all -inf, or `stratified` is set.
+
+    Example:
+        >>> from hf_simplex.model.complexes import SimplicialComplex
+        >>> from hf_simplex.model.sampling import sample_complex
+        >>> two_edges = SimplicialComplex(3, [[0, 1], [1, 2]])
+        >>> (sample_complex(two_edges, 2, sampling="equal", stratified=True) > 0).tolist()
+        [[True, True, False], [False, True, True]]
     """
     num_simplexes = len(complex.simplexes)
     if sampling == "volume":
@@ -71,7 +84,7 @@ def sample_complex(
             raise ValueError('stratified=True gives each simplex the same number of points: use sampling="equal".')
         probabilities = _volume_probabilities(complex, log_volumes)
         cumulative = probabilities.cumsum(0)
-        # Scaled by the last sum, which rounding may leave off 1, no draw can land beyond it or on an empty step.
+        # Rounding may leave the last sum off 1: scaled by it, no draw lands beyond it or on an empty step.
         chosen = torch.searchsorted(cumulative, _uniform((num_points,), generator) * cumulative[-1], right=True)
     elif sampling != "equal":
         raise ValueError(f'sampling must be "volume" or "equal", got {sampling!r}.')
@@ -90,8 +103,8 @@ def _uniform(shape: tuple[int, ...], generator: Generator | None) -> Tensor:
     _checked_count(shape[0])
     if generator is not None and generator.device.type != "cpu":
         raise ValueError(
-            f"Points are drawn on the CPU so that a seed means the same on every device, but the generator is on "
-            f"{generator.device}. Use torch.Generator()."
+            f"Points are drawn on the CPU, so that a seed gives the same points on every device. The generator is on "
+            f"{generator.device}: use torch.Generator()."
         )
     return torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
 
@@ -106,8 +119,8 @@ def _volume_probabilities(complex: SimplicialComplex, log_volumes: Tensor | None
     dimensions = [complex.dimension(simplex) for simplex in range(len(complex.simplexes))]
     if len(set(dimensions)) > 1:
         raise ValueError(
-            f"The simplexes have dimensions {dimensions}. Volumes of different dimension are in different units, as "
-            "lengths and areas are, so they cannot be weighed against each other. "
+            f"The simplexes have dimensions {dimensions}. Volumes of different dimension have different units, like "
+            "lengths and areas, and cannot be compared. "
             'Use sampling="equal" or simplexes of equal dimension.'
         )
     if log_volumes is None:
@@ -121,7 +134,7 @@ def _volume_probabilities(complex: SimplicialComplex, log_volumes: Tensor | None
         raise ValueError(f"Log volumes must be numbers below infinity, got {log_volumes.tolist()}.")
     if log_volumes.isneginf().all():
         raise ValueError(
-            "Every simplex has volume 0 (log volume -inf), so none can be chosen in proportion to its volume. "
+            "Every simplex has volume 0 (log volume -inf), so none can be drawn in proportion to volume. "
             'Use sampling="equal".'
         )
     return log_volumes.softmax(0)
