@@ -22,7 +22,7 @@ from transformers import (
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
-from .batch_norm import copy_statistics, recompute_statistics, statistics
+from .batch_norm import batch_norm_statistics, copy_statistics, recompute_statistics
 from .checkpoint import (
     HUB_ARGUMENTS,
     atomic_write,
@@ -125,7 +125,7 @@ class SimplexForImageClassification(PreTrainedModel):
                 _copy(prototype, tree)
             self.vertices.append(tree)
         if config.members:
-            names = statistics(prototype)
+            names = batch_norm_statistics(prototype)
             self.members.extend(TensorTree({}, like(names)) for _ in config.members if names)
             self.centroids.extend(TensorTree({}, like(names)) for _ in config.simplexes if names)
             if not on_meta:
@@ -414,7 +414,7 @@ class SimplexForImageClassification(PreTrainedModel):
         """
         self.config.check_points([coordinates])
         backbone = self._write(coordinates)
-        if max(coordinates) < 1 and statistics(backbone):
+        if max(coordinates) < 1 and batch_norm_statistics(backbone):
             if batches is None:
                 raise ValueError(
                     f"The point at {list(coordinates)} lies between vertices, where the BatchNorm statistics are not "
@@ -506,11 +506,11 @@ class SimplexForImageClassification(PreTrainedModel):
         self.config.check_points(coordinates)
         self.dematerialize()
         points, found = [*coordinates, *self._centroids()], []
-        if statistics(self.backbone):
+        if batch_norm_statistics(self.backbone):
             progress = logging.tqdm(total=len(points), desc="BatchNorm statistics", leave=False)
 
             def at(point: Sequence[float]) -> dict[str, Tensor]:
-                kept = copy_statistics(statistics(self.backbone_at(point, batches)))
+                kept = copy_statistics(batch_norm_statistics(self.backbone_at(point, batches)))
                 progress.update()
                 return {name: tensor.cpu() for name, tensor in kept.items()}
 
@@ -596,7 +596,7 @@ class SimplexForImageClassification(PreTrainedModel):
     def vertex_statistics(self, vertex: int) -> dict[str, Tensor]:
         """The BatchNorm statistics of a vertex by buffer name, not copied; empty without BatchNorm."""
         tensors = self.weights[vertex]
-        return {name: tensors[name] for name in statistics(self.backbone)}
+        return {name: tensors[name] for name in batch_norm_statistics(self.backbone)}
 
     def _centroids(self) -> list[list[float]]:
         structure = self.config.complex
@@ -901,7 +901,7 @@ class SimplexForImageClassification(PreTrainedModel):
         """The working backbone, in evaluation mode, holding the centroid of a simplex; errors of `export_centroid`."""
         if not 0 <= simplex < len(self.config.simplexes):
             raise IndexError(f"There is no simplex {simplex}: they are 0 to {len(self.config.simplexes) - 1}.")
-        if statistics(self.backbone) and not len(self.centroids):
+        if batch_norm_statistics(self.backbone) and not len(self.centroids):
             raise RuntimeError("The centroid's BatchNorm statistics are computed with the members: draw those first.")
         tree = self.centroids[simplex] if len(self.centroids) else None
         return self._write(self._centroids()[simplex], tree)
