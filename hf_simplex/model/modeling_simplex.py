@@ -47,7 +47,7 @@ from .sharding import full_tensor
 from .subset import part_of, read_part
 from .tensor_tree import TensorTree, like
 from .volumes import simplex_log_volumes
-from .weight_space import blocks, trainable_names, write_point
+from .weight_space import stacked_parameters, trainable_names, write_point
 
 
 @dataclass
@@ -436,7 +436,9 @@ class SimplexForImageClassification(PreTrainedModel):
 
     def log_volumes(self) -> Tensor:
         """[simplexes] float64: the natural logarithm of each simplex's volume, in the units of the weights."""
-        return simplex_log_volumes(self.config.complex, blocks(self.weights, trainable_names(self.vertices[0])))
+        return simplex_log_volumes(
+            self.config.complex, stacked_parameters(self.weights, trainable_names(self.vertices[0]))
+        )
 
     # ---- members -----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 
 from ..model.complexes import SimplicialComplex
 from ..model.sampling import sample_complex
-from ..model.sharding import local, local_parameters, sharded_like, sharing_processes, sum_over
+from ..model.sharding import all_reduce_sum, local_parameters, local_tensor, shard_group, sharded_like
 from ..model.volumes import (
     complex_log_volume,
     height_over_face,
@@ -21,12 +21,12 @@ from ..model.volumes import (
 )
 from ..model.weight_space import (
     Weights,
-    blocks,
     cast_like,
     chunks,
     copy_weights,
+    stacked_parameters,
+    swap_in_point,
     trainable_names,
-    weights_moved_to,
     write_point,
 )
 from .frozen_vertices import FROZEN_VERTICES, FetchedMix, are_fetched
@@ -38,7 +38,7 @@ HEIGHT_FLOOR = 1e-4
 NEAR_FACE = 0.05
 """Part of the weights' norm below which a height is short: float32 weights, rounded by 6e-8, would show in it."""
 
-PIECE_OF_PRODUCTS_ON_CPU = 2**16
+PRODUCT_CHUNK_ON_CPU = 2**16
 """Elements of a piece whose inner products are taken: all of its differences are in memory twice over."""
 
 
@@ -64,7 +64,7 @@ class _Face:
         self.vertices: Sequence[Weights] = [vertices[index] for index in indices]
         scaled = (
             block if scale == 1 else scale * block.double()
-            for scale, block in zip(scales.values(), blocks(self.vertices, scales), strict=True)
+            for scale, block in zip(scales.values(), stacked_parameters(self.vertices, scales), strict=True)
         )
         self.log_volume = float(simplex_log_volume(scaled))
         edges = len(indices) - 1
@@ -184,7 +184,7 @@ class GrowingVertex:
         Raises:
             ValueError: the engine divides the parameters of the module in several ways.
         """
-        sharing, device = sharing_processes(self.module), next(self.module.parameters()).device
+        sharing, device = shard_group(self.module), next(self.module.parameters()).device
         if (sharing, device) == (self._sharing, self._device):
             return
         self._sharing, self._device = sharing, device
@@ -264,7 +264,7 @@ class GrowingVertex:
         if self._mix is not None:
             weights, share = self._mix.take(coordinates)
             vertices, coordinates, vertex = [weights, self.vertices[self.vertex]], [share, own], 1
-        with weights_moved_to(self.module, vertices, coordinates, vertex):
+        with swap_in_point(self.module, vertices, coordinates, vertex):
             yield own
 
     @torch.no_grad()
@@ -313,8 +313,8 @@ class GrowingVertex:
             trained = [name for name in names if name in parameters]
             if not trained:
                 continue
-            theta = [local(parameters[name].detach()) for name in trained]
-            gradients = [local(grad) for name in trained if (grad := parameters[name].grad) is not None]
+            theta = [local_tensor(parameters[name].detach()) for name in trained]
+            gradients = [local_tensor(grad) for name in trained if (grad := parameters[name].grad) is not None]
             frozen = [[vertex[name] for name in trained] for vertex in face.vertices]
             for own, gradient, *others in chunks(theta, gradients, *frozen):
                 # Small where the vertex is near the face, so it must be there before it meets the large factor.
@@ -346,9 +346,9 @@ class GrowingVertex:
             for scale, names in self._groups:
                 frozen = [[vertex[name] for name in names] for vertex in face.vertices]
                 of_module = [parameters[name] for name in names]
-                for theta, *others in chunks(of_module, *frozen, on_cpu=PIECE_OF_PRODUCTS_ON_CPU):
+                for theta, *others in chunks(of_module, *frozen, on_cpu=PRODUCT_CHUNK_ON_CPU):
                     products += scale**2 * _inner_products(theta, others)
-            products = sum_over(self._sharing, products.cpu(), device)
+            products = all_reduce_sum(self._sharing, products.cpu(), device)
             height_squared, projection = height_over_face(face.edge_gram, products[1:], products[0])
             log_volumes.append(
                 log_volume_with_floor(face.log_volume, height_squared, self.height_floor, len(face.vertices))

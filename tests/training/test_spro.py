@@ -209,7 +209,7 @@ def test_the_volume_of_large_vertices_is_computed_in_float32_pieces_as_in_float6
     monkeypatch: pytest.MonkeyPatch, distance: float
 ) -> None:
     """Near the face, where float32 products of the weights themselves would be all rounding, and far from it."""
-    monkeypatch.setattr(weight_space, "PIECE_ON_CPU", 512)
+    monkeypatch.setattr(weight_space, "CHUNK_ON_CPU", 512)
     structure = SimplicialComplex(4, [[0, 1, 2, 3]])
     vertices = [{name: p.detach().clone() for name, p in convolution(seed).named_parameters()} for seed in range(4)]
     for name, grown in vertices[3].items():

@@ -750,7 +750,7 @@ def test_channels_last_weights_resume_to_the_same_bits_in_the_same_order_of_memo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Weights that are cut into pieces are summed in the order of the memory.
-    monkeypatch.setattr("hf_simplex.model.weight_space.PIECE_ON_CPU", 64)
+    monkeypatch.setattr("hf_simplex.model.weight_space.CHUNK_ON_CPU", 64)
     settings = {"volume_weight": 0.05, "volume_weight_scaling": "none", **CHECKPOINTED}
     grown = []
     for name, sizes in (("whole", [4]), ("cut", [2, 4])):
