@@ -49,8 +49,9 @@ from ..model.processes import any_rank
 from ..model.sharding import local_parameters, replica_index, shard_group
 from .frozen_vertices import FROZEN_VERTICES
 from .preemption import Preemption
-from .spro import GrowingVertex, VolumeTerm, scaled_volume_weight
+from .spro import GrowingVertex
 from .volume_measure import VOLUME_MEASURES
+from .volume_term import VolumeTerm, scaled_volume_weight
 
 STATE_FILE = "trainer_state.json"
 SAVING, FORMER = ".saving", "former-"

@@ -86,7 +86,7 @@ def weights_in_replicated_shards_train_as_whole_ones(rank: int) -> None:
 
 
 def shards_are_fetched_or_rounded_as_whole_weights_are(rank: int) -> None:
-    with mock.patch("hf_simplex.training.spro.are_fetched", lambda device: True):
+    with mock.patch("hf_simplex.training.placement.are_fetched", lambda device: True):
         for frozen_vertices in ("cpu", "bfloat16"):
             sharded_weights_train_as_whole_ones(
                 rank, frozen_vertices=frozen_vertices, volume_measure="normalized", volume_target=0.2
