@@ -2,7 +2,6 @@
 
 import filecmp
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -103,7 +102,7 @@ def bring_card(model: SimplexForImageClassification, directory: Path, token: boo
         return False
     revision = getattr(model.config, "_commit_hash", None)
 
-    def find(file: str | os.PathLike[str]) -> Path | None:
+    def find(file: str) -> Path | None:
         path = cached_file(source, file, token=token, revision=revision, _raise_exceptions_for_missing_entries=False)
         return None if path is None else Path(path)
 
