@@ -107,7 +107,7 @@ def load_image_data(
             - a folder written by `save_to_disk`;
             - a folder of Parquet or Arrow files;
             - a folder of images with one subfolder a class, optionally below `train/` and `test/`;
-            - `"digits"`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels. The seed picks 1,000 for training;
+            - `"digits"`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels, 1,000 of them for training;
             - `"fashion_mnist"`: 60,000 and 10,000 grey images of 28 x 28 pixels, from idx files.
 
             Write `./digits` for a folder called `digits`.
@@ -262,8 +262,8 @@ def _read_idx(folder: Path, file_name: str, dimensions: int) -> tuple[Path, npt.
     magic, header = bytes((0, 0, 8, dimensions)), 4 + 4 * dimensions
     if content[:4] != magic or len(content) < header:
         raise ValueError(
-            f"{file} is not an idx file of bytes with {dimensions} dimension(s): it starts with {content[:4].hex()!r}; "
-            f"expected {magic.hex()!r} and {dimensions} size(s)."
+            f"{file} is not an idx file of bytes with {dimensions} dimension(s): it starts with "
+            f"{content[:4].hex()!r}; expected {magic.hex()!r} and {dimensions} size(s)."
         )
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     if len(content) - header != math.prod(shape):

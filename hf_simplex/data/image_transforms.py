@@ -219,7 +219,8 @@ def build_transforms(
         >>> import PIL.Image
         >>> from transformers import ViTImageProcessor
         >>> from hf_simplex.data.image_transforms import build_transforms
-        >>> training, evaluation = build_transforms(ViTImageProcessor(size={"height": 32, "width": 32}), augment="crop")
+        >>> image_processor = ViTImageProcessor(size={"height": 32, "width": 32})
+        >>> training, evaluation = build_transforms(image_processor, augment="crop")
         >>> training(PIL.Image.new("RGB", (40, 40))).shape
         torch.Size([3, 32, 32])
     """
