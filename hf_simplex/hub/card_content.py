@@ -192,8 +192,6 @@ def is_generated(result: EvalResult) -> bool:
 
         Example:
             >>> from huggingface_hub import EvalResult
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
             >>> from hf_simplex.hub.card_content import is_generated
             >>> is_generated(EvalResult("image-classification", "d", "d", "nll", 0.1, metric_name="NLL (ESPRO)"))
             True
