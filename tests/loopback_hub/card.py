@@ -58,7 +58,8 @@ def card_errors(text: str) -> list[str]:
     if metadata.get("license", "mit") not in LICENSES:
         errors.append(f'"license" must be one of {LICENSES}, not {metadata["license"]!r}')
     try:
-        model_index_to_eval_results(metadata.get("model-index", []))
+        if "model-index" in metadata:
+            model_index_to_eval_results(metadata["model-index"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         errors.append(f'"model-index" is not valid: {error!r}')
     return errors
