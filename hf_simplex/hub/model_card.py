@@ -11,10 +11,9 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -33,9 +32,6 @@ from ..model.members import symmetric_members
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.weight_space import trainable_names
 from ..plots.plotting import plot_plane, plot_reliability
-
-if TYPE_CHECKING:
-    from ..training.trainer import SimplexTrainingArguments
 
 RELIABILITY_FILE = "reliability.png"
 SURFACE_FILE = "loss_surface.png"
@@ -62,34 +58,6 @@ _BEGIN_CODE, _END_CODE = "<!-- needs the code in this repository -->", "<!-- nee
 _END = "<!-- hf-simplex card ends -->"
 # Data sets that come as files without the Hub, and what they are called there.
 _ON_THE_HUB = {"fashion_mnist": "zalando-datasets/fashion_mnist"}
-
-_SHOWN_ARGUMENTS = (
-    "num_vertices",
-    "num_modes",
-    "num_train_epochs",
-    "connector_epochs",
-    "learning_rate",
-    "connector_learning_rate",
-    "connector_lr_scheduler_type",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "optim",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "bf16",
-    "fp16",
-    "points_per_step",
-    "point_batches",
-    "volume_weight",
-    "volume_weight_scaling",
-    "start_jitter",
-    "sampling",
-    "num_members",
-    "member_seed",
-    "batch_norm_images",
-    "seed",
-)
 
 logger = logging.get_logger(__name__)
 
@@ -159,16 +127,6 @@ def write_card(
             card = merged(read_card(target / REPOCARD_NAME), card)
         card.save(aside / REPOCARD_NAME)
     return target / REPOCARD_NAME
-
-
-def shown_arguments(args: "SimplexTrainingArguments") -> dict[str, Any]:
-    """The arguments of a training that a card shows: what shaped the weights, not where they were written."""
-    shown = {name: getattr(args, name) for name in _SHOWN_ARGUMENTS}
-    return {
-        name: value.value if isinstance(value, Enum) else value
-        for name, value in shown.items()
-        if value is not None and value is not False
-    }
 
 
 def describe_hardware(seconds: float | None = None) -> str:
