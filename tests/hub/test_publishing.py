@@ -271,7 +271,7 @@ def test_somebody_elses_commit_meanwhile_is_not_undone(hub: LoopbackHub, monkeyp
         return create_commit(self, *args, **kwargs)
 
     monkeypatch.setattr(HfApi, "create_commit", commit_first)
-    with pytest.raises(OSError, match=r"Nothing was published.*publish again"):
+    with pytest.raises(OSError, match=r"Nothing was published.*Publish again"):
         complete(seed=3).push_to_hub(ID)
     assert titles(hub) == ["Theirs", "Upload ensemble"]
 
