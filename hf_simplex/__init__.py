@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .model.configuration_simplex import SimplexConfig
     from .model.modeling_simplex import SimplexForImageClassification
     from .model.pipeline_simplex import SimplexImageClassificationPipeline
-    from .training.trainer import SimplexTrainer, SimplexTrainingArguments
+    from .training.arguments import SimplexTrainingArguments
+    from .training.trainer import SimplexTrainer
 
 
 __all__ = [
@@ -30,7 +31,7 @@ _MODULES = {
     "SimplexForImageClassification": "model.modeling_simplex",
     "SimplexImageClassificationPipeline": "model.pipeline_simplex",
     "SimplexTrainer": "training.trainer",
-    "SimplexTrainingArguments": "training.trainer",
+    "SimplexTrainingArguments": "training.arguments",
 }
 
 

@@ -1,7 +1,7 @@
 """Registers the model type and the pipeline with transformers once transformers imports its own tables.
 
 Registration needs the classes, and the classes need torch. `hf-simplex --help` needs neither, so nothing is imported
-here. Each hook runs after the import of the module that it names, or at once if that module is imported already.
+here. A hook runs after the import of its module, or at once if the module is imported already.
 """
 
 import sys
@@ -28,33 +28,30 @@ def _module(name: str) -> Any:
 
 
 def _register(_: ModuleType) -> None:
-    """Registers each class with the table that it belongs to, as far as transformers has imported the tables.
+    """Registers configuration, model and pipeline with the tables that transformers has imported.
 
-    A class of a module whose import is still under way is missing. The hook after that import registers it.
+    While the import of a module is under way, its table or class is missing. The hook after that import comes here
+    again.
     """
-    if _CONFIGURATIONS not in sys.modules:
-        return
-    config = getattr(_module(_OURS[0]), "SimplexConfig", None)
+    auto_config: Any = getattr(sys.modules.get(_CONFIGURATIONS), "AutoConfig", None)
+    config = auto_config and getattr(_module(_OURS[0]), "SimplexConfig", None)
     if config is None:
         return
-    sys.modules[_CONFIGURATIONS].AutoConfig.register(config.model_type, config, exist_ok=True)
-    if _MODELS not in sys.modules:
-        return
-    model = getattr(_module(_OURS[1]), "SimplexForImageClassification", None)
+    auto_config.register(config.model_type, config, exist_ok=True)
+    auto_model: Any = getattr(sys.modules.get(_MODELS), "AutoModelForImageClassification", None)
+    model = auto_model and getattr(_module(_OURS[1]), "SimplexForImageClassification", None)
     if model is None:
         return
-    auto_model = sys.modules[_MODELS].AutoModelForImageClassification
     auto_model.register(config, model, exist_ok=True)
-    if _PIPELINES not in sys.modules:
-        return
-    task, registry = _module(_OURS[0]).TASK, sys.modules[_PIPELINES].PIPELINE_REGISTRY
-    pipeline = getattr(_module(_OURS[2]), "SimplexImageClassificationPipeline", None)
+    registry: Any = getattr(sys.modules.get(_PIPELINES), "PIPELINE_REGISTRY", None)
+    pipeline = registry and getattr(_module(_OURS[2]), "SimplexImageClassificationPipeline", None)
+    task = _module(_OURS[0]).TASK
     if pipeline is not None and task not in registry.get_supported_tasks():
         registry.register_pipeline(task, pipeline, pt_model=auto_model, type="image")
 
 
 def _bind_publishing(modeling: ModuleType) -> None:
-    """Give the model its `push_to_hub`: what inference needs does not import the room that publishes."""
+    """Gives the model its `push_to_hub`. The files of the model do not import `hub`."""
     model_class = modeling.SimplexForImageClassification
 
     @wraps(model_class.push_to_hub)

@@ -47,11 +47,12 @@ from hf_simplex.data.image_transforms import build_transforms, collate, resize_i
 from hf_simplex.evaluation.comparison import Result, predict_parts, results_of
 from hf_simplex.evaluation.surfaces import Surface, model_surface, plane_points
 from hf_simplex.hub.evidence import DRAWN_PARTS, Evidence, describe_hardware
-from hf_simplex.hub.model_card import shown_arguments, write_card
+from hf_simplex.hub.model_card import write_card
 from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.checkpoint import atomic_write, check_target
 from hf_simplex.model.configuration_simplex import MODE, SimplexConfig
 from hf_simplex.model.weight_space import trainable_names
+from hf_simplex.training.card_evidence import shown_arguments
 from hf_simplex.training.preemption import Preemption
 from hf_simplex.version import __version__
 

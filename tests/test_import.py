@@ -14,6 +14,7 @@ from tiny import ensemble
 from transformers import AutoConfig
 
 import hf_simplex
+import hf_simplex.training.arguments
 import hf_simplex.training.trainer
 
 PACKAGE = Path(hf_simplex.__file__).parent
@@ -80,7 +81,7 @@ def test_importing_registers_the_model_type() -> None:
 def test_every_name_is_there_and_others_are_not() -> None:
     assert all(hasattr(hf_simplex, name) for name in hf_simplex.__all__)
     assert hf_simplex.SimplexTrainer is hf_simplex.training.trainer.SimplexTrainer
-    assert hf_simplex.SimplexTrainingArguments is hf_simplex.training.trainer.SimplexTrainingArguments
+    assert hf_simplex.SimplexTrainingArguments is hf_simplex.training.arguments.SimplexTrainingArguments
     with pytest.raises(AttributeError, match="no attribute 'Simplexes'"):
         hf_simplex.Simplexes  # noqa: B018
 

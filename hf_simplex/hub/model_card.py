@@ -3,10 +3,8 @@
 import math
 import os
 from collections.abc import Sequence
-from enum import Enum
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
@@ -34,9 +32,6 @@ from .card_content import (
 from .card_merge import BEGIN_CODE, END, END_CODE, begin_comment, merge_cards, read_card
 from .evidence import PARTS, Evidence, without_repeats
 
-if TYPE_CHECKING:
-    from ..training.trainer import SimplexTrainingArguments
-
 __all__ = ["PICTURES", "new_card", "write_card"]
 
 RELIABILITY_FILE = "reliability.png"
@@ -45,34 +40,6 @@ PICTURES = (RELIABILITY_FILE, SURFACE_FILE)
 """Files of the pictures that a card may show."""
 
 TAGS = ("simplex", "mode-connectivity", "ensemble", "uncertainty", "calibration", "hf-simplex")
-
-_SHOWN_ARGUMENTS = (
-    "num_vertices",
-    "num_modes",
-    "num_train_epochs",
-    "connector_epochs",
-    "learning_rate",
-    "connector_learning_rate",
-    "connector_lr_scheduler_type",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "optim",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "bf16",
-    "fp16",
-    "points_per_step",
-    "point_batches",
-    "volume_weight",
-    "volume_weight_scaling",
-    "start_jitter",
-    "sampling",
-    "num_members",
-    "member_seed",
-    "batch_norm_images",
-    "seed",
-)
 
 
 def write_card(
@@ -119,16 +86,6 @@ def write_card(
             card = merge_cards(read_card(target / REPOCARD_NAME), card)
         card.save(aside / REPOCARD_NAME)
     return target / REPOCARD_NAME
-
-
-def shown_arguments(args: "SimplexTrainingArguments") -> dict[str, Any]:
-    """The arguments of a training that a card shows: what shaped the weights, not where they were written."""
-    shown = {name: getattr(args, name) for name in _SHOWN_ARGUMENTS}
-    return {
-        name: value.value if isinstance(value, Enum) else value
-        for name, value in shown.items()
-        if value is not None and value is not False
-    }
 
 
 def new_card(

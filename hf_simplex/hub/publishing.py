@@ -1,42 +1,33 @@
 """Publishes an ensemble: weights, configuration, image processor, card, pictures and code in one commit."""
 
-import copy
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from huggingface_hub.constants import REPOCARD_NAME
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors import safe_open
-from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, logging
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME
 
-from ..evaluation.comparison import predict_parts, results_of
 from ..model.checkpoint import check_files, read_index
 from ..model.configuration_simplex import SimplexConfig
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.remote_code import inference_files, remove_code_references, write_inference_code
 from .card_merge import add_tags, without_code
-from .evidence import DRAWN_PARTS, Evidence, describe_hardware
 from .existing_card import bring_card, card_of_folder
 from .hub_commit import commit_files, refusal
-from .model_card import shown_arguments, write_card
-
-if TYPE_CHECKING:
-    from ..training.trainer import SimplexTrainer
+from .model_card import write_card
 
 __all__ = ["publish_folder", "publish_model"]
 
 # Published beside the weights. Training checkpoints and pickles are not.
 _PUBLISHED_NAMES = (SAFE_WEIGHTS_INDEX_NAME, CONFIG_NAME, IMAGE_PROCESSOR_NAME)
 _PUBLISHED_SUFFIXES = (".md", ".png", ".jpg", ".jpeg", ".svg", ".webp", ".py")
-
-logger = logging.get_logger(__name__)
 
 
 def publish_folder(
@@ -167,56 +158,6 @@ def publish_model(
         own_tags = [tags] if isinstance(tags, str) else list(tags or ())
         all_tags = [*own_tags, *(model.model_tags or ())]
         return publish_folder(directory, repo_id, token=token, tags=all_tags, **arguments)
-
-
-def publish_run(
-    trainer: "SimplexTrainer",
-    *,
-    commit_message: str | None = None,
-    token: str | None = None,
-    revision: str | None = None,
-    private: bool | None = None,
-    tags: Sequence[str] = (),
-) -> CommitInfo | None:
-    """Save the ensemble of a trainer to its `output_dir`, with a card of the run, and publish that folder.
-
-    To be called in every process; the main one publishes. Arguments as for `publish_folder`; by default those of
-    `trainer.args`.
-    """
-    args = trainer.args
-    trainer.save_model(_internal_call=True)
-    evidence = Evidence(arguments=shown_arguments(args), hardware=describe_hardware())
-    if trainer.eval_dataset is not None and not isinstance(trainer.eval_dataset, dict):
-        quiet = copy.copy(args)
-        # Or the trainer that predicts would make a repository of its own.
-        quiet.push_to_hub = False
-        try:
-            predictions, references = predict_parts(
-                trainer.simplex, trainer.eval_dataset, quiet, data_collator=trainer.data_collator
-            )
-        except ValueError as error:
-            # What was trained is worth more than the table.
-            logger.warning("The card has no results: %s", error)
-        else:
-            evidence = replace(
-                evidence,
-                test_images=len(references),
-                results=results_of(predictions, references),
-                predictions={name: (predictions[name].probabilities, references) for name in DRAWN_PARTS},
-            )
-    if not trainer.is_world_process_zero():
-        return None
-    repo_id = args.hub_model_id or Path(args.output_dir).absolute().name
-    write_card(trainer.simplex, args.output_dir, evidence, repository=repo_id)
-    return publish_folder(
-        args.output_dir,
-        repo_id,
-        commit_message=commit_message,
-        token=token or args.hub_token,
-        revision=revision or args.hub_revision,
-        private=args.hub_private_repo if private is None else private,
-        tags=tags,
-    )
 
 
 def _is_published(file: Path) -> bool:

@@ -1,0 +1,44 @@
+"""What a card tells of a training run: the arguments that shaped the weights."""
+
+from enum import Enum
+from typing import Any
+
+from .arguments import SimplexTrainingArguments
+
+_SHOWN_ARGUMENTS = (
+    "num_vertices",
+    "num_modes",
+    "num_train_epochs",
+    "connector_epochs",
+    "learning_rate",
+    "connector_learning_rate",
+    "connector_lr_scheduler_type",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "optim",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "bf16",
+    "fp16",
+    "points_per_step",
+    "point_batches",
+    "volume_weight",
+    "volume_weight_scaling",
+    "start_jitter",
+    "sampling",
+    "num_members",
+    "member_seed",
+    "batch_norm_images",
+    "seed",
+)
+
+
+def shown_arguments(args: SimplexTrainingArguments) -> dict[str, Any]:
+    """The arguments of a training that a card shows: what shaped the weights, not where they were written."""
+    shown = {name: getattr(args, name) for name in _SHOWN_ARGUMENTS}
+    return {
+        name: value.value if isinstance(value, Enum) else value
+        for name, value in shown.items()
+        if value is not None and value is not False
+    }

@@ -1,0 +1,94 @@
+"""Publishing of a trained ensemble, with a card that shows arguments, hardware and results of the run."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from huggingface_hub import CommitInfo
+from torch.utils.data import Dataset
+from transformers.data.data_collator import DataCollator
+from transformers.utils import logging
+
+from ..evaluation.comparison import predict_parts, results_of
+from ..hub.evidence import DRAWN_PARTS, Evidence, describe_hardware
+from ..hub.model_card import write_card
+from ..hub.publishing import publish_folder
+from ..model.modeling_simplex import SimplexForImageClassification
+from .arguments import SimplexTrainingArguments
+from .card_evidence import shown_arguments
+
+__all__ = ["publish_run"]
+
+logger = logging.get_logger(__name__)
+
+
+def publish_run(
+    model: SimplexForImageClassification,
+    args: SimplexTrainingArguments,
+    *,
+    eval_dataset: Dataset | dict[str, Dataset] | None = None,
+    data_collator: DataCollator | None = None,
+    commit_message: str | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    private: bool | None = None,
+    tags: Sequence[str] = (),
+) -> CommitInfo | None:
+    """Write the card of a run beside the ensemble in `args.output_dir` and publish that folder in one commit.
+
+    All processes of a distributed run call this together. The main process publishes.
+
+    Args:
+        model: The trained ensemble, already saved to `args.output_dir`.
+        args: The arguments of the run. `hub_model_id`, `hub_token`, `hub_revision` and `hub_private_repo` are the
+            defaults of the arguments below.
+        eval_dataset: Images with labels for the results on the card. Default, or several data sets: no results.
+        data_collator: As for `transformers.Trainer`.
+        commit_message: Message of the commit. Default: "Upload ensemble".
+        token: Token of an account that may write.
+        revision: Branch. It is created if it does not exist.
+        private: Whether a repository that is created is private.
+        tags: Further tags for the card.
+
+    Returns:
+        The commit in the main process, None in the others.
+
+    Raises:
+        ValueError, OSError: as `publish_folder`.
+
+    Example::
+
+        trainer.save_model()
+        publish_run(trainer.simplex, trainer.args, eval_dataset=test_images, private=True)
+    """
+    evidence = Evidence(arguments=shown_arguments(args), hardware=describe_hardware())
+    if eval_dataset is not None and not isinstance(eval_dataset, dict):
+        quiet = copy.copy(args)
+        # The Trainer that predicts would create a repository of its own.
+        quiet.push_to_hub = False
+        try:
+            predictions, references = predict_parts(model, eval_dataset, quiet, data_collator=data_collator)
+        except ValueError as error:
+            # Weights are published even where they cannot be evaluated.
+            logger.warning("The card has no results: %s", error)
+        else:
+            evidence = replace(
+                evidence,
+                test_images=len(references),
+                results=results_of(predictions, references),
+                predictions={name: (predictions[name].probabilities, references) for name in DRAWN_PARTS},
+            )
+    if args.process_index != 0:
+        return None
+    repo_id = args.hub_model_id or Path(args.output_dir).absolute().name
+    write_card(model, args.output_dir, evidence, repository=repo_id)
+    return publish_folder(
+        args.output_dir,
+        repo_id,
+        commit_message=commit_message,
+        token=token or args.hub_token,
+        revision=revision or args.hub_revision,
+        private=args.hub_private_repo if private is None else private,
+        tags=tags,
+    )
