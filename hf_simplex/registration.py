@@ -1,9 +1,12 @@
-"""Registers the model type and the pipeline with transformers once transformers imports its own tables.
+"""Registers the model type and the pipeline with transformers, without importing it.
 
-Registration needs the classes, and the classes need torch. `hf-simplex --help` needs neither, so nothing is imported
-here. Each hook runs after the import of the module that it names, or at once if that module is imported already.
+Registration needs the classes, and the classes need torch. `hf-simplex --help` needs neither. So each class is
+registered after its own module is imported, and the import of transformers' module imports it. Either import may
+come first, or start the other.
 """
 
+import sys
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from types import ModuleType
@@ -13,45 +16,46 @@ from wrapt import register_post_import_hook
 
 __all__: list[str] = []
 
-_PACKAGE = __package__
+
+def _register_config(ours: ModuleType, auto: ModuleType) -> None:
+    auto.AutoConfig.register(ours.SimplexConfig.model_type, ours.SimplexConfig, exist_ok=True)
 
 
-def _module(name: str) -> Any:
-    return import_module(name, _PACKAGE)
-
-
-def _register_configuration(auto: ModuleType) -> None:
-    config = _module(".model.configuration_simplex").SimplexConfig
-    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
-
-
-def _register_model(auto: ModuleType) -> None:
-    config = _module(".model.configuration_simplex").SimplexConfig
-    model = _module(".model.modeling_simplex").SimplexForImageClassification
-    auto.AutoModelForImageClassification.register(config, model, exist_ok=True)
-
-
-def _register_pipeline(pipelines: ModuleType) -> None:
-    pipelines.PIPELINE_REGISTRY.register_pipeline(
-        _module(".model.configuration_simplex").TASK,
-        _module(".model.pipeline_simplex").SimplexImageClassificationPipeline,
-        pt_model=_module("transformers").AutoModelForImageClassification,
-        type="image",
-    )
-
-
-def _bind_publishing(modeling: ModuleType) -> None:
-    """Give the model its `push_to_hub`: what inference needs does not import the room that publishes."""
-    model_class = modeling.SimplexForImageClassification
+def _register_model(ours: ModuleType, auto: ModuleType) -> None:
+    model_class = ours.SimplexForImageClassification
+    auto.AutoModelForImageClassification.register(model_class.config_class, model_class, exist_ok=True)
 
     @wraps(model_class.push_to_hub)
-    def push_to_hub(self: Any, repo_id: str, **arguments: Any) -> Any:
-        return _module(".hub.publishing").publish_model(self, repo_id, **arguments)
+    def push_to_hub(self: Any, repo_id: str, **kwargs: Any) -> Any:
+        # The model's room does not import the room that publishes.
+        return import_module(f"{__package__}.hub.publishing").publish_model(self, repo_id, **kwargs)
 
     model_class.push_to_hub = push_to_hub
 
 
-register_post_import_hook(_register_configuration, "transformers.models.auto.configuration_auto")
-register_post_import_hook(_register_model, "transformers.models.auto.modeling_auto")
-register_post_import_hook(_register_pipeline, "transformers.pipelines")
-register_post_import_hook(_bind_publishing, f"{_PACKAGE}.model.modeling_simplex")
+def _register_pipeline(ours: ModuleType, pipelines: ModuleType) -> None:
+    auto = import_module("transformers.models.auto.modeling_auto")
+    pipelines.PIPELINE_REGISTRY.register_pipeline(
+        ours.TASK,
+        ours.SimplexImageClassificationPipeline,
+        pt_model=auto.AutoModelForImageClassification,
+        type="image",
+    )
+
+
+def _register_after_import(name: str, register: Callable[[ModuleType, ModuleType], None], theirs: str) -> None:
+    """Call `register(our module, their module)` once both are imported, in whichever order."""
+    ours = f"{__package__}.model.{name}"
+
+    def import_ours(_: ModuleType) -> None:
+        # If our module is in sys.modules, its import started this one, and its own hook is still to run.
+        if ours not in sys.modules:
+            import_module(ours)
+
+    register_post_import_hook(import_ours, theirs)
+    register_post_import_hook(lambda module: register(module, import_module(theirs)), ours)
+
+
+_register_after_import("configuration_simplex", _register_config, "transformers.models.auto.configuration_auto")
+_register_after_import("modeling_simplex", _register_model, "transformers.models.auto.modeling_auto")
+_register_after_import("pipeline_simplex", _register_pipeline, "transformers.pipelines")
