@@ -362,7 +362,7 @@ class SimplexTrainer(Trainer):
             simplex.growing = None
             self._release(backbone)
             if shard_group(backbone) is not None or self.args.sync_batch_norm:
-                simplex.forget_backbone()
+                simplex.reset_backbone()
             self.args = run_args
             self.accelerator.dataloader_config.data_seed = run_args.data_seed
         return {**report, "wall_time": time.perf_counter() - started, "loss": loss}
@@ -413,7 +413,7 @@ class SimplexTrainer(Trainer):
             clear_saves(self.args.output_dir)
         self.accelerator.wait_for_everyone()
         if os.path.isfile(os.path.join(self.args.output_dir, "config.json")):
-            self.simplex.take_over(SimplexForImageClassification.from_pretrained(self.args.output_dir))
+            self.simplex.replace_with(SimplexForImageClassification.from_pretrained(self.args.output_dir))
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
