@@ -32,7 +32,8 @@ from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexCo
 from ..model.members import symmetric_members
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.weight_space import trainable_names
-from ..plots.plotting import plot_plane, plot_reliability
+from ..plots.reliability import plot_reliability
+from ..plots.surfaces import plot_plane
 
 if TYPE_CHECKING:
     from ..training.trainer import SimplexTrainingArguments
