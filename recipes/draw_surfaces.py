@@ -30,7 +30,7 @@ from hf_simplex.evaluation.surface_points import SurfacePoints, complex_points, 
 from hf_simplex.evaluation.surfaces import Surface
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.configuration_simplex import CONNECTOR, SimplexConfig
-from hf_simplex.model.geometry import sample_complex
+from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.weight_space import trainable_names
 from hf_simplex.plots.surfaces import plot_complex, plot_face, plot_plane
 

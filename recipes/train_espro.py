@@ -48,7 +48,8 @@ from hf_simplex.evaluation.comparison import Result, predict_parts, results_of
 from hf_simplex.evaluation.surface_evaluation import model_surface
 from hf_simplex.evaluation.surface_points import plane_points
 from hf_simplex.evaluation.surfaces import Surface
-from hf_simplex.hub.model_card import DRAWN_PARTS, Evidence, describe_hardware, shown_arguments, write_card
+from hf_simplex.hub.evidence import DRAWN_PARTS, Evidence, describe_hardware
+from hf_simplex.hub.model_card import shown_arguments, write_card
 from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.checkpoint import atomic_write, check_target
 from hf_simplex.model.configuration_simplex import MODE, SimplexConfig

@@ -90,7 +90,7 @@ class ArrayMetric(evaluate.Metric):
 
     function: ClassVar[Callable[..., float]]
     key: ClassVar[str]
-    check: ClassVar[Callable[[Any, Any], tuple[NDArray[Any], IntArray]]] = staticmethod(check_predictions)
+    check: ClassVar[Callable[..., tuple[NDArray[Any], IntArray]]] = staticmethod(check_predictions)
     inputs: ClassVar[Features | list[Features]] = _PROBABILITIES
     predictions_help: ClassVar[str] = "probabilities [images, labels], each row summing to 1."
     references_help: ClassVar[str] = "label ids [images]."

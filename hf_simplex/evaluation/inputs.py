@@ -222,7 +222,7 @@ def _array(values: ArrayLike, name: str, dtype: type | None = None) -> NDArray[A
         raise ValueError(f"The {name} must be numbers, with equally many in each row ({error}).") from error
 
 
-def _refuse_rows(bad: NDArray[np.bool_], name: str, found: Callable[[int], str], expected: str) -> None:
+def _refuse_rows(bad: NDArray[np.bool_] | np.bool_, name: str, found: Callable[[int], str], expected: str) -> None:
     """Raises ValueError for the first bad row: what it was `found` to be, and what was expected."""
     if bad.any():
         row = int(np.flatnonzero(bad)[0])

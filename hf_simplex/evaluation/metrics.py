@@ -6,7 +6,7 @@ Arrays, tensors on any device and lists are accepted. Logits are refused: apply 
 `hf_simplex.evaluation.evaluate_modules` has the same metrics as modules of the library `evaluate`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -395,7 +395,7 @@ def _top_label(probabilities: FloatArray, references: NDArray[np.int64]) -> tupl
 # multiples of a rounded width, which put a confidence of 0.6 into the wrong one of 15 bins.
 def _bin_sums(
     confidences: FloatArray, correct: NDArray[np.bool_], edges: FloatArray
-) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Images, sum of confidences and sum of correct predictions of each bin; `edges` are the inner upper ends."""
     bins = np.searchsorted(edges, confidences, side="left")
     number = len(edges) + 1

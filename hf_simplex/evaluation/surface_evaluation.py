@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from ..model.batch_norm import copy_statistics, recompute_statistics, statistics
-from ..model.geometry import vertex_coordinates
+from ..model.batch_norm import batch_norm_statistics, copy_statistics, recompute_statistics
+from ..model.coordinates import vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.processes import map_over_ranks
 from ..model.weight_space import Weights, trainable_names, write_point
@@ -111,13 +111,13 @@ def evaluate_points(
     for what, data in (("batches", batches), ("batch_norm_batches", batch_norm_batches)):
         if isinstance(data, Iterator):
             raise ValueError(f"The {what} are read once a point: give a list or a DataLoader, not an iterator.")
-    if statistics(module) and batch_norm_batches is None:
+    if batch_norm_statistics(module) and batch_norm_batches is None:
         raise ValueError(
             "The module has BatchNorm, and statistics of one point do not hold at another: give batch_norm_batches, "
             "training inputs to recompute them from."
         )
     former_weights = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-    former_statistics = copy_statistics(statistics(module))
+    former_statistics = copy_statistics(batch_norm_statistics(module))
     former_flags = {child: child.training for child in module.modules()}
     module.eval()
     progress = logging.tqdm(total=len(coordinates), desc="Loss surface", unit="point", leave=False)
@@ -139,7 +139,7 @@ def evaluate_points(
     finally:
         for name, parameter in module.named_parameters():
             parameter.copy_(former_weights[name])
-        for name, buffer in statistics(module).items():
+        for name, buffer in batch_norm_statistics(module).items():
             buffer.copy_(former_statistics[name])
         for child, training in former_flags.items():
             child.training = training

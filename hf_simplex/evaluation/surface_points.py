@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..model.complexes import SimplicialComplex
-from ..model.geometry import face_coordinates
+from ..model.coordinates import face_coordinates
 from ..model.weight_space import Weights
 
 __all__ = [

@@ -321,7 +321,7 @@ def lattice_triangles(local: Tensor) -> Any:
 
     Example:
         >>> from hf_simplex.model.complexes import SimplicialComplex
-        >>> from hf_simplex.model.geometry import face_coordinates
+        >>> from hf_simplex.model.coordinates import face_coordinates
         >>> from hf_simplex.plots.surfaces import lattice_triangles
         >>> lattice_triangles(face_coordinates(SimplicialComplex(3, [[0, 1, 2]]), (0, 1, 2), 2)).shape
         (4, 3)

@@ -8,7 +8,7 @@ from networks import NAMES, TRIANGLE, VOLUME, flat, weights
 
 from hf_simplex.evaluation.surface_points import SurfacePoints, complex_points, face_points, plane_points
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import sample_complex
+from hf_simplex.model.sampling import sample_complex
 
 
 def test_distances_in_the_plane_are_distances_in_weight_space() -> None:
