@@ -27,6 +27,12 @@ def write(directory: Path) -> None:
             page.write_text(text, "utf-8")
 
 
+def names() -> list[str]:
+    """Everything that a public module of the package has or imports, by its full name."""
+    modules = [module for room in _rooms() for module in _modules(room)]
+    return [f"{module.__name__}.{name}" for module in modules for name in vars(module)]
+
+
 def _rooms() -> list[ModuleType]:
     found = pkgutil.iter_modules(hf_simplex.__path__, "hf_simplex.")
     return [importlib.import_module(module.name) for module in found if module.ispkg]

@@ -7,6 +7,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import api_pages  # noqa: E402
+import docstrings  # noqa: E402
+from sphinx.application import Sphinx  # noqa: E402
 
 from hf_simplex.version import __version__  # noqa: E402
 
@@ -39,6 +41,8 @@ napoleon_use_rtype = False
 default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [("py:obj", ".*"), ("py:.*", r"(?!hf_simplex\.).*")]
+# Type variables, aliases and private classes appear in signatures and have no entry of their own.
+nitpick_ignore = [("py:class", name) for name in api_pages.names()]
 
 html_theme = "furo"
 html_title = f"hf-simplex {__version__}"
@@ -52,3 +56,8 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 api_pages.write(HERE / "api")
+
+
+def setup(app: Sphinx) -> None:
+    """Have docstrings read as plain text before napoleon reads them."""
+    app.connect("autodoc-process-docstring", docstrings.as_restructured_text, priority=100)

@@ -105,6 +105,8 @@ def _check_recipe(arguments: list[str]) -> None:
         patch.setattr(recipe_arguments, "parse_arguments", stops(recipe_arguments.parse_arguments))
         # HfArgumentParser has methods of its own: this stops the recipes that use argparse plainly.
         patch.setattr(argparse.ArgumentParser, "parse_args", stops(argparse.ArgumentParser.parse_args))
+        # A benchmark of processes takes no arguments.
+        patch.setattr("torch.distributed.init_process_group", stops(lambda *_, **__: None))
         # A module imported before holds the function itself.
         for module in list(sys.modules.values()):
             if vars(module).get("parse_arguments") and module.__name__ != "recipe_arguments":

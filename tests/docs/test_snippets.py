@@ -16,7 +16,19 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^ *```\{?([\w-]+)", re.MULTILINE)
 CHECKED = {"python", "sh"}
-NO_CODE = {"text", "json", "bibtex", "mermaid", "math", "toctree", "include", "figure", "image", "list-table", "eval-rst"}
+NO_CODE = {
+    "text",
+    "json",
+    "bibtex",
+    "mermaid",
+    "math",
+    "toctree",
+    "include",
+    "figure",
+    "image",
+    "list-table",
+    "eval-rst",
+}
 NO_CODE |= {"note", "tip", "warning", "important"}
 
 

@@ -45,7 +45,7 @@ def furnish(hub: LoopbackHub, directory: Path) -> None:
     for name in DATA_SETS:
         folder = directory / ".published" / name
         folder.mkdir(parents=True)
-        for split, examples in (("train", 60), ("test", 30)):
+        for split, examples in (("train", 30), ("test", 20)):
             _pictures(examples).to_parquet(folder / f"{split}-00000-of-00001.parquet")
         api.create_repo(name, repo_type="dataset")
         api.upload_folder(repo_id=name, folder_path=folder, repo_type="dataset")
