@@ -1,7 +1,8 @@
-"""Checks the lines of a shell snippet: `hf-simplex` runs, the arguments of a recipe are parsed, the rest is looked up."""
+"""Checks the lines of a shell snippet: `hf-simplex` runs, a recipe parses its arguments, the rest is looked up."""
 
 import argparse
 import importlib
+import itertools
 import re
 import runpy
 import shlex
@@ -71,7 +72,7 @@ def _check_pip(arguments: list[str]) -> None:
 def _check_launcher(arguments: list[str]) -> None:
     """The launcher's own flags come first, in front of the recipe."""
     (script,) = (index for index, argument in enumerate(arguments) if argument.endswith(".py"))
-    for flag, value in zip(arguments, arguments[1:script], strict=False):
+    for flag, value in itertools.pairwise(arguments[:script]):
         if flag == "--config_file":
             assert (ROOT / value).is_file(), f"there is no {value}"
     _check_recipe(arguments[script:])

@@ -16,20 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^ *```\{?([\w-]+)", re.MULTILINE)
 CHECKED = {"python", "sh"}
-NO_CODE = {
-    "text",
-    "json",
-    "bibtex",
-    "mermaid",
-    "math",
-    "toctree",
-    "include",
-    "figure",
-    "image",
-    "list-table",
-    "eval-rst",
-}
-NO_CODE |= {"note", "tip", "warning", "important"}
+NO_CODE = {"text", "json", "bibtex", "math"} | {"toctree", "include", "figure", "eval-rst"}
 
 
 def run_shell(example: Example) -> None:
