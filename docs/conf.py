@@ -58,6 +58,12 @@ copybutton_prompt_is_regexp = True
 api_pages.write(HERE / "api")
 
 
+def keep_errors_beside_their_figures(app: Sphinx, page: str, source: list[str]) -> None:
+    """Write figures and their standard errors with spaces at which no table cell breaks."""
+    source[0] = source[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
 def setup(app: Sphinx) -> None:
-    """Have docstrings read as plain text before napoleon reads them."""
+    """Connect what pages and docstrings pass through before Sphinx reads them."""
+    app.connect("source-read", keep_errors_beside_their_figures)
     app.connect("autodoc-process-docstring", docstrings.as_restructured_text, priority=100)
