@@ -19,10 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from connect_modes import check_labels, in_batches
-from recipe_arguments import parse_arguments
 from torch import Generator
-from train_espro import DataArguments, hardware, load_data, transformed, versions
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.evaluation.surfaces import (
@@ -38,6 +35,11 @@ from hf_simplex.model.configuration_simplex import CONNECTOR, SimplexConfig
 from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.weight_space import trainable_names
 from hf_simplex.plots.plotting import plot_complex, plot_face, plot_plane
+from hf_simplex.training.recipe.arguments import DataArguments
+from hf_simplex.training.recipe.components import check_labels
+from hf_simplex.training.recipe.images import in_batches, load_data, transformed
+from hf_simplex.training.recipe.parsing import parse_arguments
+from hf_simplex.training.recipe.run_record import hardware, versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from connect_modes import prepare, sampled
 
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.volumes import complex_log_volume
+from hf_simplex.training.recipe.connecting import prepare, sampled
 
 COLLAPSED = 0.01
 

@@ -17,13 +17,21 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from plain_simplex import PlainArguments, at_points, grow, read_arguments, summary, train_mode, write_results
 from torch import Generator, Tensor, nn
 
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.volumes import simplex_log_volumes
 from hf_simplex.model.weight_space import stacked_parameters, trainable_names
+from hf_simplex.training.recipe.plain_simplex import (
+    PlainArguments,
+    at_points,
+    grow,
+    read_arguments,
+    summary,
+    train_mode,
+    write_results,
+)
 
 CLUSTERS = ((-1.0, -0.65), (-0.2, 0.15), (0.65, 0.95))
 LIMIT = 1.4

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from plain_simplex import PlainArguments, at_points, grow, read_arguments, summary, train_mode, write_results
 from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -24,6 +23,15 @@ from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.volumes import simplex_log_volume
 from hf_simplex.model.weight_space import stacked_parameters, trainable_names
+from hf_simplex.training.recipe.plain_simplex import (
+    PlainArguments,
+    at_points,
+    grow,
+    read_arguments,
+    summary,
+    train_mode,
+    write_results,
+)
 
 SHOWN = 4
 HALF_WIDTH = 1.3

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import torch
 from matplotlib.figure import Figure
-from recipe_arguments import parse_arguments
 from torch import Generator, Tensor, nn
 
-from hf_simplex.model.checkpoint import atomic_write
-from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.weight_space import Weights, write_point
-from hf_simplex.training.spro import GrowingVertex
+from ...model.checkpoint import atomic_write
+from ...model.complexes import SimplicialComplex
+from ...model.weight_space import Weights, write_point
+from ..spro import GrowingVertex
+from .parsing import parse_arguments
 
 Loss = Callable[[nn.Module], Tensor]
 """The scalar loss of a module on all of the training data."""

@@ -13,8 +13,9 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from hf_simplex import SimplexForImageClassification, SimplexTrainingArguments
-from hf_simplex.model.checkpoint import atomic_write
+from ...model.checkpoint import atomic_write
+from ...model.modeling_simplex import SimplexForImageClassification
+from ..trainer import SimplexTrainingArguments
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 AUTO = "auto"

@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hf_simplex import SimplexForImageClassification
+from ...model.modeling_simplex import SimplexForImageClassification
 
 SMALL_RESNET, SMALL_VIT = "small_resnet", "small_vit"
 SMALL_VIT_IMAGES = 32  # pixels
