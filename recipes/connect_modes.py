@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "stages": model.config.provenance.get("stages", []),
         "wall_time": time.perf_counter() - started,
         "cpu_time": time.process_time(),
-        **setup.told,
+        **setup.record,
     }
     with atomic_write(output) as aside:
         (aside / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", "utf-8")

