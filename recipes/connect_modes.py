@@ -1,12 +1,15 @@
-"""Connect independently trained modes by a simplicial complex of low loss (Benton et al. 2021, section 4).
+"""Connect independently trained modes with a simplicial complex of low loss (Benton et al. 2021, section 4).
 
     python recipes/connect_modes.py recipes/configs/connect_modes.yaml
     python recipes/connect_modes.py recipes/configs/connect_modes.yaml --modes DIR DIR DIR --connectors 3
 
-Takes modes (`--modes`: Hub ids or folders) or trains them from scratch with different seeds (`--train_modes`), then
-trains connectors by SPRO, each a vertex of the simplexes that `--joins` names. Written are `OUTPUT/complex/` (the
-checkpoint), `OUTPUT/results.json` (loss and accuracy along the straight lines between modes, along the best path
-through one connector, where two modes have one in common, and at uniform points of the complex), `OUTPUT/paths.png`.
+Loads modes (`--modes`: Hub ids or folders) or trains them from scratch with different seeds (`--train_modes`). Then
+trains connectors with SPRO. Each connector joins the simplexes of the modes in `--joins`. Writes
+
+- `OUTPUT/complex/`: the checkpoint.
+- `OUTPUT/results.json`: loss and accuracy on the straight lines between modes, on the best path through a shared
+  connector, and at uniform points of the complex.
+- `OUTPUT/paths.png`: accuracy along the paths.
 """
 
 import itertools
@@ -26,7 +29,7 @@ from hf_simplex.training.recipe.connecting import Images, PointResults, at_point
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the recipe; returns what results.json holds."""
+    """Run the recipe. Returns the content of results.json."""
     started = time.perf_counter()
     setup = prepare(argv)
     for joined in setup.joins:
@@ -59,7 +62,7 @@ def measure(
     images: Images,
     seed: int,
 ) -> dict[str, Any]:
-    """Loss and accuracy at the modes, on lines and paths between them, and at uniform points of the complex."""
+    """Evaluate modes, lines and paths between them, and uniform points of the complex."""
     structure = model.config.complex
     count = structure.num_vertices
 
@@ -104,7 +107,7 @@ def measure(
 
 
 def barriers(results: dict[str, PointResults]) -> dict[str, Any]:
-    """Along a path: how far the loss rises above, and the accuracy falls below, the mean of the two ends."""
+    """Barriers of a path: largest loss above, and lowest accuracy below, the mean of the two ends."""
     return {
         name: {
             "loss_barrier": float(r.loss.max() - (r.loss[0] + r.loss[-1]) / 2),
@@ -117,7 +120,7 @@ def barriers(results: dict[str, PointResults]) -> dict[str, Any]:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """The results as a few lines of text; accuracies in percent."""
+    """Format the results as text, accuracies in percent."""
     lines = ["pair   straight line: accuracy barrier, loss barrier   through a connector (train)"]
     for pair, path in results["paths"].items():
         straight, through = path["straight"]["train"], path["through_connector"]
@@ -138,7 +141,8 @@ def _barrier(found: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], file: Path) -> None:
-    """Accuracy along all straight lines and best paths, and at the points of the complex."""
+    """Plot accuracy along straight lines and best paths, and at the points of the complex."""
+    # Imported here: matplotlib is slow to import.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
