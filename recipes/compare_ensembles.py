@@ -22,33 +22,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from backbones_from_scratch import SMALL_RESNET
 from baselines.lora_ensemble import lora_member
 from baselines.mc_dropout import keep_dropout_on, set_dropout
 from baselines.snapshots import CyclicTrainer
 from baselines.soups import greedy_soup, uniform_soup
 from baselines.swag import WeightsGaussian
-from connect_modes import ModeArguments, start_modes
 from datasets import Dataset
 from ensemble_results import seed_results
 from numpy.typing import NDArray
-from recipe_arguments import parse_arguments
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
-from train_espro import (
-    SEEDS_A_COMPONENT,
-    BackboneArguments,
-    DataArguments,
-    EsproArguments,
-    hardware,
-    load_data,
-    start_components,
-    versions,
-)
 from transformers import PreTrainedModel, Trainer, set_seed
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
@@ -60,6 +47,12 @@ from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.coordinates import centroid_coordinates, vertex_coordinates
 from hf_simplex.model.members import draw_members, symmetric_members
 from hf_simplex.model.weight_space import write_point
+from hf_simplex.training.recipe.arguments import BackboneArguments, DataArguments, EsproArguments, ModeArguments
+from hf_simplex.training.recipe.backbones_from_scratch import SMALL_RESNET
+from hf_simplex.training.recipe.components import SEEDS_A_COMPONENT, start_components, start_modes
+from hf_simplex.training.recipe.images import load_data
+from hf_simplex.training.recipe.parsing import parse_arguments
+from hf_simplex.training.recipe.run_record import hardware, versions
 
 METHODS = (
     "single",

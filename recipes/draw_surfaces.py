@@ -1,16 +1,18 @@
-"""Draw the loss surface around a trained complex (Benton et al. 2021, figure 3, and figure 4's right side).
+"""Plot the loss surface around a trained complex (Benton et al. 2021, figure 3, and figure 4, right).
 
     python recipes/draw_surfaces.py recipes/configs/draw_surfaces.yaml
 
-Takes a complex that `connect_modes.py` or `train_espro.py` saved. Drawn are planes through three vertices (default:
-one through three modes, one through two modes and a connector that joins both), a triangular face, and the whole
-complex on its principal axes with uniform points coloured by their loss. Each is written to `OUTPUT` as a picture
-and as a `surfaces.Surface` in safetensors, from which it can be drawn anew. BatchNorm statistics are recomputed at
-every point, from the images that the loss is measured on.
+Loads a complex that `connect_modes.py` or `train_espro.py` saved. Plots
+
+- planes through three vertices. Default: three modes, and two modes with a connector that joins them.
+- triangular faces.
+- the whole complex on its principal axes, with uniform points colored by their loss.
+
+Writes each to `OUTPUT` as a figure and as a `Surface` in safetensors, which can be plotted again. BatchNorm statistics
+are recomputed at each point, from the images of the loss.
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from connect_modes import check_labels, in_batches
-from recipe_arguments import parse_arguments
 from torch import Generator
-from train_espro import DataArguments, hardware, load_data, transformed, versions
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.evaluation.surface_evaluation import model_surface
@@ -33,6 +32,11 @@ from hf_simplex.model.configuration_simplex import CONNECTOR, SimplexConfig
 from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.weight_space import trainable_names
 from hf_simplex.plots.surfaces import plot_complex, plot_face, plot_plane
+from hf_simplex.training.recipe.arguments import DataArguments
+from hf_simplex.training.recipe.components import check_labels
+from hf_simplex.training.recipe.images import in_batches, load_data, transformed
+from hf_simplex.training.recipe.parsing import exit_on_mistake, parse_arguments
+from hf_simplex.training.recipe.run_record import hardware, versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,45 +44,43 @@ if TYPE_CHECKING:
 
 @dataclass
 class SurfaceArguments:
-    """Which complex, and what is drawn of it."""
+    """The complex, and the figures to plot."""
 
     model: str = field(metadata={"help": "The complex: a folder or a Hub id."})
-    output_dir: str = field(metadata={"help": "Folder for the pictures and the surfaces."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the surfaces that output_dir holds already."})
+    output_dir: str = field(metadata={"help": "Folder for figures and surfaces."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace surfaces in output_dir."})
     planes: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Planes, each by three vertices such as 0,1,2; default: three modes, two modes and a connector."
+            "help": "Planes through three vertices, such as 0,1,2. Default: three modes; two modes and a connector."
         },
     )
     faces: list[str] | None = field(
         default=None,
-        metadata={"help": "Triangular faces, each by three vertices of one simplex; default: the first triangle."},
+        metadata={"help": "Triangular faces: three vertices of one simplex. Default: the first triangle."},
     )
     quantity: str = field(
-        default="loss", metadata={"help": "What planes and faces show.", "choices": ("loss", "accuracy")}
+        default="loss", metadata={"help": "Quantity on planes and faces.", "choices": ("loss", "accuracy")}
     )
-    resolution: int = field(default=31, metadata={"help": "Points on a side of a plane, and parts of a face's edge."})
-    margin: float = field(default=0.2, metadata={"help": "How far a plane reaches beyond its vertices, relative."})
+    resolution: int = field(default=31, metadata={"help": "Points on a side of a plane; segments of a face's edge."})
+    margin: float = field(default=0.2, metadata={"help": "Margin of a plane around its vertices, relative."})
     clip: float | None = field(
         default=None,
-        metadata={"help": "Worse values of a plane are drawn as this: nats, or 0 to 1. Default: the worst quarter."},
+        metadata={"help": "Limit of the color scale of a plane: nats, or 0 to 1. Default: clips the worst quarter."},
     )
-    complex_points: int = field(default=300, metadata={"help": "Uniform points in the picture of the whole complex."})
+    complex_points: int = field(default=300, metadata={"help": "Uniform points in the figure of the complex."})
     complex_axes: str = field(
         default="0,1,2",
-        metadata={"help": "Principal axes of that picture, from 0: others where the leading ones hide the modes."},
+        metadata={"help": "Principal axes of that figure, from 0. Choose others if the leading ones hide the modes."},
     )
-    split: str = field(
-        default="train", metadata={"help": "Images that the loss is measured on.", "choices": ("train", "test")}
-    )
-    per_device_eval_batch_size: int = field(default=250, metadata={"help": "Images in a batch."})
-    seed: int = field(default=0, metadata={"help": "Of the points in the picture of the whole complex."})
+    split: str = field(default="train", metadata={"help": "Images for the loss.", "choices": ("train", "test")})
+    per_device_eval_batch_size: int = field(default=250, metadata={"help": "Batch size."})
+    seed: int = field(default=0, metadata={"help": "Seed of the points in the figure of the complex."})
 
 
 @dataclass
 class Picture:
-    """One picture: where its surface is evaluated, and how it is drawn."""
+    """A figure: name, points of its surface, and plotting function."""
 
     name: str
     points: SurfacePoints
@@ -86,14 +88,11 @@ class Picture:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the recipe; returns what surfaces.json holds."""
+    """Run the recipe. Returns the content of surfaces.json."""
     started = time.perf_counter()
-    try:
+    with exit_on_mistake():
         args, data_args = parse_arguments((SurfaceArguments, DataArguments), argv)
         model, pictures, batches = prepare(args, data_args)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from error
     inputs = [{"pixel_values": batch["pixel_values"]} for batch in batches]
     drawn: dict[str, Any] = {}
     with atomic_write(args.output_dir) as aside:
@@ -117,11 +116,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def prepare(
     args: SurfaceArguments, data_args: DataArguments
 ) -> tuple[SimplexForImageClassification, list[Picture], list[dict[str, Any]]]:
-    """Load the complex and the images, and lay out all points, so that a mistake is found before the work begins.
+    """Load the complex and the images, and lay out the points of all figures.
 
     Raises:
-        ValueError: an argument is out of its range, a plane or a face that is not there, or labels that differ.
-        OSError: no model or no data of that name.
+        ValueError: an argument is out of range, there is no such plane or face, or the labels differ.
+        OSError: there is no such model or data set.
     """
     if (Path(args.output_dir) / "surfaces.json").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir} holds surfaces already. Choose another output_dir or give --overwrite.")
@@ -138,7 +137,7 @@ def prepare(
 
 
 def laid_out(model: SimplexForImageClassification, args: SurfaceArguments) -> list[Picture]:
-    """All pictures that are asked for."""
+    """Lay out the points of each figure."""
     config, weights = model.config, model.weights
     structure, names = config.complex, trainable_names(model.backbone)
     labels = vertex_labels(config)
@@ -185,7 +184,7 @@ def _three(text: str) -> tuple[int, int, int]:
 
 
 def numbers(text: str, argument: str) -> tuple[int, ...]:
-    """The vertices that an argument such as "0,1,2" names; ValueError for anything else."""
+    """Parse numbers such as "0,1,2"."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -193,7 +192,7 @@ def numbers(text: str, argument: str) -> tuple[int, ...]:
 
 
 def vertex_labels(config: SimplexConfig) -> list[str]:
-    """Modes are w_0, w_1, ... and connectors theta_0, theta_1, ..., as in Benton et al. 2021."""
+    """Label modes w_0, w_1, ... and connectors theta_0, theta_1, ..., as in Benton et al. 2021."""
     counts = {True: 0, False: 0}
     labels = []
     for role in config.roles:
@@ -204,7 +203,7 @@ def vertex_labels(config: SimplexConfig) -> list[str]:
 
 
 def default_planes(config: SimplexConfig) -> list[tuple[int, ...]]:
-    """The plane of the first three modes, and that of two modes and a connector with an edge to both."""
+    """Choose the plane of the first three modes, and that of two modes and a connector adjacent to both."""
     modes = [vertex for vertex, role in enumerate(config.roles) if role != CONNECTOR]
     planes = [tuple(modes[:3])] if len(modes) > 2 else []
     structure = config.complex
@@ -217,7 +216,7 @@ def default_planes(config: SimplexConfig) -> list[tuple[int, ...]]:
 
 
 def described(surface: Surface) -> dict[str, Any]:
-    """What a reader of the results wants to know of a surface without drawing it."""
+    """Summarize a surface for the results file."""
     finite = surface.loss[torch.isfinite(surface.loss)]
     return {
         "vertices": surface.points.vertices.tolist(),

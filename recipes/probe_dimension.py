@@ -1,11 +1,11 @@
-"""How many dimensions has the region of low loss? Add connectors until the volume collapses (Benton et al., sec. 4.3).
+"""Probe the dimension of the low-loss region: add connectors until the volume collapses (Benton et al., sec. 4.3).
 
     python recipes/probe_dimension.py recipes/configs/connect_modes.yaml --connectors 8 --output_dir output/dimension
 
-Arguments are those of connect_modes.py. Connectors join all simplexes, one after the other; after each, the complex
-is measured: its log volume, the height of the newest vertex over the rest of its simplex, and loss and accuracy at
-uniform points. The probe ends early where the height falls below a hundredth of the first connector's. Written are
-`OUTPUT/results.json` and `OUTPUT/dimension.png`.
+Takes the arguments of connect_modes.py. Trains connectors one by one; each joins all simplexes. After each connector,
+measures the log volume of the complex, the height of the new vertex above its simplex, and loss and accuracy at
+uniform points. Stops when the height falls below 1% of the first connector's. Writes `OUTPUT/results.json` and
+`OUTPUT/dimension.png`.
 """
 
 import json
@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from connect_modes import prepare, sampled
 
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.volumes import complex_log_volume
+from hf_simplex.training.recipe.connecting import prepare, sampled
 
 COLLAPSED = 0.01
+"""Height of a collapsed connector, relative to the first connector."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the recipe; returns what results.json holds."""
+    """Run the recipe. Returns the content of results.json."""
     started = time.perf_counter()
     setup = prepare(argv, joins_all=True)
     model, counts = setup.model, []
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         setup.trainer.grow_connector(joined)
         volumes = model.log_volumes()
         dimension = len(model.config.simplexes[0]) - 1
-        # volume = volume of the face * height / dimension, for each simplex: the connector joined them all
+        # For each simplex: volume = volume of the face * height / dimension.
         heights = (volumes - before).exp() * dimension
         counts.append(
             {
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "collapsed": collapsed,
         "wall_time": time.perf_counter() - started,
         "cpu_time": time.process_time(),
-        **setup.told,
+        **setup.record,
     }
     output = Path(setup.args.output_dir)
     with atomic_write(output) as aside:
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def line(count: dict[str, Any]) -> str:
-    """One row of the table."""
+    """Format the measurements at one number of connectors."""
     accuracy = {name: count[name]["accuracy"] for name in ("train", "test")}
     return (
         f"{count['connectors']:2} connectors, dimension {count['dimension']:2}: "
@@ -75,7 +76,8 @@ def line(count: dict[str, Any]) -> str:
 
 
 def draw(counts: list[dict[str, Any]], file: Path) -> None:
-    """Height and log volume, and the sampled accuracy, against the number of connectors."""
+    """Plot log volume, height and accuracy against the number of connectors."""
+    # Imported here: matplotlib is slow to import.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

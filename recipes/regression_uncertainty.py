@@ -1,13 +1,13 @@
-"""Uncertainty of a regression between and beyond the data, from simplexes of networks (Benton et al. 2021, figure 10).
+"""Regression uncertainty away from the data, from simplexes of networks (Benton et al. 2021, figure 10).
 
     python recipes/regression_uncertainty.py --output_dir output/regression_uncertainty
 
-The data are one-dimensional and leave gaps. Small networks learn them, the modes; from each a simplex grows by SPRO.
-The picture shows the mean of the predictions and two standard deviations on either side, for a deep ensemble (the
-modes), for points drawn from the first simplex, and for points drawn from all of them (ESPRO). The standard deviation
-is that of the functions alone: the noise of the observations is not added. The loss is the mean negative log
-likelihood without its constant, for Gaussian noise of the known size; then lambda = 1/examples weighs volume against
-loss as the evidence lower bound of a uniform distribution on the simplex does.
+Trains small networks (the modes) on one-dimensional data with gaps. Grows a simplex from each with SPRO. The figure
+shows the mean prediction and two standard deviations for a deep ensemble (the modes), for points of the first simplex,
+and for points of all simplexes (ESPRO). The standard deviation is that of the functions, without observation noise.
+
+The loss is the mean Gaussian negative log-likelihood with known noise, without its constant. lambda = 1/examples then
+weighs volume against loss like the evidence lower bound of a uniform distribution on the simplex.
 """
 
 import time
@@ -17,28 +17,36 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from plain_simplex import PlainArguments, at_points, grow, read_arguments, summary, train_mode, write_results
 from torch import Generator, Tensor, nn
 
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.volumes import simplex_log_volumes
 from hf_simplex.model.weight_space import stacked_parameters, trainable_names
+from hf_simplex.training.recipe.plain_simplex import (
+    PlainArguments,
+    at_points,
+    grow,
+    read_arguments,
+    summary,
+    train_mode,
+    write_results,
+)
 
 CLUSTERS = ((-1.0, -0.65), (-0.2, 0.15), (0.65, 0.95))
 LIMIT = 1.4
-# From the nearest cluster's end: less than half of either gap.
 AWAY = 0.1
+"""Minimum distance of an input away from the data to a cluster: less than half of a gap."""
 
 
 @dataclass
 class RegressionArguments(PlainArguments):
-    """Data with gaps and a network."""
+    """Arguments of data and network."""
 
-    num_components: int = field(default=4, metadata={"help": "Modes: members of the deep ensemble, simplexes."})
-    volume_weight: float = field(default=1 / 60, metadata={"help": "lambda, nats of loss for a nat of log volume."})
+    num_components: int = field(default=4, metadata={"help": "Number of modes and of simplexes."})
+    volume_weight: float = field(default=1 / 60, metadata={"help": "lambda: nats of loss for a nat of log volume."})
     examples: int = field(default=60, metadata={"help": "Training examples, in three clusters."})
-    noise: float = field(default=0.1, metadata={"help": "Standard deviation of the noise of the observations."})
+    noise: float = field(default=0.1, metadata={"help": "Standard deviation of the observation noise."})
     width: int = field(default=50, metadata={"help": "Units of each of two hidden layers."})
 
     def __post_init__(self) -> None:
@@ -56,7 +64,7 @@ class RegressionArguments(PlainArguments):
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the recipe; returns what results.json holds, versions aside."""
+    """Run the recipe. Returns the content of results.json without versions."""
     started = time.perf_counter()
     args = read_arguments(RegressionArguments, argv)
     generator = Generator().manual_seed(args.seed)
@@ -119,38 +127,38 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def truth(inputs: Tensor) -> Tensor:
-    """The function behind the data."""
+    """True function."""
     return torch.sin(4 * inputs) + 0.5 * inputs
 
 
 def clusters(examples: int, noise: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Inputs [examples], dealt to the clusters in turn and uniform in each, and noisy values of `truth`."""
+    """Draw inputs [examples], uniform in alternating clusters, and noisy values of `truth`."""
     low, high = torch.tensor(CLUSTERS)[torch.arange(examples) % len(CLUSTERS)].T
     inputs = low + (high - low) * torch.rand(examples, generator=generator)
     return inputs, truth(inputs) + noise * torch.randn(examples, generator=generator)
 
 
 class Scaled(nn.Module):
-    """Inputs multiplied by a constant, so that a freshly drawn network bends within the data's range."""
+    """Multiplies inputs by a constant, so that a network is nonlinear over the range of the data at initialization."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """`inputs` times the factor, same shape."""
+        """Multiply `inputs` by the factor."""
         return inputs * self.factor
 
 
 def network(width: int) -> nn.Module:
-    """Two hidden layers of ReLU units, one output."""
+    """Build a network with two hidden layers of ReLU units and one output."""
     return nn.Sequential(
         Scaled(5.0), nn.Linear(1, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
     )
 
 
 def draw(functions: dict[str, Tensor], grid: Tensor, inputs: Tensor, targets: Tensor) -> Figure:
-    """A panel for each ensemble: some functions, their mean, two standard deviations on either side, and the data."""
+    """Plot functions, mean, two standard deviations and data, one panel an ensemble."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, len(functions), sharex=True, sharey=True)
     x = grid.numpy()
@@ -186,6 +194,6 @@ def draw(functions: dict[str, Tensor], grid: Tensor, inputs: Tensor, targets: Te
 
 
 if __name__ == "__main__":
-    # On matrices this small, a second thread costs more than it does.
+    # One thread is fastest on matrices this small.
     torch.set_num_threads(1)
     main()

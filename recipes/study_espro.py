@@ -32,10 +32,11 @@ from compare_ensembles import (
 )
 from comparison_report import mean_and_error
 from ensemble_results import Arrays, ensemble_results, paired_differences
-from recipe_arguments import parse_arguments
-from train_espro import DataArguments, EsproArguments, hardware, versions
 
 from hf_simplex.model.checkpoint import atomic_write
+from hf_simplex.training.recipe.arguments import DataArguments, EsproArguments
+from hf_simplex.training.recipe.parsing import parse_arguments
+from hf_simplex.training.recipe.run_record import hardware, versions
 
 # What a setting cannot change, since modes are trained once for all.
 KEPT = {"budget", "num_train_epochs", "seed", "seeds", "output_dir"}.union(*SHARED_ARGUMENTS)

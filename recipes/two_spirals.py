@@ -1,12 +1,11 @@
-"""Functional diversity on two spirals: points of one simplex are different functions (Benton et al. 2021, figure 7).
+"""Functional diversity of one simplex on two spirals (Benton et al. 2021, figure 7).
 
     python recipes/two_spirals.py --output_dir output/two_spirals
 
-A small network learns to tell two noisy spirals apart. From that mode a simplex grows by SPRO. The picture shows the
-decision functions of points drawn uniformly from the simplex, their mean and their spread, above those of a deep
-ensemble, whose first member is the simplex's mode. `results.json` holds the losses of vertices, points and
-members, and how often two of them decide differently near a training input (within 0.04) and away (further than 0.1
-from every one).
+Trains a small network to classify two noisy spirals. Grows a simplex from that mode with SPRO. The figure shows the
+decision functions of uniform points of the simplex, their mean and their standard deviation, above those of a deep
+ensemble whose first member is the mode. `results.json` has the losses of vertices, points and members, and their
+pairwise disagreement near the training inputs (within 0.04) and away from them (beyond 0.1).
 """
 
 import time
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from plain_simplex import PlainArguments, at_points, grow, read_arguments, summary, train_mode, write_results
 from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -24,23 +22,32 @@ from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.volumes import simplex_log_volume
 from hf_simplex.model.weight_space import stacked_parameters, trainable_names
+from hf_simplex.training.recipe.plain_simplex import (
+    PlainArguments,
+    at_points,
+    grow,
+    read_arguments,
+    summary,
+    train_mode,
+    write_results,
+)
 
 SHOWN = 4
 HALF_WIDTH = 1.3
-# Within one standard deviation of the noise from a training input; and as far as the gaps between the arms allow.
 NEAR, AWAY = 0.04, 0.1
+"""Distance to the training inputs: one standard deviation of the noise, and what the gaps between arms allow."""
 
 
 @dataclass
 class SpiralArguments(PlainArguments):
-    """Two spirals, a network and a deep ensemble."""
+    """Arguments of data, network and deep ensemble."""
 
-    volume_weight: float = field(default=0.05, metadata={"help": "lambda, nats of loss for a nat of log volume."})
-    num_members: int = field(default=5, metadata={"help": "Networks of the deep ensemble."})
-    examples: int = field(default=100, metadata={"help": "Training examples of each spiral."})
+    volume_weight: float = field(default=0.05, metadata={"help": "lambda: nats of loss for a nat of log volume."})
+    num_members: int = field(default=5, metadata={"help": "Members of the deep ensemble."})
+    examples: int = field(default=100, metadata={"help": "Training examples on each spiral."})
     noise: float = field(default=0.04, metadata={"help": "Standard deviation of the noise; the radius is 1."})
     width: int = field(default=48, metadata={"help": "Units of each of three hidden layers."})
-    resolution: int = field(default=150, metadata={"help": "Pixels on a side of the grid of decisions."})
+    resolution: int = field(default=150, metadata={"help": "Pixels on a side of the decision grid."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +57,7 @@ class SpiralArguments(PlainArguments):
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the recipe; returns what results.json holds, versions aside."""
+    """Run the recipe. Returns the content of results.json without versions."""
     started = time.perf_counter()
     args = read_arguments(SpiralArguments, argv)
     generator = Generator().manual_seed(args.seed)
@@ -114,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def two_spirals(examples: int, noise: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Two spirals of one and a half turns and radius 1, even in area: inputs [2 * examples, 2], labels 0. and 1."""
+    """Draw two spirals of 1.5 turns and radius 1, uniform in area: inputs [2 * examples, 2], labels 0. and 1."""
     radius = torch.rand(examples, 1, generator=generator).sqrt()
     angle = 3 * torch.pi * radius
     arm = radius * torch.cat([angle.cos(), angle.sin()], dim=1)
@@ -124,7 +131,7 @@ def two_spirals(examples: int, noise: float, generator: Generator) -> tuple[Tens
 
 
 def network(width: int) -> nn.Module:
-    """Three hidden layers of ReLU units, one logit."""
+    """Build a network with three hidden layers of ReLU units and one logit."""
     return nn.Sequential(
         nn.Linear(2, width),
         nn.ReLU(),
@@ -137,14 +144,14 @@ def network(width: int) -> nn.Module:
 
 
 def disagreement(probabilities: Tensor) -> Tensor:
-    """The part of pairs of functions [functions, inputs] that decide differently: [inputs], at most about 1/2."""
+    """Pairwise disagreement of decisions: [functions, inputs] to the fraction of differing pairs, [inputs]."""
     count = len(probabilities)
     ones = (probabilities > 0.5).sum(0)
     return 2 * ones * (count - ones) / (count * (count - 1))
 
 
 def draw(fields: dict[str, Tensor], inputs: Tensor, labels: Tensor, resolution: int) -> Figure:
-    """A row for each kind of ensemble: decision functions, their mean and their spread."""
+    """Plot decision functions, their mean and standard deviation, one row an ensemble."""
     figure = Figure(figsize=(12, 3.9), layout="constrained")
     axes = figure.subplots(len(fields), SHOWN + 2, sharex=True, sharey=True)
     extent = (-HALF_WIDTH, HALF_WIDTH, -HALF_WIDTH, HALF_WIDTH)
@@ -178,6 +185,6 @@ def draw(fields: dict[str, Tensor], inputs: Tensor, labels: Tensor, resolution: 
 
 
 if __name__ == "__main__":
-    # On matrices this small, a second thread costs more than it does.
+    # One thread is fastest on matrices this small.
     torch.set_num_threads(1)
     main()

@@ -20,48 +20,14 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from measure import TRANSFORMERS_VIT, alternating, parser, ratio, report, start, vit_small, wait
+from measure import alternating, parser, ratio, report, start, wait
 from torch import Tensor
-from transformers import (
-    PreTrainedModel,
-    TimmWrapperConfig,
-    TimmWrapperForImageClassification,
-    ViTForImageClassification,
-)
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
+from workloads import TRANSFORMERS_VIT, ensemble
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.model.batch_norm import batch_norm_statistics
 from hf_simplex.model.cuda_graph import WARM_UP_PASSES, GraphedMembers, log_probabilities
-
-LABELS = 100
-
-
-def classifier(name: str, image_size: int) -> PreTrainedModel:
-    """A randomly initialized image classifier of transformers: its own ViT, or one of timm's in its wrapper."""
-    if name == TRANSFORMERS_VIT:
-        return ViTForImageClassification(vit_small(image_size, LABELS))
-    settings: dict[str, Any] = {"architecture": name, "num_classes": LABELS, "pretrained_cfg": {"num_classes": LABELS}}
-    if "vit" in name:
-        settings["model_args"] = {"img_size": image_size}
-    return TimmWrapperForImageClassification(TimmWrapperConfig.from_dict(settings))
-
-
-@torch.no_grad()
-def ensemble(name: str, args: argparse.Namespace, device: torch.device, members: int) -> SimplexForImageClassification:
-    """A simplex with random vertices round a backbone, and its members drawn."""
-    backbone: Any = classifier(name, args.image_size)
-    backbone = backbone.to(device)
-    if args.channels_last:
-        backbone = backbone.to(memory_format=torch.channels_last)
-    model = SimplexForImageClassification.from_backbone(backbone)
-    while model.config.num_vertices < args.num_vertices:
-        vertex = model.add_vertex()
-        for parameter in model.vertices[vertex].parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-    batches = [{"pixel_values": torch.randn(4, 3, args.image_size, args.image_size)}]
-    model.draw_members(members, seed=args.seed, batches=batches if batch_norm_statistics(model.backbone) else None)
-    return model
 
 
 def vmapped(members: Sequence[PreTrainedModel]) -> Callable[[Tensor], Tensor]:
@@ -151,7 +117,7 @@ class Ways:
 
     @cached_property
     def members(self) -> list[PreTrainedModel]:
-        return [self.materialized.member_backbone(index) for index in range(len(self.streamed.config.members))]
+        return [self.materialized._member(index) for index in range(len(self.streamed.config.members))]
 
     @cached_property
     def vmapped(self) -> Callable[[Tensor], Tensor]:

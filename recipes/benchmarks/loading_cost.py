@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ensemble_cost import ensemble
 from measure import alternating, parser, ratio, report, start
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForImageClassification
+from workloads import ensemble
 
 from hf_simplex import SimplexForImageClassification
 

@@ -12,15 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from torch import Tensor, nn
-from transformers import ViTConfig, ViTForImageClassification
 
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.version import __version__
 
-TRANSFORMERS_VIT = "transformers_vit_small"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -164,47 +160,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, Ratio):
         return f"{value.median:.3f} ({value.lower:.3f} to {value.upper:.3f}; {value.milliseconds:.1f} ms)"
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-class _Logits(nn.Module):
-    """A classifier of transformers that returns its logits alone, as timm's do."""
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(pixel_values).logits
-        return logits
-
-
-def vit_small(image_size: int, labels: int) -> ViTConfig:
-    """The configuration of a ViT of transformers in the size of timm's vit_small."""
-    sizes: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
-    # Not as a keyword: transformers takes it, but does not declare it.
-    sizes["num_labels"] = labels
-    return ViTConfig(**sizes, intermediate_size=1536, image_size=image_size)
-
-
-def build_backbone(name: str, image_size: int, labels: int = 100, channels_last: bool = False) -> nn.Module:
-    """A randomly initialized classifier from images to logits.
-
-    Args:
-        name: one of timm's, or `transformers_vit_small`, the ViT of transformers in the size of timm's vit_small.
-        image_size: of the images, in pixels.
-        labels: how many.
-        channels_last: the memory format of its weights.
-    """
-    if name == TRANSFORMERS_VIT:
-        module: nn.Module = _Logits(ViTForImageClassification(vit_small(image_size, labels)))
-    else:
-        sized: dict[str, Any] = {"img_size": image_size} if "vit" in name else {}
-        module = timm.create_model(name, num_classes=labels, **sized)
-    return module.to(memory_format=torch.channels_last) if channels_last else module
-
-
-def batch(size: int, image_size: int, labels: int, device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """Random images [size, 3, image_size, image_size] and labels [size]."""
-    images = torch.randn(size, 3, image_size, image_size).to(device)
-    targets = torch.randint(labels, (size,)).to(device)
-    return images.contiguous(memory_format=torch.channels_last) if channels_last else images, targets

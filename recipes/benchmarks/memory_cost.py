@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from measure import parser, report, start
-from step_cost import Steps
+from workloads import Steps
 
 from hf_simplex.training.frozen_vertices import FROZEN_VERTICES
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from measure import alternating, parser, ratio, report, start
-from step_cost import Steps
 from torch import Tensor, nn
+from workloads import Steps
 
 
 class LayerAgnosticSteps:

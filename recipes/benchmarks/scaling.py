@@ -18,10 +18,9 @@ from statistics import linear_regression, median
 from typing import Any
 
 import torch
-from ensemble_cost import ensemble
 from matplotlib.figure import Figure
 from measure import alternating, parser, report, start
-from step_cost import Steps
+from workloads import Steps, ensemble
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.model.checkpoint import atomic_write

@@ -18,93 +18,14 @@ import argparse
 import gc
 import statistics
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
-from measure import Ratio, alternating, batch, build_backbone, parser, ratio, report, start
-from torch import Generator, Tensor, nn
+from measure import Ratio, alternating, parser, ratio, report, start
+from workloads import Steps
 
-from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.training.frozen_vertices import FROZEN_VERTICES
-from hf_simplex.training.spro import GrowingVertex
-
-LABELS = 100
-
-
-class Steps:
-    """One backbone, one batch, and the different steps that can be made with them; AdamW makes them all.
-
-    Args:
-        name: of the backbone.
-        args: of the command line.
-        device: of the weights and images.
-        frozen_vertices: where they are kept, of `FROZEN_VERTICES`.
-    """
-
-    def __init__(
-        self, name: str, args: argparse.Namespace, device: torch.device, frozen_vertices: str = "device"
-    ) -> None:
-        self.module = build_backbone(name, args.image_size, LABELS, args.channels_last).to(device).train()
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.module) if args.compile else self.module
-        self.images, self.targets = batch(args.batch_size, args.image_size, LABELS, device, args.channels_last)
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-5, fused=True)
-        self.generator = Generator().manual_seed(args.seed)
-        self.num_vertices, self.volume_weight = args.num_vertices, args.volume_weight
-        self.frozen_vertices = frozen_vertices
-        self.following: dict[int, list[list[float]]] = {}
-
-    @cached_property
-    def growing(self) -> GrowingVertex:
-        """The last vertex of a simplex, all of whose vertices lie round the backbone's first weights."""
-        weights = {name: p.detach() for name, p in self.module.named_parameters()}
-        if self.frozen_vertices != "device":
-            weights = {name: tensor.cpu() for name, tensor in weights.items()}
-        vertices = [
-            {name: p + 0.01 * torch.randn_like(p) for name, p in weights.items()} for _ in range(self.num_vertices)
-        ]
-        structure = SimplicialComplex(self.num_vertices, (tuple(range(self.num_vertices)),))
-        return GrowingVertex(
-            self.module,
-            vertices,
-            structure,
-            self.num_vertices - 1,
-            volume_weight=self.volume_weight,
-            frozen_vertices=self.frozen_vertices,
-        )
-
-    def plain(self, parts: int = 1) -> None:
-        """A step of ordinary fine-tuning, in parts whose gradients add up."""
-        self.optimizer.zero_grad()
-        for images, targets in zip(self.images.chunk(parts), self.targets.chunk(parts), strict=True):
-            (nn.functional.cross_entropy(self.forward(images), targets) / parts).backward()
-        self.optimizer.step()
-
-    def simplex(self, points: int, split: bool, volume: int = 1) -> None:
-        """A step of SPRO; with the volume's gradient `volume` times over, or without it for 0."""
-        parts = (self.images.chunk(points), self.targets.chunk(points)) if split else None
-        self.optimizer.zero_grad()
-        drawn = self.following.get(points) or self.growing.draw(points, self.generator)
-        self.following[points] = self.growing.draw(points, self.generator)
-        for number, coordinates in enumerate(drawn):
-            images, targets = (self.images, self.targets) if parts is None else (parts[0][number], parts[1][number])
-            with self.growing.at(coordinates) as coordinate:
-                self.growing.prefetch([*drawn, *self.following[points]][number + 1])
-                (coordinate * nn.functional.cross_entropy(self.forward(images), targets) / points).backward()
-        if volume:
-            self.growing.add_volume_gradient(volume)
-        self.optimizer.step()
-
-    def with_volume_every(self, interval: int) -> None:
-        """So many steps of SPRO, one point each, the last of which adds the volume's gradient."""
-        for number in range(interval):
-            self.simplex(1, split=True, volume=interval if number == interval - 1 else 0)
-
-    def points(self) -> None:
-        """Write a point and take it back, with nothing between."""
-        (coordinates,) = self.growing.draw(1, self.generator)
-        with self.growing.at(coordinates):
-            pass
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

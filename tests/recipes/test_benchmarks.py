@@ -15,6 +15,7 @@ import pytest
 import scaling
 import step_cost
 import torch
+import workloads
 from tiny import backbone
 from transformers import ViTImageProcessor
 
@@ -84,11 +85,11 @@ def test_paper_step(tmp_path: Path) -> None:
 
 def test_the_baseline_takes_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be no baseline for speed if it computed something else."""
-    args = step_cost.parser("", "none").parse_args([])
+    args = measure.parser("", "none").parse_args([])
     args.image_size, args.batch_size, args.num_vertices, args.volume_weight = 32, 8, 3, 0.5
     args.channels_last = args.compile = False
     torch.manual_seed(0)
-    steps = step_cost.Steps("test_resnet", args, torch.device("cpu"))
+    steps = workloads.Steps("test_resnet", args, torch.device("cpu"))
     steps.module.eval()
     points = [[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]]
     monkeypatch.setattr(steps.growing, "draw", lambda *_: points)
@@ -127,8 +128,8 @@ def test_a_way_that_fails_is_named_and_does_not_end_the_run(tmp_path: Path, monk
 
 def test_vmapped_members_predict_what_members_predict() -> None:
     args = ensemble_cost.argparse.Namespace(image_size=32, num_vertices=2, seed=0, channels_last=False)
-    model = ensemble_cost.ensemble("test_resnet", args, torch.device("cpu"), members=3)
-    members = [ensemble_cost.copy.deepcopy(model.member_backbone(index)) for index in range(3)]
+    model = workloads.ensemble("test_resnet", args, torch.device("cpu"), members=3)
+    members = [ensemble_cost.copy.deepcopy(model._member(index)) for index in range(3)]
     images = torch.randn(2, 3, 32, 32)
     mean = ensemble_cost.vmapped(members)(images).softmax(-1).mean(0)
     assert torch.allclose(mean, model(images).logits.exp(), atol=1e-5)

@@ -13,9 +13,9 @@ from compare_ensembles import MEMBER_CHOICES
 from datasets import DatasetDict
 from ensemble_results import disagreement, ensemble_results, paired_differences
 from safetensors.numpy import load_file
-from train_espro import DataArguments, EsproArguments
 
 from hf_simplex.data.image_data import load_image_data
+from hf_simplex.training.recipe.arguments import DataArguments, EsproArguments
 
 BASELINES = ("single", "deep_ensemble", "short_deep_ensemble", "uniform_soup", "greedy_soup", "swa", "swag", "fge")
 COMMON = [

@@ -5,16 +5,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-import embedded_backbone
 import PIL.Image
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from embedded_backbone import ARCHITECTURE, pretrained_weights, write_efficientnet_lite0
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from hf_simplex.training.recipe import embedded_backbone
+from hf_simplex.training.recipe.embedded_backbone import ARCHITECTURE, pretrained_weights, write_efficientnet_lite0
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import memory_format
 import pytest
 import torch
-from memory_format import FORMATS, RECORD, Choice, choose, set_memory_formats, step_seconds
 from tiny import LABELS, Images, backbone, images
 from torch import nn
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainingArguments
+from hf_simplex.training.recipe import memory_format
+from hf_simplex.training.recipe.memory_format import FORMATS, RECORD, Choice, choose, set_memory_formats, step_seconds
 
 
 def arguments(directory: Path) -> Any:

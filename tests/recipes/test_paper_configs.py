@@ -9,14 +9,14 @@ import timm
 import torch
 import train_espro
 import yaml
-from backbones_from_scratch import random_mode
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
-from recipe_arguments import parse_arguments
 from tiny import SIZE, folder
 from transformers import AutoModelForImageClassification
 
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.training.recipe.backbones_from_scratch import random_mode
+from hf_simplex.training.recipe.parsing import parse_arguments
 
 CONFIGS = sorted((Path(train_espro.__file__).parent / "configs/paper").glob("*.yaml"))
 SHORT: dict[str, Any] = {

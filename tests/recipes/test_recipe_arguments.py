@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipe_arguments import parse_arguments
-from train_espro import BackboneArguments, DataArguments, EsproArguments, check
+from train_espro import check
+
+from hf_simplex.training.recipe.arguments import BackboneArguments, DataArguments, EsproArguments
+from hf_simplex.training.recipe.parsing import parse_arguments
 
 RECIPE = Path(__file__).parents[2] / "recipes"
 

@@ -287,12 +287,15 @@ def test_the_memory_format_is_chosen_recorded_and_kept(tmp_path: Path, monkeypat
     settings = {"num_components": 1, "num_vertices": 2, "num_members": 2, "num_train_epochs": 1, **DIGITS}
     settings |= {"backbone": str(folder("resnet", tmp_path / "backbone", labels=10)), "memory_format": "auto"}
     taken = {"contiguous": 2.0, "channels_last": 1.0}
-    monkeypatch.setattr("memory_format.step_seconds", lambda *_: taken)
+    timed = "hf_simplex.training.recipe.memory_format.step_seconds"
+    monkeypatch.setattr(timed, lambda *_: taken)
     run(tmp_path, **settings)
     chosen = [{"memory_format": "channels_last", "seconds": taken}]
     assert json.loads((tmp_path / "output/run.json").read_text())["memory_formats"] == chosen
     shutil.rmtree(tmp_path / "output/ensemble")
-    monkeypatch.setattr("memory_format.step_seconds", lambda *_: {"contiguous": 1.0, "channels_last": 2.0})
+    monkeypatch.setattr(
+        "hf_simplex.training.recipe.memory_format.step_seconds", lambda *_: {"contiguous": 1.0, "channels_last": 2.0}
+    )
     run(tmp_path, "--resume", **settings)
     assert json.loads((tmp_path / "output/run.json").read_text())["memory_formats"] == chosen
 

@@ -1,7 +1,7 @@
-"""Backbones with random weights: the paper's for images of 32 pixels, a small one, and any of timm or the Hub.
+"""Backbones with random weights: the paper's for CIFAR, two small ones, and any of timm or the Hub.
 
-The paper's are registered with timm here, because timm's own VGG and pre-activation ResNet shrink such an image to one
-pixel, the former with 100 million weights behind it. To load an ensemble of them elsewhere, import this file first.
+This module registers the paper's backbones with timm: timm's own VGG and pre-activation ResNet reduce an image of 32
+pixels to one pixel. Import this module before you load an ensemble of such a backbone.
 """
 
 from collections import OrderedDict
@@ -28,11 +28,13 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hf_simplex import SimplexForImageClassification
+from ...model.modeling_simplex import SimplexForImageClassification
+
+__all__ = ["SMALL_RESNET", "SMALL_VIT", "SMALL_VIT_IMAGES", "random_mode"]
 
 SMALL_RESNET, SMALL_VIT = "small_resnet", "small_vit"
 SMALL_VIT_IMAGES = 32  # pixels
-# The normalization of ImageNet is the paper's for CIFAR too.
+# The paper normalizes CIFAR with the statistics of ImageNet.
 CIFAR_IMAGES = {
     "input_size": [3, 32, 32],
     "mean": [0.485, 0.456, 0.406],
@@ -44,7 +46,7 @@ CIFAR_IMAGES = {
 
 @register_model
 def vgg16_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
-    """VGG-16 without BatchNorm and with two hidden layers of 512 units after the convolutions: 15 million weights."""
+    """VGG-16 without BatchNorm, with two hidden layers of 512 units after the convolutions: 15 million weights."""
     features = make_layers(cfgs["D"], batch_norm=False)
     for layer in features:
         if isinstance(layer, nn.Conv2d):
@@ -58,13 +60,13 @@ def vgg16_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn
 
 @register_model
 def preresnet110_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
-    """Pre-activation ResNet of 110 layers in bottleneck blocks, without a stem that shrinks the image."""
+    """Pre-activation ResNet-110 of bottleneck blocks. The stem keeps the resolution."""
     return _preresnet(12, num_classes)
 
 
 @register_model
 def preresnet164_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
-    """As `preresnet110_cifar`, of 164 layers."""
+    """Pre-activation ResNet-164 of bottleneck blocks. The stem keeps the resolution."""
     return _preresnet(18, num_classes)
 
 
@@ -86,19 +88,24 @@ def _preresnet(blocks: int, num_classes: int) -> ResNetV2:
 def random_mode(
     architecture: str, labels: dict[int, str], width: int = 32, image_size: int = SMALL_VIT_IMAGES, **source: Any
 ) -> SimplexForImageClassification:
-    """A complex of one vertex whose weights are drawn from torch's global random state.
+    """Build a complex of one vertex with random weights, drawn from torch's global random state.
 
     Args:
-        architecture: `small_resnet` or `small_vit`; one of timm's names, those registered here included; or a Hub id
-            or folder (one that bears such a name is written `./resnet18`) of an image classifier, of which only the
-            configuration and the image processor are read.
-        labels: the classes by their numbers.
-        width: channels of the first stage of `small_resnet`, half those of `small_vit`.
-        image_size: height and width of the images that `small_vit` is for, pixels.
-        source: of `from_pretrained`, such as `revision` and `token`, for a Hub id.
+        architecture: `small_resnet`, `small_vit`, a timm name, or the Hub id or folder of an image classifier. From
+            the Hub or a folder only the configuration and the image processor are read. Write `./resnet18` for a
+            folder whose name is also a timm name.
+        labels: class names by index.
+        width: channels of the first stage of `small_resnet`; half the hidden size of `small_vit`.
+        image_size: image height and width of `small_vit`, pixels.
+        source: arguments of `from_pretrained` for a Hub id, such as `revision` and `token`.
 
     Raises:
         OSError: there is no such architecture.
+
+    Example:
+        >>> from hf_simplex.training.recipe.backbones_from_scratch import random_mode
+        >>> random_mode("small_resnet", {0: "cat", 1: "dog"}, width=4).config.num_labels
+        2
     """
     settings: dict[str, Any] = {
         "id2label": labels,
@@ -153,8 +160,8 @@ def random_mode(
         config, trust_remote_code=source.get("trust_remote_code")
     )
     if isinstance(module, TimmWrapperForImageClassification):
-        # transformers draws every weight of a timm model with a deviation of 0.02, which deep plain networks do not
-        # recover from: the weights are timm's instead.
+        # transformers initializes all weights of a timm model with standard deviation 0.02. Deep plain networks do not
+        # train from there, so use timm's initialization.
         drawn = timm.create_model(config.architecture, num_classes=len(labels), **(config.model_args or {}))
         module.timm_model.load_state_dict(drawn.state_dict())
     return SimplexForImageClassification.from_backbone(module, fine_tuned=False, image_processor=image_processor)

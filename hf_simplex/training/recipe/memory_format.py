@@ -1,4 +1,4 @@
-"""The order of convolutional weights in memory, chosen by timing steps of training in each on the run's device."""
+"""Memory format of convolutional weights, chosen by timing training steps on the run's device."""
 
 import copy
 import json
@@ -13,25 +13,34 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from hf_simplex import SimplexForImageClassification, SimplexTrainingArguments
-from hf_simplex.model.checkpoint import atomic_write
+from ...model.checkpoint import atomic_write
+from ...model.modeling_simplex import SimplexForImageClassification
+from ..trainer import SimplexTrainingArguments
+
+__all__ = ["CHOICES", "FORMATS", "MARGIN", "RECORD", "Choice", "choose", "set_memory_formats", "step_seconds"]
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 AUTO = "auto"
 CHOICES = (AUTO, *FORMATS)
 RECORD = "memory_format.json"
+"""File with the choice, in the folder of a component."""
 
 MARGIN = 0.05
-"""By how much of its time channels_last must be faster: a difference that repeated timing would show again."""
+"""Relative speed-up that channels_last needs to be chosen. A smaller one is within the noise of the timing."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A memory format, and the seconds of a step that it was chosen by.
+    """A memory format and the timings behind it.
 
-    Attributes:
-        memory_format: a key of `FORMATS`.
-        seconds: the median of a forward and a backward pass in each format.
+    Args:
+        memory_format: key of `FORMATS`.
+        seconds: median time of a forward and a backward pass, by format.
+
+    Example:
+        >>> from hf_simplex.training.recipe.memory_format import Choice
+        >>> Choice("contiguous", {"contiguous": 0.1, "channels_last": 0.2}).memory_format
+        'contiguous'
     """
 
     memory_format: str
@@ -39,7 +48,13 @@ class Choice:
 
 
 def choose(seconds: dict[str, float]) -> Choice:
-    """channels_last where it is faster by `MARGIN`, else contiguous."""
+    """Choose channels_last if it is faster by `MARGIN`, else contiguous.
+
+    Example:
+        >>> from hf_simplex.training.recipe.memory_format import choose
+        >>> choose({"contiguous": 1.0, "channels_last": 0.9}).memory_format
+        'channels_last'
+    """
     faster = seconds["channels_last"] < (1 - MARGIN) * seconds["contiguous"]
     return Choice("channels_last" if faster else "contiguous", seconds)
 
@@ -47,15 +62,23 @@ def choose(seconds: dict[str, float]) -> Choice:
 def step_seconds(
     backbone: nn.Module, images: Tensor, labels: int, dtype: torch.dtype | None = None, rounds: int = 5
 ) -> dict[str, float]:
-    """The median seconds of a forward and a backward pass in each memory format, taken in alternation.
+    """Time a forward and a backward pass in each memory format, in alternation.
+
+    The backbone and the random state do not change.
 
     Args:
-        backbone: copied, not changed; from `pixel_values` to an output with `logits`.
-        images: [batch, channels, height, width], on the device to measure on. Like a data loader's they are
-            contiguous.
-        labels: the size of the logits.
-        dtype: of autocast; default: none.
-        rounds: how often each is timed, after one round that does not count.
+        backbone: module from `pixel_values` to an output with `logits`.
+        images: contiguous, [batch, channels, height, width], on the device to measure.
+        labels: number of logits.
+        dtype: autocast dtype. Default: no autocast.
+        rounds: measurements of each format, after one warm-up round.
+
+    Returns:
+        Median seconds by format.
+
+    Example::
+
+        step_seconds(backbone, torch.zeros(32, 3, 224, 224), labels=10)
     """
     device = images.device
     modules = {
@@ -64,7 +87,7 @@ def step_seconds(
     }
     targets = torch.arange(len(images), device=device) % labels
     seconds: dict[str, list[float]] = {name: [] for name in FORMATS}
-    # Dropout draws numbers, which must not be missing from what the training draws.
+    # Dropout draws random numbers. Training must see the same random state as without the timing.
     with torch.random.fork_rng():
         for number in range(-1, rounds):
             for name, module in modules.items():
@@ -91,20 +114,23 @@ def set_memory_formats(
     arguments: Sequence[SimplexTrainingArguments],
     images: Any,
 ) -> list[Choice]:
-    """Put components into the memory format asked for, or with "auto" into the faster one.
+    """Convert components to a memory format, with "auto" to the faster one.
 
-    The order in memory decides the last bits of a training, so that a component keeps the format that it was begun
-    in: what "auto" chose is recorded in the component's folder and read from there. The main process chooses and all
-    others follow it.
+    The memory format affects the last bits of a training run, so a component keeps its format: the choice of "auto"
+    is recorded in the component's folder and read from there. The main process chooses for all processes.
 
     Args:
-        memory_format: of `CHOICES`.
-        components: their weights are reordered in place.
-        arguments: of each component: its folder, and batch size, device and precision of training.
-        images: a data set of which the first image's `pixel_values` give the shape of a batch.
+        memory_format: one of `CHOICES`.
+        components: models to convert in place.
+        arguments: training arguments of each component: folder, batch size, device and precision.
+        images: data set. `pixel_values` of its first image give the shape of a batch.
 
     Returns:
-        For each component what "auto" chose; nothing for a given format.
+        The choice of "auto" for each component. Empty for a given format.
+
+    Example::
+
+        set_memory_formats("auto", [component], [args], train_images)
     """
     if memory_format != AUTO:
         for component in components:
@@ -131,7 +157,7 @@ def _recorded_or_chosen(
             found.append(Choice(**json.loads(record.read_text("utf-8"))))
             continue
         if measured is None:
-            # All components have the same backbone and batches.
+            # One measurement is enough: all components have the same backbone and batch size.
             shape = images[0]["pixel_values"].shape
             batch = torch.zeros(args.per_device_train_batch_size, *shape, device=args.device)
             dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None

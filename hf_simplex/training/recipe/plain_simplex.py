@@ -1,8 +1,7 @@
-"""SPRO on a plain module with a loss of one's own: what the two small recipes share."""
+"""SPRO on a plain `torch.nn.Module` with a custom loss, for the two small recipes."""
 
 import json
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -11,32 +10,51 @@ from typing import Any, TypeVar
 
 import torch
 from matplotlib.figure import Figure
-from recipe_arguments import parse_arguments
 from torch import Generator, Tensor, nn
 
-from hf_simplex.model.checkpoint import atomic_write
-from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.weight_space import Weights, write_point
-from hf_simplex.training.spro import GrowingVertex
+from ...model.checkpoint import atomic_write
+from ...model.complexes import SimplicialComplex
+from ...model.weight_space import Weights, write_point
+from ..spro import GrowingVertex
+from .parsing import exit_on_mistake, parse_arguments
+
+__all__ = [
+    "Loss",
+    "PlainArguments",
+    "at_points",
+    "grow",
+    "read_arguments",
+    "summary",
+    "train_mode",
+    "write_results",
+]
 
 Loss = Callable[[nn.Module], Tensor]
-"""The scalar loss of a module on all of the training data."""
+"""Scalar loss of a module on the whole training set."""
 
 
 @dataclass
 class PlainArguments:
-    """What the small recipes have in common."""
+    """Arguments of the small recipes.
+
+    Example:
+        >>> from hf_simplex.training.recipe.plain_simplex import PlainArguments
+        >>> PlainArguments("output", num_vertices=3).num_vertices
+        3
+    """
 
     output_dir: str = field(metadata={"help": "Folder for figure.png and results.json."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the results that output_dir holds already."})
-    seed: int = field(default=0, metadata={"help": "Of the data, the initial weights and the drawn points."})
-    num_vertices: int = field(default=4, metadata={"help": "Vertices of a simplex: one mode, the others connectors."})
-    num_points: int = field(default=50, metadata={"help": "Points of the simplex that are evaluated."})
-    points_per_step: int = field(default=5, metadata={"help": "H, the points drawn for one step of SPRO."})
-    mode_steps: int = field(default=2000, metadata={"help": "Steps of Adam for a mode, each on all of the data."})
-    connector_steps: int = field(default=1000, metadata={"help": "Steps of Adam for a connector."})
-    learning_rate: float = field(default=0.01, metadata={"help": "Of Adam at the start; it falls to 0 by a cosine."})
-    volume_weight: float = field(default=0.0, metadata={"help": "lambda, nats of loss for a nat of log volume."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace results in output_dir."})
+    seed: int = field(default=0, metadata={"help": "Seed of data, initial weights and points."})
+    num_vertices: int = field(default=4, metadata={"help": "Vertices of a simplex: one mode and its connectors."})
+    num_points: int = field(default=50, metadata={"help": "Points of the simplex to evaluate."})
+    points_per_step: int = field(default=5, metadata={"help": "H, the number of points in a step of SPRO."})
+    mode_steps: int = field(default=2000, metadata={"help": "Adam steps for a mode, on the full data set."})
+    connector_steps: int = field(default=1000, metadata={"help": "Adam steps for a connector."})
+    learning_rate: float = field(
+        default=0.01, metadata={"help": "Initial learning rate of Adam, with cosine decay to 0."}
+    )
+    volume_weight: float = field(default=0.0, metadata={"help": "lambda: nats of loss for a nat of log volume."})
 
     def __post_init__(self) -> None:
         least = {"num_vertices": 2, "num_points": 2, "points_per_step": 1, "mode_steps": 1, "connector_steps": 1}
@@ -53,19 +71,29 @@ Arguments = TypeVar("Arguments", bound=PlainArguments)
 
 
 def read_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) -> Arguments:
-    """The arguments of a small recipe; a mistake in them ends the program with one line and exit code 2."""
-    try:
+    """Parse the arguments of a small recipe. Exit with code 2 on a user's mistake.
+
+    Example::
+
+        args = read_arguments(PlainArguments, ["--output_dir", "output"])
+    """
+    with exit_on_mistake():
         (args,) = parse_arguments((kind,), argv)
         if (Path(args.output_dir) / "results.json").exists() and not args.overwrite:
             raise ValueError(f"{args.output_dir} holds results already. Choose another output_dir or --overwrite.")
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from error
     return args
 
 
 def train_mode(module: nn.Module, loss: Loss, args: PlainArguments) -> Weights:
-    """Train `module` in place in the ordinary way; returns a copy of its weights, the first vertex of a simplex."""
+    """Train a module in place.
+
+    Returns:
+        A copy of the trained weights.
+
+    Example::
+
+        mode = train_mode(module, loss, args)
+    """
     optimizer, schedule = _adam(module, args.learning_rate, args.mode_steps)
     for _ in range(args.mode_steps):
         optimizer.zero_grad()
@@ -76,17 +104,21 @@ def train_mode(module: nn.Module, loss: Loss, args: PlainArguments) -> Weights:
 
 
 def grow(module: nn.Module, mode: Weights, loss: Loss, args: PlainArguments, seed: int) -> list[Weights]:
-    """Grow a simplex from a mode, one connector after the other (Benton et al. 2021, section 4.2).
+    """Grow a simplex from a mode, one connector at a time (Benton et al. 2021, section 4.2).
 
     Args:
-        module: of the mode's architecture; its weights are overwritten.
-        mode: the first vertex.
-        loss: called with `module` while that holds a point of the simplex.
-        args: the number of vertices, and how each is trained.
-        seed: of the points drawn in training.
+        module: module with the mode's architecture. Its weights are overwritten.
+        mode: first vertex.
+        loss: loss of `module` at a point of the simplex.
+        args: number of vertices and training settings.
+        seed: seed of the points drawn in training.
 
     Returns:
-        The weights of all vertices, the mode first.
+        Weights of all vertices, the mode first.
+
+    Example::
+
+        vertices = grow(module, train_mode(module, loss, args), loss, args, seed=0)
     """
     generator = Generator().manual_seed(seed)
     structure, vertices = SimplicialComplex(1, ((0,),)), [mode]
@@ -110,7 +142,21 @@ def grow(module: nn.Module, mode: Weights, loss: Loss, args: PlainArguments, see
 
 @torch.no_grad()
 def at_points(module: nn.Module, vertices: Sequence[Weights], points: Sequence[Sequence[float]], of: Loss) -> Tensor:
-    """Stack `of(module)` over the points at the given barycentric coordinates, one row of `points` each."""
+    """Evaluate a function of the module at points of the simplex.
+
+    Args:
+        module: module to write the points into.
+        vertices: weights of the vertices.
+        points: barycentric coordinates, one row a point.
+        of: function of the module.
+
+    Returns:
+        Values, stacked along the first dimension.
+
+    Example::
+
+        losses = at_points(module, vertices, [[0.5, 0.5], [1.0, 0.0]], loss)
+    """
     values = []
     for coordinates in points:
         write_point(module, vertices, coordinates)
@@ -119,7 +165,14 @@ def at_points(module: nn.Module, vertices: Sequence[Weights], points: Sequence[S
 
 
 def summary(losses: Tensor) -> dict[str, Any]:
-    """Mean, standard deviation and largest of losses [points]."""
+    """Number, mean, standard deviation and maximum of losses, [points].
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.training.recipe.plain_simplex import summary
+        >>> summary(torch.tensor([1.0, 3.0]))["mean"]
+        2.0
+    """
     return {
         "points": len(losses),
         "mean": float(losses.mean()),
@@ -129,7 +182,12 @@ def summary(losses: Tensor) -> dict[str, Any]:
 
 
 def write_results(directory: str, figure: Figure, results: dict[str, Any]) -> None:
-    """Write `figure.png` and `results.json`, with versions added, so that no half of either is ever seen."""
+    """Write `figure.png` and `results.json` atomically, with package versions.
+
+    Example::
+
+        write_results("output", figure, {"loss": 0.1})
+    """
     packages = {package: version(package) for package in ("hf-simplex", "torch", "matplotlib")}
     results = {**results, "versions": {"python": platform.python_version(), **packages}}
     with atomic_write(directory) as aside:

@@ -1,0 +1,92 @@
+"""Training and test images of a recipe, loaded and transformed as its arguments say."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ...data.image_data import ImageData, load_image_data
+from ...data.image_transforms import build_transforms, collate, with_pixel_values
+from ...model.modeling_simplex import SimplexForImageClassification
+from .arguments import DataArguments
+
+__all__ = ["in_batches", "load_data", "transformed"]
+
+
+def load_data(data_args: DataArguments, token: str | None = None, validation_fraction: float = 0.0) -> ImageData:
+    """Load the data set that the arguments name.
+
+    Args:
+        data_args: data set, splits, columns and sizes.
+        token: Hub token.
+        validation_fraction: fraction of the training images to hold out for validation.
+
+    Raises:
+        ValueError: an argument does not fit the data set.
+        OSError: there is no such data set.
+
+    Example:
+        >>> from hf_simplex.training.recipe.arguments import DataArguments
+        >>> from hf_simplex.training.recipe.images import load_data
+        >>> len(load_data(DataArguments("digits", max_train_examples=40)).train)
+        40
+    """
+    return load_image_data(
+        data_args.data_set,
+        config_name=data_args.data_config,
+        train_split=data_args.train_split,
+        test_split=data_args.test_split,
+        image_column=data_args.image_column,
+        label_column=data_args.label_column,
+        max_train_examples=data_args.max_train_examples,
+        max_test_examples=data_args.max_test_examples,
+        validation_fraction=validation_fraction,
+        seed=data_args.data_split_seed,
+        token=token,
+        fashion_mnist_dir=data_args.fashion_mnist_dir,
+    )
+
+
+def transformed(
+    data: ImageData, data_args: DataArguments, component: SimplexForImageClassification, materialize: bool = False
+) -> tuple[Any, Any, Any]:
+    """Apply the transforms that the arguments and the image processor define.
+
+    Args:
+        data: images.
+        data_args: augmentation.
+        component: model with an image processor.
+        materialize: transform all images now and keep them in memory. Random crops stay on demand.
+
+    Returns:
+        Training images with augmentation, training images without, and test images.
+
+    Example::
+
+        train, plain_train, test = transformed(data, data_args, model)
+    """
+    assert component.image_processor is not None
+    train_transform, plain_transform = build_transforms(
+        component.image_processor,
+        augment=data_args.augment,  # type: ignore[arg-type]
+        horizontal_flip=data_args.horizontal_flip,
+        scale_min=data_args.scale_min,
+        auto_augment=data_args.auto_augment,
+        color_jitter=data_args.color_jitter,
+        random_erasing=data_args.random_erasing,
+    )
+    return (
+        with_pixel_values(data.train, train_transform, materialize=materialize and data_args.augment != "timm"),
+        with_pixel_values(data.train, plain_transform, materialize=materialize),
+        with_pixel_values(data.test, plain_transform, materialize=materialize),
+    )
+
+
+def in_batches(dataset: Any, size: int) -> list[dict[str, Tensor]]:
+    """Collate a data set into batches that stay in memory, for evaluation at many points.
+
+    Example::
+
+        batches = in_batches(test, 250)
+    """
+    return list(DataLoader(dataset, size, collate_fn=collate))
