@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 from backbones_from_scratch import SMALL_RESNET
-from baselines.lora_ensemble import lora_member
-from baselines.mc_dropout import keep_dropout_on, set_dropout
-from baselines.snapshots import CyclicTrainer
-from baselines.soups import greedy_soup, uniform_soup
-from baselines.swag import WeightsGaussian
+from comparison.metrics import seed_results
+from comparison.rivals.lora_ensemble import lora_member
+from comparison.rivals.mc_dropout import keep_dropout_on, set_dropout
+from comparison.rivals.soups import greedy_soup, uniform_soup
+from comparison.rivals.swag import WeightsGaussian
+from comparison.snapshots import CyclicTrainer
 from connect_modes import ModeArguments, start_modes
 from datasets import Dataset
-from ensemble_results import seed_results
 from numpy.typing import NDArray
 from recipe_arguments import parse_arguments
 from safetensors.numpy import load_file as load_arrays

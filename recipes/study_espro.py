@@ -30,8 +30,8 @@ from compare_ensembles import (
     check,
     component_epochs,
 )
+from comparison.metrics import Arrays, ensemble_results, paired_differences
 from comparison_report import mean_and_error
-from ensemble_results import Arrays, ensemble_results, paired_differences
 from recipe_arguments import parse_arguments
 from train_espro import DataArguments, EsproArguments, hardware, versions
 

@@ -10,8 +10,8 @@ import pytest
 import study_espro
 import tiny
 from compare_ensembles import MEMBER_CHOICES
+from comparison.metrics import disagreement, ensemble_results, paired_differences
 from datasets import DatasetDict
-from ensemble_results import disagreement, ensemble_results, paired_differences
 from safetensors.numpy import load_file
 from train_espro import DataArguments, EsproArguments
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from baselines.lora_ensemble import lora_member
-from baselines.mc_dropout import keep_dropout_on, set_dropout
-from baselines.snapshots import CyclicTrainer, cycle_position
-from baselines.soups import greedy_soup, uniform_soup
-from baselines.swag import WeightsGaussian
+from comparison.rivals.lora_ensemble import lora_member
+from comparison.rivals.mc_dropout import keep_dropout_on, set_dropout
+from comparison.rivals.soups import greedy_soup, uniform_soup
+from comparison.rivals.swag import WeightsGaussian
+from comparison.snapshots import CyclicTrainer, cycle_position
 from transformers import TrainingArguments
 
 
