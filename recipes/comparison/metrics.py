@@ -1,4 +1,4 @@
-"""Metrics of every method at every number of members, from the probabilities that its members predicted."""
+"""Metrics of every method at every number of members, from the probabilities of its members."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 from hf_simplex.evaluation.calibration import fit_temperature, scale_temperature
 from hf_simplex.evaluation.metrics import classification_metrics, misclassification_auroc, ood_auroc
 
+__all__ = ["Arrays", "disagreement", "ensemble_results", "paired_differences", "seed_results"]
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def seed_results(predictions: Mapping[str, Arrays], labels: Arrays) -> dict[str, list[dict[str, Any]]]:
-    """The metrics of each method with its first member, its first two, and so on.
+    """Metrics of each method with its first member, its first two, and so on.
 
     Args:
-        predictions: for each method the arrays `validation`, `test` and, where they were predicted,
-            `out_of_distribution` and `corrupted/<name>/<severity>`, [members, images, labels], and `training_epochs`,
-            [members].
+        predictions: for each method probabilities [members, images, labels] of the splits `validation`, `test` and,
+            where predicted, `out_of_distribution` and `corrupted/<name>/<severity>`; and `training_epochs`, [members].
         labels: label ids of the same splits, [images].
 
     Returns:
@@ -31,18 +32,17 @@ def seed_results(predictions: Mapping[str, Arrays], labels: Arrays) -> dict[str,
 
 
 def ensemble_results(arrays: Arrays, labels: Arrays, members: int) -> dict[str, Any]:
-    """The metrics of the mean of a method's first members.
+    """Metrics of the mean of a method's first members.
 
     Args:
         arrays, labels: as for `seed_results`, of one method.
-        members: how many.
+        members: the number of members.
 
     Returns:
-        forward_passes; training_epochs; accuracy, nll (nats), ece, brier of the test images; the same three as
-        calibrated_* at the temperature that fits the validation images; temperature; misclassification_auroc;
-        ood_auroc where there are out-of-distribution images; disagreement, the share of test images on which two
-        members predict different labels, where there are two; and `corrupted`, accuracy, nll, ece and calibrated by
-        `<name>/<severity>`.
+        On the test images: accuracy, nll (nats), ece, brier; calibrated_nll, calibrated_ece, calibrated_brier at the
+        temperature that fits the validation images; misclassification_auroc; with two members `disagreement`; with
+        out-of-distribution images `ood_auroc`. Also forward_passes, training_epochs, temperature and, by
+        `<name>/<severity>`, the accuracy, nll, ece, brier and calibrated metrics of `corrupted` images.
     """
 
     def mean(split: str) -> NDArray[np.float64]:
@@ -80,13 +80,17 @@ def _both(probabilities: NDArray[np.float64], references: NDArray[Any], temperat
 
 
 def disagreement(members: NDArray[Any]) -> float:
-    """The share of images on which two different members predict different labels, on average over the pairs.
+    """Share of images on which two members predict different labels, averaged over pairs of members.
 
     Args:
-        members: probabilities, [members, images, labels], of two members or more.
+        members: probabilities [members, images, labels] of two members or more.
 
     Returns:
         0 to 1.
+
+    Example:
+        >>> disagreement(np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.7, 0.3]]]))
+        0.5
     """
     predicted = members.argmax(axis=-1)
     pairs = [
@@ -98,17 +102,17 @@ def disagreement(members: NDArray[Any]) -> float:
 
 
 def paired_differences(first: Arrays, second: Arrays, labels: Arrays) -> dict[str, tuple[float, float]]:
-    """What a method gains over another on the same test images, and its standard error over the images.
+    """Difference of two methods on the same test images, and its standard error over the images.
 
-    The error says how far other test images would move the difference; what other training seeds would do, it cannot.
+    The standard error covers the choice of test images, not the training seed.
 
     Args:
-        first, second: as for `ensemble_results`, of one method each; all members are used.
+        first, second: as for `ensemble_results`; all members are used.
         labels: as for `seed_results`.
 
     Returns:
-        For `error` (in percentage points), `nll` and `calibrated_nll` (nats) the mean of first minus second, below 0
-        where the first is better, and its standard error.
+        For `error` (percentage points), `nll` and `calibrated_nll` (nats) the mean of first minus second and its
+        standard error. Below 0 the first is better.
     """
     losses = [_losses(arrays, labels) for arrays in (first, second)]
     found = {}

@@ -222,7 +222,7 @@ def test_validation_images_that_are_test_images_are_refused(
                 str(tmp_path / "data"),
                 "--validation_fraction",
                 "0",
-            ]  # fmt: skip
+            ]
         )
     assert caught.value.code == 2
     assert "30 of the 30 validation images" in capsys.readouterr().err
