@@ -117,7 +117,7 @@ class Ways:
 
     @cached_property
     def members(self) -> list[PreTrainedModel]:
-        return [self.materialized._member(index) for index in range(len(self.streamed.config.members))]
+        return [self.materialized.member_backbone(index) for index in range(len(self.streamed.config.members))]
 
     @cached_property
     def vmapped(self) -> Callable[[Tensor], Tensor]:

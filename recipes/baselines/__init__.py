@@ -1,1 +1,0 @@
-"""What people use instead of a simplex: one file a method."""
