@@ -3,7 +3,7 @@
     python recipes/benchmarks/loading_cost.py --backbone vit_small_patch16_224 --num_vertices 4
 
 Files are in the page cache. `safetensors` copies each file into memory, `mapped` maps it. `plain` loads as many single
-backbones with transformers' `from_pretrained`. `peak` is the growth of a fresh process's peak resident memory, relative
+backbones with transformers' `from_pretrained`. `peak` is the growth of a fresh process's peak resident memory relative
 to the size of the files. It includes mapped pages, which the system can drop. `private` is the peak of anonymous
 memory, sampled each millisecond. `import` is the time of a fresh interpreter that imports hf_simplex, relative to one
 that imports torch and transformers, or the same classes of them.

@@ -3,9 +3,9 @@
     python recipes/benchmarks/memory_cost.py --backbone vit_small_patch16_224
 
 Expected is the peak of plain fine-tuning plus, in units of a float32 backbone on the device: 1 for a copy of the
-growing vertex; and for the V - 1 frozen vertices V - 1 in float32, half of that in bfloat16, or 1 for the mix of vertices
-on the CPU. On CUDA the peak is allocated memory. On a CPU it is resident memory, and includes what is otherwise off the
-device: all V vertices, and the rounded copies of frozen ones.
+growing vertex; and for the V - 1 frozen vertices V - 1 in float32, half of that in bfloat16, or 1 for the mix of
+vertices on the CPU. On CUDA the peak is allocated memory. On a CPU it is resident memory, and includes what is otherwise
+off the device: all V vertices, and the rounded copies of frozen ones.
 """
 
 import argparse
