@@ -4,8 +4,8 @@
 
 Expected is the peak of plain fine-tuning plus, in units of a float32 backbone on the device: 1 for a copy of the
 growing vertex; and for the V - 1 frozen vertices V - 1 in float32, half of that in bfloat16, or 1 for the mix of
-vertices on the CPU. On CUDA the peak is allocated memory. On a CPU it is resident memory, and includes what is otherwise
-off the device: all V vertices, and the rounded copies of frozen ones.
+vertices on the CPU. On CUDA the peak is allocated memory. On a CPU it is resident memory, which also holds what is off
+the device elsewhere: all V vertices, and rounded copies of frozen ones.
 """
 
 import argparse
