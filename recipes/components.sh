@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Trains the components of an ESPRO ensemble one after the other, then unites and evaluates them; run again, it goes on
-# where it was killed.
+# Trains the components of an ESPRO ensemble one by one, then unites and evaluates them. Run it again to resume.
 #   recipes/components.sh recipes/configs/quickstart.yaml 2 --output_dir output/quickstart
 set -euo pipefail
 config=$1 components=$2

@@ -1,6 +1,6 @@
-"""The recipe with its imports out of the garbage collector's way, for test_killed.py's processes.
+"""The recipe, imported and frozen for the garbage collector, for the processes of test_killed.py.
 
-Each stage collects garbage, and takes longer than its training to look through all that was imported.
+Each stage collects garbage. A scan of all imported objects takes longer than the tiny training.
 """
 
 import gc

@@ -1,10 +1,10 @@
-"""How few members, chosen how, predict as well as 25 random points of the simplexes (the paper's choice)?
+"""Find small sets of members that predict as well as 25 random points of the simplexes (the paper's choice).
 
     python recipes/benchmarks/choose_members.py output/quickstart/ensemble --data_set digits --image_size 64
 
-The test images are divided: on one half a greedy choice is made, on the other half every choice is judged. For random
-members mean and spread over many draws are given. `difference` is the negative log-likelihood less that of 25 random
-members (the mean over draws), `standard_error` that of the difference over the images.
+One half of the test images selects members greedily, the other half evaluates each choice. Random members are averaged
+over many draws. `difference` is the negative log-likelihood minus that of 25 random members (mean over draws), and
+`standard_error` its standard error over the images.
 """
 
 import argparse
@@ -30,7 +30,7 @@ DRAWS = 200
 
 
 def low_discrepancy(structure: SimplicialComplex, for_each: int, seed: int) -> list[list[float]]:
-    """The same number of points in each simplex, from a scrambled Sobol sequence sorted into gaps."""
+    """Draw points in each simplex from the sorted gaps of a scrambled Sobol sequence."""
     points = []
     for simplex in structure.simplexes:
         cuts = torch.quasirandom.SobolEngine(len(simplex) - 1, scramble=True, seed=seed).draw(for_each).double()
@@ -45,7 +45,7 @@ def low_discrepancy(structure: SimplicialComplex, for_each: int, seed: int) -> l
 
 
 def choices(structure: SimplicialComplex, seed: int) -> dict[str, list[list[float]]]:
-    """Sets of members by the rule that makes them."""
+    """Build sets of members by rule."""
     centroids = [centroid_coordinates(structure, index).tolist() for index in range(len(structure.simplexes))]
     vertices = [vertex_coordinates(structure, index).tolist() for index in range(structure.num_vertices)]
     return {
@@ -65,14 +65,14 @@ def choices(structure: SimplicialComplex, seed: int) -> dict[str, list[list[floa
 def probabilities(
     model: SimplexForImageClassification, point: Sequence[float], loader: DataLoader[Any], statistics: list[Any]
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """[images, labels] at a point, with BatchNorm statistics of its own."""
+    """Predict [images, labels] at a point, with recomputed BatchNorm statistics."""
     backbone = model.backbone_at(point, statistics)
     logits: list[Tensor] = [backbone(pixel_values=batch["pixel_values"].to(model.device)).logits for batch in loader]
     return torch.cat(logits).double().softmax(-1).cpu().numpy()
 
 
 def greedy(found: Any, labels: Any, size: int) -> list[list[int]]:
-    """Forward selection, with repetition, of 1 to `size` points by the likelihood of [points, images, labels]."""
+    """Select 1 to `size` points greedily, with repetition, by the NLL of probabilities [points, images, labels]."""
     chosen: list[int] = []
     sets = []
     total = np.zeros_like(found[0])
@@ -85,7 +85,7 @@ def greedy(found: Any, labels: Any, size: int) -> list[list[int]]:
 
 
 def judge(mean: Any, labels: Any, reference: Any) -> dict[str, Any]:
-    """Metrics of averaged probabilities, and their difference to log-likelihoods of the images under a reference."""
+    """Evaluate averaged probabilities, also relative to the log-likelihood of each image under a reference."""
     difference = reference - np.log(mean[np.arange(len(labels)), labels])
     return {
         "nll": negative_log_likelihood(mean, labels),
@@ -97,7 +97,7 @@ def judge(mean: Any, labels: Any, reference: Any) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure; returns what the result file holds."""
+    """Measure. Returns the content of the result file."""
     args = arguments(argv)
     device = start(args)
     model = SimplexForImageClassification.from_pretrained(args.ensemble).to(device)
@@ -155,19 +155,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     found = parser(__doc__.splitlines()[0], "choose_members")
-    found.add_argument("ensemble", type=Path, help="A checkpoint that train_espro.py wrote.")
+    found.add_argument("ensemble", type=Path, help="Checkpoint of train_espro.py.")
     found.add_argument("--data_set", default="digits")
     found.add_argument("--max_train_examples", type=int)
     found.add_argument("--max_test_examples", type=int)
     found.add_argument("--batch_size", type=int, default=100)
     found.add_argument("--batch_norm_images", type=int, default=500)
-    found.add_argument("--simplexes", type=int, help="Use only the first ones; default: all.")
+    found.add_argument("--simplexes", type=int, help="Number of simplexes to use. Default: all.")
     found.add_argument("--channels_last", action="store_true")
-    found.add_argument("--pool", type=int, default=50, help="Random points that random members are drawn from.")
+    found.add_argument("--pool", type=int, default=50, help="Size of the pool of random members.")
     found.add_argument("--random_sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 25])
-    found.add_argument("--greedy", type=int, default=8, help="Members that the greedy choice ends with.")
+    found.add_argument("--greedy", type=int, default=8, help="Number of greedily selected members.")
     return found.parse_args(argv)
 
 

@@ -1,11 +1,10 @@
-"""Bytes that data-parallel processes all-reduce in a step, and bytes of a checkpoint, against vertices and backbone.
+"""Bytes that DDP communicates in a step, and bytes of a checkpoint, by vertices and backbone.
 
     torchrun --standalone --nproc_per_node 2 recipes/benchmarks/communication.py
 
-Takes one SPRO step in each process with SimplexTrainer, under DDP on the CPU, with randomly initialized backbones of
-timm's. Counted are the gradient buckets that DDP hands to its communication hook, the buffers (BatchNorm statistics)
-that it broadcasts with each forward pass, and the files of the step's checkpoint. Writes
-`recipes/results/communication.json`.
+Takes one SPRO step with SimplexTrainer in each process, under DDP on the CPU, with random timm backbones. Counts the
+gradient buckets of DDP's communication hook, the buffers (BatchNorm statistics) that DDP broadcasts in a forward pass,
+and the files of the checkpoint. Writes `recipes/results/communication.json`.
 """
 
 import json
@@ -32,7 +31,7 @@ LABELS = 10
 
 
 class Noise(Dataset):
-    """Two random images for each of two processes."""
+    """Random images, two for each of two processes."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -45,7 +44,7 @@ class Noise(Dataset):
 
 
 class Count(TrainerCallback):
-    """The bytes of the gradient buckets of a stage."""
+    """Counts the bytes of the gradient buckets of a stage."""
 
     def __init__(self, trainer: SimplexTrainer) -> None:
         self.trainer, self.bytes = trainer, 0
@@ -56,13 +55,13 @@ class Count(TrainerCallback):
         wrapped.register_comm_hook(None, self.count)
 
     def count(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """DDP's own all-reduce, counted."""
+        """Count a bucket and all-reduce it as DDP does."""
         self.bytes += bucket.buffer().nbytes
         return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
 
 def measure(architecture: str, size: int, vertices: int, directory: Path) -> dict[str, Any]:
-    """One step of the last of so many vertices."""
+    """Take one step with the last of `vertices` vertices."""
     settings = {"input_size": [3, size, size], "num_classes": LABELS}
     config = TimmWrapperConfig.from_dict(
         {"architecture": architecture, "num_classes": LABELS, "pretrained_cfg": settings}
@@ -105,7 +104,7 @@ def measure(architecture: str, size: int, vertices: int, directory: Path) -> dic
 
 
 def main() -> None:
-    """Measure every backbone with every count of vertices."""
+    """Measure each backbone with each number of vertices."""
     rows = []
     for architecture, size in BACKBONES.items():
         for vertices in VERTICES:

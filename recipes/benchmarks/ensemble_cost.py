@@ -1,16 +1,18 @@
-"""What a prediction of the ensemble costs beside as many plain forward passes of its backbone.
+"""Time of an ensemble prediction relative to as many plain forward passes of the backbone.
 
     python recipes/benchmarks/ensemble_cost.py --backbones vit_small_patch16_224 --members 4
     python recipes/benchmarks/ensemble_cost.py --device cuda --backbones resnet18 --image_size 64 --members 4 16
 
-`plain`: one backbone, as often as there are members. `separate`: a backbone for each member, so that no weights are
-found in a cache. `streamed`: each member is written into the one working backbone when its turn comes.
-`materialized`: every member is a backbone of its own, after `model.materialize()`. `vmapped`: all members at once over
-stacked weights, with `torch.func`. On CUDA `graph`: `model.materialize(cuda_graph=True)`; `graph_1_stream`: the same
-with all members on one stream; `graph_vmapped`: the vmapped members in a graph. With `--compile` also
-`compiled`: one code for all members by `torch.compile`, and on CUDA `graph_compiled`.
+- `plain`: one backbone, called once for each member.
+- `separate`: one backbone a member, so weights are not cached.
+- `streamed`: each member is written into one working backbone in turn.
+- `materialized`: one backbone a member, after `model.materialize()`.
+- `vmapped`: all members at once over stacked weights, with `torch.func`.
+- `graph` (CUDA): `model.materialize(cuda_graph=True)`. `graph_1_stream`: all members on one stream. `graph_vmapped`:
+  the vmapped members in a graph.
+- `compiled` (`--compile`): members share one function of `torch.compile`. `graph_compiled` (CUDA): in a graph.
 
-Only `streamed`, `materialized` and `graph` are ways that the package has. What fails is named in its cell.
+The package offers `streamed`, `materialized` and `graph`. A failure is reported in its cell.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from hf_simplex.model.cuda_graph import WARM_UP_PASSES, GraphedMembers, log_prob
 
 
 def vmapped(members: Sequence[PreTrainedModel]) -> Callable[[Tensor], Tensor]:
-    """From images to [members, batch, labels] logits in one pass over stacked weights."""
+    """Build a function from images to logits [members, batch, labels], in one pass over stacked weights."""
     skeleton = _without_weights(members[0])
     weights, buffers = torch.func.stack_module_state(list(members))
 
@@ -43,9 +45,9 @@ def vmapped(members: Sequence[PreTrainedModel]) -> Callable[[Tensor], Tensor]:
 
 
 def compiled(members: Sequence[PreTrainedModel]) -> list[Callable[..., Any]]:
-    """Members that share one compiled code, which takes their weights as arguments."""
+    """Build members that share one compiled function of weights and images."""
     skeleton = _without_weights(members[0])
-    # Code compiled for other backbones counts towards the number of versions after which torch compiles no more.
+    # Earlier backbones count towards torch's recompilation limit.
     torch.compiler.reset()
 
     @partial(torch.compile, dynamic=False)
@@ -71,7 +73,7 @@ def _tensors(backbone: PreTrainedModel) -> dict[str, Tensor]:
 
 
 class Captured:
-    """Any function of images, replayed from a CUDA graph of its own, as `cuda_graph` does with members."""
+    """A function of images, captured in a CUDA graph."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], images: Tensor) -> None:
         self.images = images.clone()
@@ -92,11 +94,11 @@ class Captured:
 
 
 class Ways:
-    """The ways to predict with one ensemble, each made at its first use.
+    """Ways to predict with one ensemble, built at first use.
 
     Args:
-        model: the ensemble.
-        compile: also compile.
+        model: ensemble.
+        compile: include compiled members.
     """
 
     def __init__(self, model: SimplexForImageClassification, compile: bool) -> None:
@@ -136,7 +138,7 @@ class Ways:
             member(images)
 
     def tasks(self, images: Tensor) -> dict[str, Callable[[], Callable[[Tensor], Any]]]:
-        """What makes each way ready for such images."""
+        """Builders of each way, for images of this shape."""
         found: dict[str, Callable[[], Callable[[Tensor], Any]]] = {
             "plain": lambda: self.passes,
             "separate": lambda: self.separate,
@@ -156,7 +158,7 @@ class Ways:
 
 
 def row(ways: Ways, images: Tensor, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The ratio of each way to the plain passes, or in words why it failed."""
+    """Ratio of each way to the plain passes, or its error message."""
     tasks: dict[str, Callable[[], Any]] = {}
     failures: dict[str, str] = {}
     for name, make in ways.tasks(images).items():
@@ -164,7 +166,7 @@ def row(ways: Ways, images: Tensor, args: argparse.Namespace, device: torch.devi
             tasks[name] = partial(make(), images)
             tasks[name]()
             wait(device)
-        except Exception as error:  # One way may be impossible for a backbone, or for what memory is left.
+        except Exception as error:  # A way may not support a backbone, or run out of memory.
             tasks.pop(name, None)
             failures[name] = f"{type(error).__name__}: {error}"[:300]
     if "plain" not in tasks:
@@ -175,7 +177,7 @@ def row(ways: Ways, images: Tensor, args: argparse.Namespace, device: torch.devi
 
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure; returns what the result file holds."""
+    """Measure. Returns the content of the result file."""
     found = parser(__doc__.splitlines()[0], "ensemble_cost")
     found.add_argument(
         "--backbones",
@@ -200,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                     images = images.contiguous(memory_format=torch.channels_last)
                 about = {"backbone": name, "batch": size, "members": members}
                 rows.append(about | row(ways, images, args, device))
-                # Each time anew: a run that is cut short leaves what it has.
+                # After each row: an interrupted run keeps its results.
                 result = report(args, device, rows)
             del ways
     return result

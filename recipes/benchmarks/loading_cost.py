@@ -1,13 +1,12 @@
-"""What loading an ensemble costs beside reading the same bytes with safetensors, and importing the package.
+"""Time and memory to load an ensemble, relative to safetensors, and time to import the package.
 
     python recipes/benchmarks/loading_cost.py --backbone vit_small_patch16_224 --num_vertices 4
 
-Times are taken in this process, files in the page cache. `safetensors` reads every file into memory of its own;
-`mapped` only maps it, which reads nothing. `plain` loads as many single backbones by transformers' `from_pretrained`.
-`peak` is the largest resident memory of a fresh process, less what it had before, relative to the size of the files;
-mapped pages of files count in it, which the system can drop at any time. `private` is the most, by a look each
-millisecond, of memory that no file stands behind. `import` is the time of a fresh interpreter that imports hf_simplex,
-relative to one that imports torch and transformers, bare or with what hf_simplex uses of transformers.
+Files are in the page cache. `safetensors` copies each file into memory, `mapped` maps it. `plain` loads as many single
+backbones with transformers' `from_pretrained`. `peak` is the growth of a fresh process's peak resident memory relative
+to the size of the files. It includes mapped pages, which the system can drop. `private` is the peak of anonymous
+memory, sampled each millisecond. `import` is the time of a fresh interpreter that imports hf_simplex, relative to one
+that imports torch and transformers, or the same classes of them.
 """
 
 import argparse
@@ -67,7 +66,7 @@ print(json.dumps({"peak": status("VmHWM") - before[0], "private": max(private)})
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure; returns what the result file holds."""
+    """Measure. Returns the content of the result file."""
     args = arguments(argv)
     device = start(args)
     with tempfile.TemporaryDirectory() as directory:
@@ -113,13 +112,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def touch(tensors: Iterable[Tensor]) -> None:
-    """Read all numbers: mapped files are read when they are touched, which whoever uses a model must do."""
+    """Read all elements. A mapped file is read at first access."""
     for tensor in tensors:
         tensor.sum()
 
 
 def interpreter(code: str, clock: str) -> float:
-    """Seconds that a fresh interpreter takes for a line of code: its own computing, or until it ends."""
+    """Seconds of a fresh interpreter for a line of code: CPU time or wall time."""
     if clock == "cpu":
         measured = f"import time; {code}; print(time.process_time())"
         return float(
@@ -131,7 +130,7 @@ def interpreter(code: str, clock: str) -> float:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     found = parser(__doc__.splitlines()[0], "loading_cost")
     found.add_argument("--backbone", default="vit_small_patch16_224")
     found.add_argument("--image_size", type=int, default=224)

@@ -1,4 +1,7 @@
-"""How the benchmarks measure: everything beside what it is compared with, in one process, alternating."""
+"""Timing and reports of the benchmarks. The benchmarks share this helper module.
+
+A method and its baseline run in one process, in alternation.
+"""
 
 import argparse
 import importlib.metadata
@@ -22,12 +25,13 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 @dataclass(frozen=True)
 class Ratio:
-    """A time relative to another, over rounds in each of which both were taken.
+    """Ratio of two times, measured in the same rounds.
 
-    Attributes:
-        median: of the rounds' ratios.
-        lower, upper: their quartiles.
-        milliseconds: the median time of what was measured.
+    Args:
+        median: median ratio over rounds.
+        lower: lower quartile.
+        upper: upper quartile.
+        milliseconds: median time of the numerator.
     """
 
     median: float
@@ -37,24 +41,24 @@ class Ratio:
 
 
 def parser(description: str, result: str) -> argparse.ArgumentParser:
-    """A parser of what all benchmarks take: device, threads, rounds, seed and where the result goes."""
+    """Build a parser with the arguments of all benchmarks."""
     found = argparse.ArgumentParser(description=description, allow_abbrev=False)
     found.add_argument("--device", default="cpu", help="cpu or cuda.")
-    found.add_argument("--threads", type=int, default=torch.get_num_threads(), help="Of torch on the CPU.")
-    found.add_argument("--rounds", type=int, default=7, help="How often each thing is measured, in alternation.")
+    found.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch.")
+    found.add_argument("--rounds", type=int, default=7, help="Measurements of each task, in alternation.")
     found.add_argument("--seed", type=int, default=0)
     found.add_argument(
         "--clock",
         choices=tuple(CLOCKS),
         default="wall",
-        help="'cpu' counts this process's own computing: for a machine that others use too, with --threads 1.",
+        help="'cpu' counts CPU time of this process: for a shared machine, with --threads 1.",
     )
     found.add_argument("--output", type=Path, default=Path("recipes/results/benchmarks") / f"{result}.json")
     return found
 
 
 def start(args: argparse.Namespace) -> torch.device:
-    """Set threads and seed; the device to measure on."""
+    """Check the arguments, set threads and seed, and return the device."""
     if args.rounds < 1:
         raise SystemExit(f"error: --rounds is {args.rounds}: expected at least 1.")
     torch.set_num_threads(args.threads)
@@ -76,14 +80,17 @@ def alternating(
     clock_name: str = "wall",
     warm_up: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds that each task took in each round; every round runs all tasks, in an order that turns.
+    """Time tasks in alternation. Each round runs all tasks, in a rotated order.
 
     Args:
-        tasks: what to time, by name.
-        rounds: how often each is timed.
-        device: waited for at the end of each task.
-        clock_name: of `CLOCKS`.
-        warm_up: rounds before those that count.
+        tasks: functions to time, by name.
+        rounds: measurements of each task.
+        device: device to synchronize after each task.
+        clock_name: key of `CLOCKS`.
+        warm_up: rounds before the measured ones.
+
+    Returns:
+        Seconds of each round, by task.
     """
     clock = CLOCKS[clock_name]
     names = list(tasks)
@@ -101,20 +108,20 @@ def alternating(
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
+    """Synchronize the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], of: str, to: str, times: float = 1) -> Ratio:
-    """The time of one task relative to `times` the time of another, round by round."""
+    """Ratio of a task's time to `times` the time of another, round by round."""
     ratios = [one / (times * other) for one, other in zip(seconds[of], seconds[to], strict=True)]
     lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     return Ratio(statistics.median(ratios), lower, upper, 1e3 * statistics.median(seconds[of]))
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware of a run, and how busy the machine was with other things as well."""
+    """Versions, hardware and load of the machine."""
     packages = ("torch", "transformers", "timm", "safetensors")
     return {
         "versions": {
@@ -138,8 +145,8 @@ def _processor() -> str:
 
 
 def report(args: argparse.Namespace, device: torch.device, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Write rows of figures with arguments, versions and hardware to `args.output`, and print them as a table."""
-    # Of paths the last part: where a machine keeps its files says nothing about the figures.
+    """Write rows with arguments, versions and hardware to `args.output`, and print them as a table."""
+    # Only the name of a path: folders of a machine are not part of the result.
     arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()}
     plain = [{key: asdict(v) if isinstance(v, Ratio) else v for key, v in row.items()} for row in rows]
     result = {"rows": plain, "arguments": arguments, **environment(device)}
@@ -150,7 +157,7 @@ def report(args: argparse.Namespace, device: torch.device, rows: Sequence[Mappin
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as lines of a Markdown table; of a ratio the median and the quartiles."""
+    """Format rows as a Markdown table. A ratio shows its median and quartiles."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

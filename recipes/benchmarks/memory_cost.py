@@ -1,12 +1,11 @@
-"""The peak memory of growing a vertex beside that of plain fine-tuning, in fresh processes.
+"""Peak memory of SPRO relative to plain fine-tuning, in fresh processes.
 
     python recipes/benchmarks/memory_cost.py --backbone vit_small_patch16_224
 
-Expected is the peak of plain fine-tuning and, in backbones of float32, on the device: one for a copy of the growing
-vertex that is kept while its module holds a point; and for the V - 1 frozen ones V - 1 of them, half as many in
-bfloat16, or one for the mix of those that are kept on the CPU. On a CPU the peak is that of resident memory, and what
-is kept beside a device is there too: all V vertices as they are given, and rounded copies of those that are frozen.
-On CUDA it is that of allocated memory.
+Expected is the peak of plain fine-tuning plus, in units of a float32 backbone on the device: 1 for a copy of the
+growing vertex; and for the V - 1 frozen vertices V - 1 in float32, half of that in bfloat16, or 1 for the mix of
+vertices on the CPU. On CUDA the peak is allocated memory. On a CPU it is resident memory, which also holds what is off
+the device elsewhere: all V vertices, and rounded copies of frozen ones.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from hf_simplex.training.frozen_vertices import FROZEN_VERTICES
 
 
 def peak(args: argparse.Namespace, device: torch.device) -> dict[str, int]:
-    """Bytes that a few steps take at most, beyond those of the process before; and the bytes of the backbone."""
+    """Measure the peak of a few steps above the initial memory, and the size of the backbone, in bytes."""
     before = _resident()
     steps = Steps(args.backbone, args, device, args.frozen[0])
     for _ in range(args.rounds):
@@ -39,20 +38,28 @@ def peak(args: argparse.Namespace, device: torch.device) -> dict[str, int]:
 
 
 def _resident(of: str = "VmRSS") -> int:
-    """Bytes of this process's own memory: getrusage's peak is that of the process which started it, if higher."""
+    """Resident bytes of this process. getrusage inherits the peak of the parent process."""
     lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{of}:"))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure; returns what the result file holds."""
+    """Measure. Returns the content of the result file."""
     found = parser(__doc__.splitlines()[0], "memory_cost")
     found.add_argument("--backbone", default="vit_small_patch16_224")
     found.add_argument("--image_size", type=int, default=224)
     found.add_argument("--batch_size", type=int, default=4)
     found.add_argument("--num_vertices", type=int, nargs="+", default=[2, 4, 8])
-    found.add_argument("--frozen", nargs="+", choices=FROZEN_VERTICES, default=FROZEN_VERTICES, help="Where they are.")
-    found.add_argument("--part", choices=("plain", "growing"), help="Only this, in this process, as JSON.")
+    found.add_argument(
+        "--frozen",
+        nargs="+",
+        choices=FROZEN_VERTICES,
+        default=FROZEN_VERTICES,
+        help="Placements of the frozen vertices.",
+    )
+    found.add_argument(
+        "--part", choices=("plain", "growing"), help="Measure only this part, in this process, and print JSON."
+    )
     found.set_defaults(rounds=3)
     args = found.parse_args(argv)
     device = start(args)
@@ -69,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             try:
                 growing = _in_a_process(args, "growing", vertices, frozen)
             except subprocess.CalledProcessError as error:
-                # One that does not fit into the memory must not cost what was measured of the others.
+                # Keep the other results if one run is out of memory.
                 rows.append({**row, "error": error.stderr.splitlines()[-1]})
                 continue
             expected = plain["peak"] + int(backbones(vertices, frozen, device) * plain["backbone"])
@@ -86,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def backbones(vertices: int, frozen: str, device: torch.device) -> float:
-    """What growing is expected to take beyond plain fine-tuning, in the bytes of a float32 backbone."""
+    """Expected memory beyond plain fine-tuning, in units of a float32 backbone."""
     if device.type == "cpu":
         return vertices + ((vertices - 1) / 2 if frozen == "bfloat16" else 0)
     return 1 + {"device": vertices - 1, "bfloat16": (vertices - 1) / 2, "cpu": 1}[frozen]

@@ -1,11 +1,11 @@
-"""What a step of SPRO costs beside one that is made as layer-agnostic code for the paper would make it.
+"""Time of a step of SPRO relative to the layer-agnostic step of the paper's code.
 
     python recipes/benchmarks/paper_step.py --backbones tf_efficientnet_lite0 --image_size 64
 
-The baseline does what the paper's public code does for any module (Benton et al. 2021, its transformer experiments),
-written from what that does: each parameter is mixed by a Python sum over all vertices in the graph, gradients of all
-vertices are tracked and the optimizer steps them all, and each step takes the volume from the distances of all pairs
-of vertices in float32, one parameter tensor after the other. Each of H points sees the whole batch, as in `full`.
+The baseline re-implements what the paper's public code does for any module (Benton et al. 2021, transformer
+experiments): it mixes each parameter by a Python sum over all vertices in the graph, tracks gradients of all vertices,
+steps them all with the optimizer, and computes the volume from all pairwise distances in float32, one parameter tensor
+at a time. Each of H points sees the whole batch, as in `full`.
 """
 
 import math
@@ -20,11 +20,11 @@ from workloads import Steps
 
 
 class LayerAgnosticSteps:
-    """The step of the baseline, over the same backbone and batch as `steps`.
+    """Steps of the baseline, on the backbone and batch of `steps`.
 
     Args:
-        steps: whose module, batch and vertices are used; the vertices are copied.
-        volume_weight: of the log volume in the loss.
+        steps: source of module, batch and vertices. Vertices are copied.
+        volume_weight: weight of the log volume in the loss.
     """
 
     def __init__(self, steps: Steps, volume_weight: float) -> None:
@@ -37,7 +37,7 @@ class LayerAgnosticSteps:
         self.optimizer = torch.optim.AdamW(every, lr=1e-5, fused=True)
 
     def step(self, points: int) -> None:
-        """One step of the optimizer on the mean loss of some points minus the weighted log volume."""
+        """Take an optimizer step on the mean loss over points minus the weighted log volume."""
         self.optimizer.zero_grad()
         loss = torch.zeros((), device=self.steps.images.device)
         for coordinates in self.steps.growing.draw(points, self.steps.generator):
@@ -53,7 +53,7 @@ class LayerAgnosticSteps:
         self.optimizer.step()
 
     def log_volume(self) -> Tensor:
-        """From the squared distances of all vertices (Cayley-Menger determinant), float32, in the graph."""
+        """Log volume from pairwise distances (Cayley-Menger determinant), float32, in the graph."""
         squared = torch.stack(
             [
                 distances(torch.stack([joined_rows(vertex[name]) for vertex in self.vertices])).square()
@@ -62,20 +62,20 @@ class LayerAgnosticSteps:
         ).sum(0)
         bordered = nn.functional.pad(squared, (1, 0, 1, 0), value=1.0)
         bordered[0, 0] = 0.0
-        # V^2 = |det| / (2^k (k!)^2) for a k-simplex; the constant does not matter to the gradient but to the value.
+        # V^2 = |det| / (2^k (k!)^2) for a k-simplex. The constant affects the value, not the gradient.
         k = len(squared) - 1
         return 0.5 * (torch.linalg.det(bordered).abs() + 1e-30).log() - 0.5 * k * math.log(2) - math.lgamma(k + 1)
 
 
 def joined_rows(tensor: Tensor) -> Tensor:
-    """A flat copy, put together from the tensor's rows: thousands of small operations, forward and backward."""
+    """Flatten a tensor by concatenating its rows: thousands of small operations, forward and backward."""
     return torch.cat([row.reshape(-1) for row in tensor])
 
 
 def distances(rows: Tensor) -> Tensor:
-    """[rows, rows] Euclidean distances by one matrix product: |a - b|^2 = [-2a, |a|^2, 1] [b, 1, |b|^2]^T.
+    """Euclidean distances [rows, rows] by one matrix product: |a - b|^2 = [-2a, |a|^2, 1] [b, 1, |b|^2]^T.
 
-    Both sides are made, and differentiated, separately.
+    Both factors are built and differentiated separately.
     """
     mean = rows.mean(0)
     left, right = rows - mean, rows - mean
@@ -86,13 +86,13 @@ def distances(rows: Tensor) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure; returns what the result file holds."""
+    """Measure. Returns the content of the result file."""
     found = parser(__doc__.splitlines()[0], "paper_step")
     found.add_argument("--backbones", nargs="+", default=["resnet18", "tf_efficientnet_lite0", "vit_tiny_patch16_224"])
     found.add_argument("--image_size", type=int, default=64)
     found.add_argument("--batch_size", type=int, default=32)
     found.add_argument("--num_vertices", type=int, default=4)
-    found.add_argument("--points", type=int, nargs="+", default=[1, 5], help="Numbers of points H to compare at.")
+    found.add_argument("--points", type=int, nargs="+", default=[1, 5], help="Numbers of points H.")
     found.add_argument("--volume_weight", type=float, default=1e-8)
     found.set_defaults(channels_last=False, compile=False)
     args = found.parse_args(argv)

@@ -1,12 +1,12 @@
-"""How costs grow with vertices, members and the backbone's size: a line is fitted to each, its slope in the legend.
+"""Scaling of time with vertices, members and backbone size, with a linear fit to each series.
 
     python recipes/benchmarks/scaling.py --clock cpu --threads 1
 
-Against the number of vertices: a point written and taken back, the volume term's gradient, and a step of SPRO with
-both, beside a plain step, which does not depend on it. Against members: a prediction, the members kept as backbones
-of their own (`materialized`) or written into one in turn (`streamed`). Against the backbone's size, with two vertices:
-point, volume term and step again, and saving and loading. Times are medians in milliseconds; a picture of the same
-name goes next to the JSON file.
+- Over vertices: a point written and restored, the gradient of the volume term, a step of SPRO, and a plain step.
+- Over members: a prediction with `materialized` and with `streamed` members.
+- Over the backbone size, with two vertices: point, volume term, step, saving and loading.
+
+Times are medians in milliseconds. A figure of the same name is written beside the JSON file.
 """
 
 import argparse
@@ -26,18 +26,18 @@ from hf_simplex import SimplexForImageClassification
 from hf_simplex.model.checkpoint import atomic_write
 
 UNITS = {"vertices": "vertex", "members": "member", "million_parameters": "million parameters"}
-"""What each series is drawn against, and what its slope is for."""
+"""x axis of each panel, and the unit of its slopes."""
 
 
 class Measured:
-    """Medians by what was timed, and against what: `points["vertices"]["volume"]` is a list of (x, milliseconds)."""
+    """Median times: `points["vertices"]["volume"]` is a list of (x, milliseconds)."""
 
     def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
         self.args, self.device = args, device
         self.points: dict[str, dict[str, list[tuple[float, float]]]] = {against: {} for against in UNITS}
 
     def time(self, against: str, x: float, tasks: dict[str, Callable[[], Any]]) -> None:
-        """Time tasks in alternation; each becomes a point of its series at `x`."""
+        """Time tasks in alternation, and add a point at `x` to the series of each."""
         seconds = alternating(tasks, self.args.rounds, self.device, self.args.clock)
         for task, taken in seconds.items():
             self.points[against].setdefault(task, []).append((x, 1e3 * median(taken)))
@@ -47,14 +47,14 @@ class Measured:
 
 
 def over_vertices(measured: Measured) -> None:
-    """A point, the volume term and a step for each number of vertices."""
+    """Time point, volume term and step for each number of vertices."""
     for vertices in measured.args.num_vertices:
         steps = Steps(measured.args.backbone, with_vertices(measured.args, vertices), measured.device)
         measured.time("vertices", vertices, {"plain step": steps.plain, **added(steps)})
 
 
 def over_members(measured: Measured) -> None:
-    """A prediction of one batch for each number of members."""
+    """Time a prediction for each number of members."""
     args, device = measured.args, measured.device
     images = torch.randn(args.predicted, 3, args.image_size, args.image_size).to(device)
     for members in args.members:
@@ -70,7 +70,7 @@ def over_members(measured: Measured) -> None:
 
 
 def over_sizes(measured: Measured) -> None:
-    """A point, the volume term, a step, saving and loading for each backbone; one that fails leaves the others be."""
+    """Time point, volume term, step, saving and loading for each backbone. A failing backbone is skipped."""
     for name in measured.args.backbones:
         try:
             over_size(measured, name)
@@ -79,11 +79,11 @@ def over_sizes(measured: Measured) -> None:
 
 
 def over_size(measured: Measured, name: str) -> None:
-    """The same for one backbone, of two vertices."""
+    """Time one backbone with two vertices."""
     found = with_vertices(measured.args, 2)
     found.batch_size, found.image_size = found.size_batch, found.size_images
     steps = Steps(name, found, measured.device)
-    # Without state: what a step does to the weights grows alike, and 300 million parameters fit small machines.
+    # SGD has no state, so 300 million parameters fit small machines. Time scales the same.
     steps.optimizer = torch.optim.SGD(steps.module.parameters(), lr=1e-5)
     size = sum(p.numel() for p in steps.module.parameters()) / 1e6
     measured.time("million_parameters", size, added(steps))
@@ -92,7 +92,7 @@ def over_size(measured: Measured, name: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
 
         def load() -> None:
-            # Mapped files are read when they are touched.
+            # A mapped file is read at first access.
             for tensor in SimplexForImageClassification.from_pretrained(directory).state_dict().values():
                 tensor.sum()
 
@@ -103,7 +103,7 @@ def over_size(measured: Measured, name: str) -> None:
 
 
 def added(steps: Steps) -> dict[str, Callable[[], Any]]:
-    """A step of SPRO, and alone the two things that it adds to a plain step."""
+    """Tasks: a step of SPRO, and the two operations that it adds to a plain step."""
     return {
         "step": partial(steps.simplex, 1, split=True),
         "point": steps.points,
@@ -112,12 +112,12 @@ def added(steps: Steps) -> dict[str, Callable[[], Any]]:
 
 
 def with_vertices(args: argparse.Namespace, vertices: int) -> argparse.Namespace:
-    """The command line, for one number of vertices."""
+    """Copy the arguments with another number of vertices."""
     return argparse.Namespace(**{**vars(args), "num_vertices": vertices})
 
 
 def fitted(measured: Measured) -> list[dict[str, Any]]:
-    """A row for each series: the line through it by least squares, R^2, and the points themselves."""
+    """Fit a line to each series by least squares: slope, intercept, R^2 and points."""
     rows: list[dict[str, Any]] = []
     for against, series in measured.points.items():
         for task, points in series.items():
@@ -131,7 +131,7 @@ def fitted(measured: Measured) -> list[dict[str, Any]]:
 
 
 def r_squared(points: Iterable[tuple[float, float]], line: Any) -> float:
-    """The part of the variance that a line of slope and intercept explains; 1 where nothing varies."""
+    """Coefficient of determination of a line; 1 for a constant series."""
     points = list(points)
     mean = sum(y for _, y in points) / len(points)
     left = sum((y - line.slope * x - line.intercept) ** 2 for x, y in points)
@@ -140,7 +140,7 @@ def r_squared(points: Iterable[tuple[float, float]], line: Any) -> float:
 
 
 def drawn(rows: Sequence[dict[str, Any]], device: str) -> Figure:
-    """Points and fitted lines, one panel for each thing that grows; linear axes."""
+    """Plot points and fitted lines, one panel an axis of `UNITS`."""
     figure = Figure(figsize=(16, 5.5), layout="constrained")
     for panel, (against, unit) in zip(figure.subplots(1, len(UNITS)), UNITS.items(), strict=True):
         for number, row in enumerate(row for row in rows if row["against"] == against):
@@ -160,14 +160,16 @@ def drawn(rows: Sequence[dict[str, Any]], device: str) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure; returns what the result file holds."""
+    """Measure. Returns the content of the result file."""
     found = parser(__doc__.splitlines()[0], "scaling")
-    found.add_argument("--backbone", default="tf_efficientnet_lite0", help="Of the series over vertices and members.")
+    found.add_argument(
+        "--backbone", default="tf_efficientnet_lite0", help="Backbone of the series over vertices and members."
+    )
     found.add_argument("--image_size", type=int, default=64)
     found.add_argument("--batch_size", type=int, default=32)
     found.add_argument("--num_vertices", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     found.add_argument("--members", type=int, nargs="+", default=[1, 4, 16, 64])
-    found.add_argument("--predicted", type=int, default=1, help="Images in a prediction.")
+    found.add_argument("--predicted", type=int, default=1, help="Batch size of a prediction.")
     found.add_argument(
         "--backbones",
         nargs="+",
@@ -178,10 +180,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "vit_base_patch16_224",
             "vit_large_patch16_224",
         ],
-        help="Of the series over sizes.",
+        help="Backbones of the series over sizes.",
     )
-    found.add_argument("--size_images", type=int, default=32, help="Pixels of the images of that series.")
-    found.add_argument("--size_batch", type=int, default=2, help="Images in its step.")
+    found.add_argument("--size_images", type=int, default=32, help="Image size of that series, pixels.")
+    found.add_argument("--size_batch", type=int, default=2, help="Batch size of that series.")
     found.add_argument("--volume_weight", type=float, default=1e-8)
     found.set_defaults(channels_last=False, compile=False, rounds=3)
     args = found.parse_args(argv)

@@ -1,17 +1,17 @@
-"""What a step of SPRO costs beside a step of ordinary fine-tuning of the same backbone on the same batch.
+"""Time of a step of SPRO relative to a step of plain fine-tuning, on the same backbone and batch.
 
     python recipes/benchmarks/step_cost.py --backbones resnet50 --image_size 224
     python recipes/benchmarks/step_cost.py --backbones tf_efficientnet_lite0 --image_size 64 --channels_last
 
-`split_h` divides the batch over h points, `full_h` shows each of h points all of it; both with the volume term on.
-Against what: one plain step, and for `full_h` h plain steps. `parts_4` is a plain step in 4 parts whose gradients add
-up: what smaller batches cost without any simplex. `points` and `volume` are the two things that a step of SPRO adds,
-alone: writing one point and taking it back, and the volume's gradient; `volume_every_n` is `split_1` with the volume
-at every n-th step only, an average over n steps.
+`split_h` divides the batch over h points. `full_h` gives the whole batch to each of h points; its baseline is h plain
+steps. Both include the volume term. `parts_4` is a plain step with gradients accumulated over 4 parts: the cost of
+smaller batches. `points` and `volume` isolate what SPRO adds to a step: writing a point and restoring the vertex, and
+the gradient of the volume term. `volume_every_n` is `split_1` with the volume term at every n-th step, averaged over n
+steps.
 
-`frozen_bfloat16_to_device` and `frozen_cpu_to_device` are steps of one point with the frozen vertices kept so, against
-the same steps with all of them in float32 on the device: with the volume at each step, and at every n-th only. On a
-machine without an accelerator `cpu` is the same as `device`.
+`frozen_bfloat16_to_device` and `frozen_cpu_to_device` compare placements of the frozen vertices with float32 on the
+device, at one point a step, with the volume term at each step or at every n-th. Without an accelerator, `cpu` equals
+`device`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from hf_simplex.training.frozen_vertices import FROZEN_VERTICES
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure; returns what the result file holds."""
+    """Measure. Returns the content of the result file."""
     found = parser(__doc__.splitlines()[0], "step_cost")
     found.add_argument(
         "--backbones",
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found.add_argument("--full_points", type=int, default=2, help="h of full_h.")
     found.add_argument("--channels_last", action="store_true")
     found.add_argument("--compile", action="store_true", help="The module that steps is compiled by torch.compile.")
-    found.add_argument("--volume_interval", type=int, default=10, help="n of the rows with the volume now and then.")
+    found.add_argument("--volume_interval", type=int, default=10, help="n of the volume_every_n rows.")
     found.add_argument("--frozen", nargs="*", choices=FROZEN_VERTICES, default=FROZEN_VERTICES)
     args = found.parse_args(argv)
     device = start(args)
@@ -53,16 +53,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         try:
             rows.append({"backbone": name, **measured(name, args, device)})
         except RuntimeError as error:
-            # One that does not fit into the memory must not cost what was measured of the others.
+            # Keep the other results if one backbone runs out of memory.
             rows.append({"backbone": name, "error": str(error).splitlines()[0]})
         gc.collect()
-        # Each time anew: a run that is cut short leaves what it has.
+        # After each backbone: an interrupted run keeps its results.
         result = report(args, device, rows)
     return result
 
 
 def measured(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """A row of the table: each step's time relative to that of a plain step."""
+    """Measure one backbone: each step relative to a plain step."""
     steps, full, interval = Steps(name, args, device), args.full_points, args.volume_interval
     tasks: dict[str, Callable[[], Any]] = {
         "plain": steps.plain,
@@ -88,7 +88,7 @@ def measured(name: str, args: argparse.Namespace, device: torch.device) -> dict[
 
 
 def against_device(name: str, where: str, args: argparse.Namespace, device: torch.device) -> dict[str, Ratio]:
-    """Steps with frozen vertices kept elsewhere against steps with all in float32 on the device."""
+    """Compare a placement of the frozen vertices with float32 on the device."""
     tasks = {}
     for place in (where, "device"):
         steps = Steps(name, args, device, place)

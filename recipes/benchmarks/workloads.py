@@ -26,13 +26,13 @@ TRANSFORMERS_VIT = "transformers_vit_small"
 
 
 class Steps:
-    """One backbone, one batch, and the different steps that can be made with them; AdamW makes them all.
+    """Training steps of AdamW on one backbone and one batch.
 
     Args:
-        name: of the backbone.
-        args: of the command line.
-        device: of the weights and images.
-        frozen_vertices: where they are kept, of `FROZEN_VERTICES`.
+        name: backbone.
+        args: command line.
+        device: device of weights and images.
+        frozen_vertices: placement of the frozen vertices, one of `FROZEN_VERTICES`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Steps:
 
     @cached_property
     def growing(self) -> GrowingVertex:
-        """The last vertex of a simplex, all of whose vertices lie round the backbone's first weights."""
+        """Last vertex of a simplex whose vertices lie near the backbone's initial weights."""
         weights = {name: p.detach() for name, p in self.module.named_parameters()}
         if self.frozen_vertices != "device":
             weights = {name: tensor.cpu() for name, tensor in weights.items()}
@@ -67,14 +67,14 @@ class Steps:
         )
 
     def plain(self, parts: int = 1) -> None:
-        """A step of ordinary fine-tuning, in parts whose gradients add up."""
+        """Step of plain fine-tuning, with gradients accumulated over parts of the batch."""
         self.optimizer.zero_grad()
         for images, targets in zip(self.images.chunk(parts), self.targets.chunk(parts), strict=True):
             (nn.functional.cross_entropy(self.forward(images), targets) / parts).backward()
         self.optimizer.step()
 
     def simplex(self, points: int, split: bool, volume: int = 1) -> None:
-        """A step of SPRO; with the volume's gradient `volume` times over, or without it for 0."""
+        """Step of SPRO. `volume` scales the gradient of the volume term; 0 skips it."""
         parts = (self.images.chunk(points), self.targets.chunk(points)) if split else None
         self.optimizer.zero_grad()
         drawn = self.following.get(points) or self.growing.draw(points, self.generator)
@@ -89,25 +89,25 @@ class Steps:
         self.optimizer.step()
 
     def with_volume_every(self, interval: int) -> None:
-        """So many steps of SPRO, one point each, the last of which adds the volume's gradient."""
+        """Take `interval` steps of SPRO with one point each. The last one adds the gradient of the volume term."""
         for number in range(interval):
             self.simplex(1, split=True, volume=interval if number == interval - 1 else 0)
 
     def points(self) -> None:
-        """Write a point and take it back, with nothing between."""
+        """Write a point into the module and restore the vertex."""
         (coordinates,) = self.growing.draw(1, self.generator)
         with self.growing.at(coordinates):
             pass
 
 
 def build_backbone(name: str, image_size: int, labels: int = 100, channels_last: bool = False) -> nn.Module:
-    """A randomly initialized classifier from images to logits.
+    """Build a randomly initialized classifier from images to logits.
 
     Args:
-        name: one of timm's, or `transformers_vit_small`, the ViT of transformers in the size of timm's vit_small.
-        image_size: of the images, in pixels.
-        labels: how many.
-        channels_last: the memory format of its weights.
+        name: timm name, or `transformers_vit_small`: transformers' ViT with the size of timm's vit_small.
+        image_size: image height and width, pixels.
+        labels: number of labels.
+        channels_last: use channels_last weights.
     """
     if name == TRANSFORMERS_VIT:
         module: nn.Module = _Logits(ViTForImageClassification(vit_small(image_size, labels)))
@@ -118,7 +118,7 @@ def build_backbone(name: str, image_size: int, labels: int = 100, channels_last:
 
 
 class _Logits(nn.Module):
-    """A classifier of transformers that returns its logits alone, as timm's do."""
+    """Returns only the logits of a transformers classifier, like a timm model."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -130,15 +130,15 @@ class _Logits(nn.Module):
 
 
 def vit_small(image_size: int, labels: int) -> ViTConfig:
-    """The configuration of a ViT of transformers in the size of timm's vit_small."""
+    """Configuration of transformers' ViT with the size of timm's vit_small."""
     sizes: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
-    # Not as a keyword: transformers takes it, but does not declare it.
+    # transformers accepts num_labels but does not declare it.
     sizes["num_labels"] = labels
     return ViTConfig(**sizes, intermediate_size=1536, image_size=image_size)
 
 
 def batch(size: int, image_size: int, labels: int, device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """Random images [size, 3, image_size, image_size] and labels [size]."""
+    """Draw random images [size, 3, image_size, image_size] and labels [size]."""
     images = torch.randn(size, 3, image_size, image_size).to(device)
     targets = torch.randint(labels, (size,)).to(device)
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images, targets
@@ -146,7 +146,7 @@ def batch(size: int, image_size: int, labels: int, device: torch.device, channel
 
 @torch.no_grad()
 def ensemble(name: str, args: argparse.Namespace, device: torch.device, members: int) -> SimplexForImageClassification:
-    """A simplex with random vertices round a backbone, and its members drawn."""
+    """Build a simplex with random vertices near a backbone, and draw its members."""
     backbone: Any = classifier(name, args.image_size)
     backbone = backbone.to(device)
     if args.channels_last:
@@ -162,7 +162,7 @@ def ensemble(name: str, args: argparse.Namespace, device: torch.device, members:
 
 
 def classifier(name: str, image_size: int) -> PreTrainedModel:
-    """A randomly initialized image classifier of transformers: its own ViT, or one of timm's in its wrapper."""
+    """Build a randomly initialized transformers classifier: its ViT, or a wrapped timm model."""
     if name == TRANSFORMERS_VIT:
         return ViTForImageClassification(vit_small(image_size, LABELS))
     settings: dict[str, Any] = {"architecture": name, "num_classes": LABELS, "pretrained_cfg": {"num_classes": LABELS}}

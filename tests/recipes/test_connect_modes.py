@@ -9,39 +9,14 @@ import numpy as np
 import probe_dimension
 import pytest
 import torch
-from test_train_espro import contents
 from tiny import backbone, folder
+from tiny_recipes import TINY, contents, write_config
 
 from hf_simplex import SimplexForImageClassification
 
-TINY: dict[str, Any] = {
-    "train_modes": 3,
-    "width": 4,
-    "connectors": 2,
-    "data_set": "digits",
-    "max_train_examples": 40,
-    "max_test_examples": 30,
-    "image_size": 16,
-    "augment": "none",
-    "num_train_epochs": 1,
-    "per_device_train_batch_size": 20,
-    "per_device_eval_batch_size": 20,
-    "learning_rate": "1e-2",
-    "path_points": 3,
-    "sampled_points": 4,
-    "batch_norm_images": 20,
-    "report_to": "none",
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "save_strategy": "no",
-}
-
 
 def config(path: Path, **settings: Any) -> str:
-    lines = {**TINY, "output_dir": str(path / "output"), **settings}
-    file = path / "config.yaml"
-    file.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in lines.items() if value is not None))
-    return str(file)
+    return str(write_config(path, {**TINY, "output_dir": str(path / "output"), **settings}))
 
 
 def test_modes_are_connected_and_measured(tmp_path: Path) -> None:

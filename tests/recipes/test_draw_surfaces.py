@@ -7,9 +7,8 @@ from typing import Any
 import draw_surfaces
 import pytest
 import torch
-from test_connect_modes import TINY
-from test_train_espro import contents
 from tiny import SIZE, backbone
+from tiny_recipes import TINY, contents
 from transformers import ViTImageProcessor
 
 from hf_simplex import SimplexForImageClassification

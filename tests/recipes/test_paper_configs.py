@@ -12,13 +12,14 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from tiny import SIZE, folder
+from tiny_recipes import RECIPES
 from transformers import AutoModelForImageClassification
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.training.recipe.backbones_from_scratch import random_mode
 from hf_simplex.training.recipe.parsing import parse_arguments
 
-CONFIGS = sorted((Path(train_espro.__file__).parent / "configs/paper").glob("*.yaml"))
+CONFIGS = sorted((RECIPES / "configs/paper").glob("*.yaml"))
 SHORT: dict[str, Any] = {
     "num_components": 2,
     "num_vertices": 2,

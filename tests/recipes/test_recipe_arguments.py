@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_recipes import RECIPES
 from train_espro import check
 
 from hf_simplex.training.recipe.arguments import BackboneArguments, DataArguments, EsproArguments
 from hf_simplex.training.recipe.parsing import parse_arguments
-
-RECIPE = Path(__file__).parents[2] / "recipes"
 
 
 @dataclass
@@ -137,7 +136,7 @@ MINE = ["--backbone", "timm/resnet50.a1_in1k", "--data_set", "zalando-datasets/f
 
 @pytest.mark.parametrize(("name", "flags"), [("quickstart", []), ("fine_tune", MINE)])
 def test_the_configurations_that_come_along_are_valid(name: str, flags: list[str], tmp_path: Path) -> None:
-    file = RECIPE / "configs" / f"{name}.yaml"
+    file = RECIPES / "configs" / f"{name}.yaml"
     kinds = (BackboneArguments, DataArguments, EsproArguments)
     backbone, _, args = parse_arguments(kinds, [str(file), "--output_dir", str(tmp_path), "--use_cpu", *flags])
     check(backbone, args)

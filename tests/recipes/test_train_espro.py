@@ -20,6 +20,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from huggingface_hub import ModelCard
 from PIL import Image as PILImage
 from tiny import LABELS, SIZE, folder
+from tiny_recipes import DIGITS, RECIPE, config, contents
 from transformers import AutoModelForImageClassification, pipeline
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
@@ -30,8 +31,6 @@ from hf_simplex.evaluation.metrics import classification_metrics
 
 KEYS = ["backbone", "deep_ensemble", "centroid", "simplex", "espro"]
 METRICS = ["accuracy", "nll", "ece", "brier", "training_epochs", "forward_passes"]
-RECIPE = Path(train_espro.__file__)
-DIGITS = {"data_set": "digits", "max_train_examples": 40, "max_test_examples": 60, "horizontal_flip": 0.0}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,31 +40,6 @@ def _collect_garbage_of_runs_only() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
-
-
-def config(path: Path, **settings: Any) -> Path:
-    """A YAML file of the recipe's arguments for a run of seconds."""
-    defaults = {
-        "image_size": SIZE,
-        "num_components": 2,
-        "num_vertices": 3,
-        "num_members": 5,
-        "num_train_epochs": 2,
-        "connector_epochs": 1,
-        "per_device_train_batch_size": 20,
-        "per_device_eval_batch_size": 30,
-        "learning_rate": "1e-2",
-        "batch_norm_images": 20,
-        "surface_resolution": 0,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "output_dir": str(path / "output"),
-    }
-    lines = {**defaults, **settings}
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "config.yaml").write_text("".join(f"{k}: {json.dumps(v)}\n" for k, v in lines.items() if v is not None))
-    return path / "config.yaml"
 
 
 def run(path: Path, *flags: str, **settings: Any) -> dict[str, Any]:
@@ -96,10 +70,6 @@ def by_hand(ensemble: Path, pixels: torch.Tensor, labels: list[int]) -> dict[str
     return {
         name: classification_metrics(found.astype(np.float64), np.array(labels)) for name, found in predicted.items()
     }
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
 def weights(path: Path, vertex: int) -> dict[str, torch.Tensor]:

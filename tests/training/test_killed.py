@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import train_espro
-from test_train_espro import DIGITS, RECIPE, config
 from tiny import folder
+from tiny_recipes import DIGITS, RECIPE, config
 
 from hf_simplex.training.preemption import EXIT_CODE
 
