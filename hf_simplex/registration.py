@@ -4,6 +4,7 @@ Registration needs the classes, and the classes need torch. `hf-simplex --help` 
 here. Each hook runs after the import of the module that it names, or at once if that module is imported already.
 """
 
+import sys
 from functools import wraps
 from importlib import import_module
 from types import ModuleType
@@ -16,28 +17,40 @@ __all__: list[str] = []
 _PACKAGE = __package__
 
 
+_CONFIGURATIONS = "transformers.models.auto.configuration_auto"
+_MODELS = "transformers.models.auto.modeling_auto"
+_PIPELINES = "transformers.pipelines"
+_OURS = tuple(f"{_PACKAGE}.model.{name}" for name in ("configuration_simplex", "modeling_simplex", "pipeline_simplex"))
+
+
 def _module(name: str) -> Any:
     return import_module(name, _PACKAGE)
 
 
-def _register_configuration(auto: ModuleType) -> None:
-    config = _module(".model.configuration_simplex").SimplexConfig
-    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+def _register(_: ModuleType) -> None:
+    """Registers each class with the table that it belongs to, as far as transformers has imported the tables.
 
-
-def _register_model(auto: ModuleType) -> None:
-    config = _module(".model.configuration_simplex").SimplexConfig
-    model = _module(".model.modeling_simplex").SimplexForImageClassification
-    auto.AutoModelForImageClassification.register(config, model, exist_ok=True)
-
-
-def _register_pipeline(pipelines: ModuleType) -> None:
-    pipelines.PIPELINE_REGISTRY.register_pipeline(
-        _module(".model.configuration_simplex").TASK,
-        _module(".model.pipeline_simplex").SimplexImageClassificationPipeline,
-        pt_model=_module("transformers").AutoModelForImageClassification,
-        type="image",
-    )
+    A class of a module whose import is still under way is missing. The hook after that import registers it.
+    """
+    if _CONFIGURATIONS not in sys.modules:
+        return
+    config = getattr(_module(_OURS[0]), "SimplexConfig", None)
+    if config is None:
+        return
+    sys.modules[_CONFIGURATIONS].AutoConfig.register(config.model_type, config, exist_ok=True)
+    if _MODELS not in sys.modules:
+        return
+    model = getattr(_module(_OURS[1]), "SimplexForImageClassification", None)
+    if model is None:
+        return
+    auto_model = sys.modules[_MODELS].AutoModelForImageClassification
+    auto_model.register(config, model, exist_ok=True)
+    if _PIPELINES not in sys.modules:
+        return
+    task, registry = _module(_OURS[0]).TASK, sys.modules[_PIPELINES].PIPELINE_REGISTRY
+    pipeline = getattr(_module(_OURS[2]), "SimplexImageClassificationPipeline", None)
+    if pipeline is not None and task not in registry.get_supported_tasks():
+        registry.register_pipeline(task, pipeline, pt_model=auto_model, type="image")
 
 
 def _bind_publishing(modeling: ModuleType) -> None:
@@ -51,7 +64,6 @@ def _bind_publishing(modeling: ModuleType) -> None:
     model_class.push_to_hub = push_to_hub
 
 
-register_post_import_hook(_register_configuration, "transformers.models.auto.configuration_auto")
-register_post_import_hook(_register_model, "transformers.models.auto.modeling_auto")
-register_post_import_hook(_register_pipeline, "transformers.pipelines")
-register_post_import_hook(_bind_publishing, f"{_PACKAGE}.model.modeling_simplex")
+for _name in (_CONFIGURATIONS, _MODELS, _PIPELINES, *_OURS):
+    register_post_import_hook(_register, _name)
+register_post_import_hook(_bind_publishing, _OURS[1])

@@ -57,7 +57,7 @@ from hf_simplex.data.image_transforms import build_transforms, collate, with_pix
 from hf_simplex.evaluation.shift import SMALLEST_SIZE, check_corruption, corrupt_dataset
 from hf_simplex.model.batch_norm import recompute_statistics
 from hf_simplex.model.checkpoint import atomic_write
-from hf_simplex.model.geometry import centroid_coordinates, vertex_coordinates
+from hf_simplex.model.coordinates import centroid_coordinates, vertex_coordinates
 from hf_simplex.model.members import draw_members, symmetric_members
 from hf_simplex.model.weight_space import write_point
 

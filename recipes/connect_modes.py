@@ -43,7 +43,7 @@ from hf_simplex.data.image_transforms import collate, resize_image_processor
 from hf_simplex.evaluation.surfaces import evaluate_points
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import sample_complex
+from hf_simplex.model.sampling import sample_complex
 
 
 @dataclass

@@ -35,7 +35,7 @@ from hf_simplex.evaluation.surfaces import (
 )
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.configuration_simplex import CONNECTOR, SimplexConfig
-from hf_simplex.model.geometry import sample_complex
+from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.weight_space import trainable_names
 from hf_simplex.plots.plotting import plot_complex, plot_face, plot_plane
 

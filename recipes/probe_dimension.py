@@ -19,7 +19,7 @@ import numpy as np
 from connect_modes import prepare, sampled
 
 from hf_simplex.model.checkpoint import atomic_write
-from hf_simplex.model.geometry import complex_log_volume
+from hf_simplex.model.volumes import complex_log_volume
 
 COLLAPSED = 0.01
 

@@ -21,8 +21,9 @@ from plain_simplex import PlainArguments, at_points, grow, read_arguments, summa
 from torch import Generator, Tensor, nn
 
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import sample_complex, simplex_log_volumes
-from hf_simplex.model.weight_space import blocks, trainable_names
+from hf_simplex.model.sampling import sample_complex
+from hf_simplex.model.volumes import simplex_log_volumes
+from hf_simplex.model.weight_space import stacked_parameters, trainable_names
 
 CLUSTERS = ((-1.0, -0.65), (-0.2, 0.15), (0.65, 0.95))
 LIMIT = 1.4
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "point_losses": summary(at_points(module, weights, coordinates.tolist(), loss)),
             **{f"spread_{region}": float(spread[where].mean()) for region, where in regions.items()},
         }
-    log_volumes = simplex_log_volumes(espro, blocks(vertices, trainable_names(module)))
+    log_volumes = simplex_log_volumes(espro, stacked_parameters(vertices, trainable_names(module)))
     results["simplex"]["log_volumes"] = log_volumes[:1].tolist()
     results["espro"]["log_volumes"] = log_volumes.tolist()
     results["seconds"] = seconds

@@ -46,7 +46,8 @@ from hf_simplex.data.image_data import FASHION_MNIST_DIRECTORY, ImageData, load_
 from hf_simplex.data.image_transforms import build_transforms, collate, resize_image_processor, with_pixel_values
 from hf_simplex.evaluation.comparison import Result, predict_parts, results_of
 from hf_simplex.evaluation.surfaces import Surface, model_surface, plane_points
-from hf_simplex.hub.model_card import DRAWN_PARTS, Evidence, describe_hardware, write_card
+from hf_simplex.hub.evidence import DRAWN_PARTS, Evidence, describe_hardware
+from hf_simplex.hub.model_card import write_card
 from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.checkpoint import atomic_write, check_target
 from hf_simplex.model.configuration_simplex import MODE, SimplexConfig

@@ -21,8 +21,9 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import sample_complex, simplex_log_volume
-from hf_simplex.model.weight_space import blocks, trainable_names
+from hf_simplex.model.sampling import sample_complex
+from hf_simplex.model.volumes import simplex_log_volume
+from hf_simplex.model.weight_space import stacked_parameters, trainable_names
 
 SHOWN = 4
 HALF_WIDTH = 1.3
@@ -101,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "spread_away_from_data": float(spread[distance > AWAY].mean()),
         }
     results["simplex"]["log_volumes"] = [
-        float(simplex_log_volume(blocks(vertices[: count + 1], names))) for count in range(1, len(vertices))
+        float(simplex_log_volume(stacked_parameters(vertices[: count + 1], names)))
+        for count in range(1, len(vertices))
     ]
     results["simplex"]["seconds"] = seconds[0] + seconds_connectors
     results["deep_ensemble"]["seconds"] = sum(seconds)

@@ -1,7 +1,7 @@
-"""Image classification data sets by name: Hub ids, local folders, and two real ones that need no Hub.
+"""Loads image classification data sets by name: Hub ids, local folders, and two data sets that need no Hub.
 
-Whatever the source, the result is the same: `datasets.Dataset`s with an `image` and a `label` column, split into
-train, (optionally) validation and test with a seed, never overlapping. `image_transforms` turns them into tensors.
+Every source gives the same kind of result: disjoint splits for training, validation (optional) and test, each a
+`datasets.Dataset` with the columns `image` and `label`. `image_transforms` turns them into tensors.
 """
 
 import gzip
@@ -18,6 +18,15 @@ import numpy.typing as npt
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
+
+__all__ = [
+    "DIGITS_TRAIN_EXAMPLES",
+    "FASHION_MNIST_DIRECTORY",
+    "FASHION_MNIST_LABELS",
+    "ImageData",
+    "load_image_data",
+    "stratified_indices",
+]
 
 FASHION_MNIST_DIRECTORY = "/usr/share/datasets/fashion-mnist"
 FASHION_MNIST_LABELS = (
@@ -36,22 +45,29 @@ DIGITS_TRAIN_EXAMPLES = 1000
 
 _ACCEPTED_NAMES = (
     "a Hub id such as 'zalando-datasets/fashion_mnist', a folder written by `save_to_disk`, a folder of Parquet or "
-    "Arrow files, a folder of images with one subfolder for each class (optionally below train/ and test/), "
+    "Arrow files, a folder of images with one subfolder a class (optionally below train/ and test/), "
     "'digits' or 'fashion_mnist'"
 )
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """An image classification data set, split.
+    """The splits of an image classification data set.
 
-    Attributes:
-        name: the name it was asked for by.
-        label_names: the classes; label `i` is `label_names[i]`.
-        train: the training split, a `datasets.Dataset` with the columns `image` (`datasets.Image`) and `label`
-            (`datasets.ClassLabel`, ids 0 to `len(label_names) - 1`).
-        validation: likewise, or None.
-        test: likewise; shares no example with the others.
+    Every split has the columns `image` (`datasets.Image`) and `label` (`datasets.ClassLabel`, from 0).
+
+    Args:
+        name: name passed to `load_image_data`.
+        label_names: names of the classes, by label.
+        train: training split.
+        validation: validation split, or None.
+        test: test split.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> data = load_image_data("digits")
+        >>> len(data.train), data.validation, len(data.test), data.label_names[:3]
+        (1000, None, 797, ('0', '1', '2'))
     """
 
     name: str
@@ -79,45 +95,55 @@ def load_image_data(
     cache_dir: str | os.PathLike[str] | None = None,
     fashion_mnist_dir: str | os.PathLike[str] = FASHION_MNIST_DIRECTORY,
 ) -> ImageData:
-    """Load an image classification data set by name.
+    """Loads an image classification data set by name.
 
-    The same arguments always give the same examples in the same order. Subsets and splits are stratified: every class
-    keeps its share, and no class loses its last training example.
+    The same arguments always give the same examples in the same order. Subsets and splits are stratified. No class
+    loses its last training example.
 
     Args:
-        name: a Hub id; a folder written by `save_to_disk`; a folder of Parquet or Arrow files; a folder of images
-            with one subfolder for each class, optionally below `train/` and `test/`; `digits` (scikit-learn's 1,797
-            handwritten digits of 8 x 8 grey pixels, of which the seed picks 1,000 to train on); `fashion_mnist`
-            (60,000 and 10,000 grey images of 28 x 28 pixels, from idx files). A folder that bears one of the last
-            two names is written `./digits`.
-        config_name: the configuration of a Hub data set that has several.
-        train_split: the split to train on; by default `train`, or the only one there is.
-        test_split: the split to test on; by default `test`, else the validation split, else `test_fraction` of the
-            training split is set aside.
-        image_column: the column with the images; by default the only one with `datasets.Image` features.
-        label_column: the column with the labels; by default the only one with `datasets.ClassLabel` features, else
-            one named `label` or `labels`. Text, integers and truth values become class names.
-        max_train_examples: how many examples of the training split to use; the validation split comes out of them
-            where it is split off.
-        max_test_examples: how many examples of the test split to use.
-        validation_fraction: the part of the training examples to split off for validation, 0 for none; with 0, a
-            validation split that the data set has and that is not tested on is used.
-        test_fraction: the part of the training split to set aside where the data set has nothing to test on.
-        seed: for every split and subset.
+        name: one of
+
+            - a Hub id;
+            - a folder written by `save_to_disk`;
+            - a folder of Parquet or Arrow files;
+            - a folder of images with one subfolder a class, optionally below `train/` and `test/`;
+            - `"digits"`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels, 1,000 of them for training;
+            - `"fashion_mnist"`: 60,000 and 10,000 grey images of 28 x 28 pixels, from idx files.
+
+            Write `./digits` for a folder called `digits`.
+        config_name: configuration of a Hub data set.
+        train_split: split for training; default: `train`, else the only one.
+        test_split: split for testing; default: `test`, else the validation split, else `test_fraction` of the training
+            split.
+        image_column: column of images; default: the only `datasets.Image` column.
+        label_column: column of labels; default: the only `datasets.ClassLabel` column, else `label` or `labels`. Text,
+            integers and booleans become class names.
+        max_train_examples: size of a subset of the training split. `validation_fraction` is taken from the subset.
+        max_test_examples: size of a subset of the test split.
+        validation_fraction: fraction of the training examples to hold out for validation. With 0, the validation split
+            of the data set is used, unless it serves as the test split.
+        test_fraction: fraction of the training split to hold out for testing, if there is no test split.
+        seed: of all splits and subsets.
         revision: branch, tag or commit of a Hub data set.
-        token: to read a private Hub data set.
-        cache_dir: where `datasets` keeps prepared files; by default its own cache.
-        fashion_mnist_dir: the folder with the four idx files of `fashion_mnist`, gzipped or not; by default where
-            Debian's package `dataset-fashion-mnist` puts them.
+        token: for a private Hub data set.
+        cache_dir: cache of `datasets`; default: its own.
+        fashion_mnist_dir: folder of the four idx files of `fashion_mnist`, gzipped or not; default: the folder of
+            Debian's package `dataset-fashion-mnist`.
 
     Returns:
         The data set.
 
     Raises:
-        ValueError: the name is not understood, the columns or splits cannot be told, a split is empty, a label is
-            missing or out of range, or more (or fewer) examples are asked for than there are (or classes).
-        FileNotFoundError: a folder or an idx file is not there.
-        ImportError: `digits` without scikit-learn.
+        ValueError: the name is unknown, the columns or splits are ambiguous, a split is empty, a label is missing or
+            out of range, or a subset is larger than the split or smaller than the number of classes.
+        FileNotFoundError: a folder or an idx file is missing.
+        ImportError: `digits` needs scikit-learn.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> data = load_image_data("digits", max_train_examples=200, validation_fraction=0.1)
+        >>> len(data.train), len(data.validation)
+        (180, 20)
     """
     name = os.fspath(name)
     if name == "digits":
@@ -149,25 +175,31 @@ def load_image_data(
 
 
 def stratified_indices(labels: npt.NDArray[np.int64], size: int, seed: int) -> npt.NDArray[np.int64]:
-    """Choose `size` examples at random so that every class keeps its share.
+    """Samples a stratified subset without replacement.
 
-    Seats are given out to the classes as in an election by Adams's method: every class gets one before any gets two,
-    so none is lost while `size` is at least the number of classes. With the same seed, a smaller choice is part of a
-    larger one.
+    Adams's method apportions the subset: every class gets one example before any class gets two. With the same seed, a
+    smaller subset is part of a larger one.
 
     Args:
-        labels: the class of each example, [N] integers.
-        size: how many to choose, 0 to N.
-        seed: for the random choice.
+        labels: class of every example, [N] int64.
+        size: size of the subset, 0 to N.
+        seed: of the sample.
 
     Returns:
-        The chosen positions, [size] int64, ascending.
+        Indices of the subset, [size] int64, ascending.
 
     Raises:
         ValueError: `size` is not between 0 and N.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_simplex.data.image_data import stratified_indices
+        >>> labels = np.array([0, 0, 0, 0, 1, 1])
+        >>> np.bincount(labels[stratified_indices(labels, 3, seed=0)]).tolist()
+        [2, 1]
     """
     if not 0 <= size <= len(labels):
-        raise ValueError(f"cannot choose {size} of {len(labels)} examples.")
+        raise ValueError(f"Cannot sample {size} of {len(labels)} examples.")
     order = np.random.default_rng(seed).permutation(len(labels))
     _, classes, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
     rank_in_class = np.empty(len(labels), dtype=np.int64)
@@ -182,7 +214,7 @@ def _digits(seed: int) -> DatasetDict:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("the data set 'digits' comes with scikit-learn: pip install hf-simplex[recipes].") from error
+        raise ImportError("The data set 'digits' needs scikit-learn: pip install hf-simplex[recipes].") from error
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int64)
@@ -197,8 +229,8 @@ def _digits(seed: int) -> DatasetDict:
 def _fashion_mnist(folder: Path) -> DatasetDict:
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {folder} with the idx files of Fashion-MNIST: install Debian's package "
-            "dataset-fashion-mnist, point fashion_mnist_dir to the files, or use the Hub id "
+            f"There is no folder {folder} with the idx files of Fashion-MNIST. Install Debian's package "
+            "dataset-fashion-mnist, set fashion_mnist_dir to the folder of the files, or use the Hub id "
             "'zalando-datasets/fashion_mnist'."
         )
     splits = {}
@@ -214,26 +246,30 @@ def _fashion_mnist(folder: Path) -> DatasetDict:
 
 
 def _read_idx(folder: Path, file_name: str, dimensions: int) -> tuple[Path, npt.NDArray[np.uint8]]:
-    """Read an idx file of bytes: two zeros, type 8, the number of dimensions, their big-endian sizes, the values."""
+    """Reads an idx file of bytes.
+
+    Layout: two zero bytes, the type 8, the number of dimensions, the sizes as big-endian 32-bit integers, the values.
+    """
     file = next((path for path in (folder / f"{file_name}.gz", folder / file_name) if path.exists()), None)
     if file is None:
-        raise FileNotFoundError(f"there is no {file_name}.gz (nor {file_name}) in {folder}.")
+        raise FileNotFoundError(f"There is no {file_name}.gz or {file_name} in {folder}.")
     content = file.read_bytes()
     if file.suffix == ".gz":
         try:
             content = gzip.decompress(content)
         except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{file} is not a complete gzip file: {error}. Fetch it again.") from error
+            raise ValueError(f"{file} is not a complete gzip file: {error}. Download it again.") from error
     magic, header = bytes((0, 0, 8, dimensions)), 4 + 4 * dimensions
     if content[:4] != magic or len(content) < header:
         raise ValueError(
-            f"{file} is not an idx file of bytes in {dimensions} dimension(s): it starts with {content[:4].hex()!r}, "
-            f"expected {magic.hex()!r} and {dimensions} size(s)."
+            f"{file} is not an idx file of bytes with {dimensions} dimension(s): it starts with "
+            f"{content[:4].hex()!r}; expected {magic.hex()!r} and {dimensions} size(s)."
         )
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     if len(content) - header != math.prod(shape):
         raise ValueError(
-            f"{file} announces {' x '.join(map(str, shape))} bytes, but holds {len(content) - header}. Fetch it again."
+            f"{file} declares {' x '.join(map(str, shape))} bytes, but holds {len(content) - header}. Download it "
+            "again."
         )
     return file, np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
 
@@ -241,7 +277,7 @@ def _read_idx(folder: Path, file_name: str, dimensions: int) -> tuple[Path, npt.
 def _grey_images(
     images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], label_names: tuple[str, ...]
 ) -> Dataset:
-    # Portable graymap is a header and the raw pixels: 60,000 images are encoded in a tenth of the time of PNG.
+    # Portable graymap: a header and the raw pixels. Encoding takes a tenth of the time of PNG.
     header = f"P5 {images.shape[2]} {images.shape[1]} 255\n".encode()
     return Dataset.from_dict(
         {"image": pa.array([header + image.tobytes() for image in images]), "label": pa.array(labels)},
@@ -253,16 +289,16 @@ def _local_folder(folder: Path, train_split: str, cache_dir: str | os.PathLike[s
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         try:
             loaded = load_from_disk(str(folder))
-        except IndexError as error:  # what `datasets` raises where a split has no file
-            raise ValueError(f"the data set saved in {folder}, or a split of it, is empty.") from error
+        except IndexError as error:  # from `datasets`, for a split without files
+            raise ValueError(f"The data set in {folder}, or one of its splits, is empty.") from error
         return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
     cache = None if cache_dir is None else os.fspath(cache_dir)
     if any(next(folder.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")):
         return load_dataset(str(folder), cache_dir=cache)
     subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if not subfolders:
-        raise ValueError(f"the folder {folder} holds no data set. Accepted are {_ACCEPTED_NAMES}.")
-    # Left to itself, `datasets` takes any file or class with "test" in its name for a test split, and drops the rest.
+        raise ValueError(f"The folder {folder} holds no data set. Expected {_ACCEPTED_NAMES}.")
+    # By default, `datasets` takes a file or class with "test" in its name for a test split and drops all others.
     patterns = {split: f"{split}/**" for split in subfolders} if train_split in subfolders else {"train": "**"}
     return load_dataset("imagefolder", data_dir=str(folder), data_files=patterns, cache_dir=cache)
 
@@ -275,29 +311,30 @@ def _hub_data_set(
     cache_dir: str | os.PathLike[str] | None,
 ) -> DatasetDict:
     if name.startswith((".", "~", os.sep)):
-        raise FileNotFoundError(f"there is no folder {name}.")
+        raise FileNotFoundError(f"There is no folder {name}.")
     if name.count("/") != 1:
-        raise ValueError(f"unknown data set {name!r}. Accepted are {_ACCEPTED_NAMES}.")
+        raise ValueError(f"Unknown data set {name!r}. Expected {_ACCEPTED_NAMES}.")
     cache = None if cache_dir is None else os.fspath(cache_dir)
     try:
         return load_dataset(name, config_name, revision=revision, token=token, cache_dir=cache)
     except DatasetNotFoundError as error:
         raise ValueError(
-            f"there is no folder {name!r}, and no such data set on the Hub that you may read: {error} "
-            f"Accepted are {_ACCEPTED_NAMES}."
+            f"{name!r} is no folder, and no data set on the Hub that you may read: {error} Expected {_ACCEPTED_NAMES}."
         ) from error
 
 
 def _choose_splits(
     splits: Mapping[str, Dataset], name: str, train_split: str | None, test_split: str | None
 ) -> dict[str, Dataset]:
-    """The splits to use, under the names train, validation and test, the last two where there are any."""
+    """Chooses the splits by role: train, and validation and test if there are any."""
     for split in (train_split, test_split):
         if split is not None and split not in splits:
-            raise ValueError(f"{name} has no split {split!r}, only {sorted(splits)}.")
+            raise ValueError(f"{name} has no split {split!r}; its splits are {sorted(splits)}.")
     if train_split is None:
         if "train" not in splits and len(splits) > 1:
-            raise ValueError(f"{name} has no split 'train', only {sorted(splits)}: choose one with train_split.")
+            raise ValueError(
+                f"{name} has no split 'train'; its splits are {sorted(splits)}. Choose one with train_split."
+            )
         train_split = "train" if "train" in splits else next(iter(splits))
     validation_split = next((split for split in ("validation", "valid", "val") if split in splits), None)
     if test_split is None:
@@ -305,7 +342,7 @@ def _choose_splits(
         if test_split == train_split:
             test_split = None
     if test_split == train_split:
-        raise ValueError(f"train_split and test_split are both {train_split!r}: test on images not trained on.")
+        raise ValueError(f"train_split and test_split are both {train_split!r}; expected different splits.")
     chosen = {"train": splits[train_split]}
     if test_split is not None:
         chosen["test"] = splits[test_split]
@@ -317,19 +354,19 @@ def _choose_splits(
 def _two_columns(
     splits: dict[str, Dataset], name: str, image_column: str | None, label_column: str | None
 ) -> dict[str, Dataset]:
-    """Rename the image and the label column to `image` and `label`, drop the others, make the labels ClassLabels."""
+    """Keeps two columns, named `image` and `label`, and converts labels to `datasets.ClassLabel`."""
     features = splits["train"].features
     image_column = _find_column(features, name, "image_column", image_column, Image, ())
     label_column = _find_column(features, name, "label_column", label_column, ClassLabel, ("label", "labels"))
     if not isinstance(features[image_column], Image):
         raise ValueError(
-            f"the column {image_column!r} of {name} holds no images; its columns are {_describe(features)}."
+            f"The column {image_column!r} of {name} holds no images; its columns are {_describe(features)}."
         )
     for split, dataset in splits.items():
         if any(dataset.features.get(column) != features[column] for column in (image_column, label_column)):
             raise ValueError(
-                f"the splits of {name} do not agree: to train on it has {_describe(features)}, for {split} it has "
-                f"{_describe(dataset.features)}."
+                f"The splits of {name} have different columns: {_describe(features)} in train, "
+                f"{_describe(dataset.features)} in {split}."
             )
     splits = {
         split: dataset.select_columns([image_column, label_column]).rename_columns(
@@ -354,8 +391,8 @@ def _find_column(
         found = [column for column in usual_names if column in features]
     if len(found) != 1:
         raise ValueError(
-            f"{name} has {len(found)} columns that could be the {argument}; its columns are {_describe(features)}: "
-            f"choose one with {argument}."
+            f"{name} has {len(found)} candidates for {argument}; its columns are {_describe(features)}. Choose one "
+            f"with {argument}."
         )
     return found[0]
 
@@ -368,7 +405,7 @@ def _name_classes(splits: dict[str, Dataset], name: str, label_column: str) -> d
     feature = splits["train"].features["label"]
     kinds = ("string", "large_string", "int", "uint", "bool")
     if not isinstance(feature, Value) or not feature.dtype.startswith(kinds):
-        raise ValueError(f"the column {label_column!r} of {name} holds no class labels, but {feature}.")
+        raise ValueError(f"The column {label_column!r} of {name} holds no class labels, but {feature}.")
     classes = sorted(value for value in splits["train"].unique("label") if value is not None)
     ids = {value: position for position, value in enumerate(classes)}
     class_label = ClassLabel(names=[str(value) for value in classes])
@@ -377,8 +414,10 @@ def _name_classes(splits: dict[str, Dataset], name: str, label_column: str) -> d
         values = dataset.select_columns("label")[:]["label"]
         unknown = {value for value in values if value is not None and value not in ids}
         if unknown:
-            raise ValueError(f"the {split} split of {name} has the label {min(unknown)!r}, which is not trained on.")
-        # A new column, because casting the old one would write all images anew.
+            raise ValueError(
+                f"The {split} split of {name} has the label {min(unknown)!r}, which the train split lacks."
+            )
+        # Casting the column instead would rewrite all images.
         named[split] = dataset.remove_columns("label").add_column(
             "label", [ids.get(value) for value in values], feature=class_label
         )
@@ -393,14 +432,14 @@ def _labels(dataset: Dataset) -> npt.NDArray[np.int64]:
 
 def _checked_labels(dataset: Dataset, label_names: tuple[str, ...], name: str, split: str) -> npt.NDArray[np.int64]:
     if len(dataset) == 0:
-        raise ValueError(f"the {split} split of {name} is empty.")
+        raise ValueError(f"The {split} split of {name} is empty.")
     labels = _labels(dataset)
     wrong = labels[(labels < 0) | (labels >= len(label_names))]
     if len(wrong):
         raise ValueError(
-            f"{len(wrong)} example(s) of the {split} split of {name} have a label that is missing or not one of 0 to "
+            f"{len(wrong)} example(s) of the {split} split of {name} have no valid label; expected 0 to "
             f"{len(label_names) - 1}, the first is {wrong[0]} (-1: missing). Many test splits on the Hub have no "
-            "labels: choose another one with test_split."
+            "labels: choose another split with test_split."
         )
     return labels
 
@@ -413,7 +452,8 @@ def _at_most(
     classes = len(np.unique(labels))
     if not classes <= size <= len(labels):
         raise ValueError(
-            f"{argument} is {size}, but there are {len(labels)} examples of {classes} classes: give a number between."
+            f"{argument} is {size}; expected {classes} to {len(labels)}, for {len(labels)} examples of {classes} "
+            "classes."
         )
     rows = stratified_indices(labels, size, seed)
     return dataset.select(rows), labels[rows]
@@ -423,12 +463,13 @@ def _split_off(
     dataset: Dataset, labels: npt.NDArray[np.int64], fraction: float, seed: int, argument: str
 ) -> tuple[Dataset, Dataset]:
     if not 0 < fraction < 1:
-        raise ValueError(f"{argument} is {fraction}: give a number between 0 and 1.")
+        raise ValueError(f"{argument} is {fraction}; expected a number between 0 and 1.")
     size, classes = round(len(labels) * fraction), len(np.unique(labels))
     if size < 1 or len(labels) - size < classes:
         raise ValueError(
-            f"{argument} is {fraction}: of {len(labels)} examples of {classes} classes that leaves "
-            f"{len(labels) - size} to train on and splits off {size}."
+            f"{argument} is {fraction}: {size} of {len(labels)} examples are held out, which leaves "
+            f"{len(labels) - size} for training on {classes} classes. Expected at least one example held out, and at "
+            "least one a class for training."
         )
     kept = stratified_indices(labels, len(labels) - size, seed)
     return dataset.select(kept), dataset.select(np.setdiff1d(np.arange(len(labels)), kept))

@@ -1,12 +1,11 @@
-"""Images to tensors: timm's training augmentation, and an evaluation transform that is the image processor itself.
+"""Transforms from images to pixel values: timm's augmentation for training, the image processor for evaluation.
 
-A published model is read through its image processor, so members, BatchNorm statistics and metrics are computed on
-what that processor gives: resize it with `resize_image_processor`, save it with the model, and build both transforms
-from it.
+A published model preprocesses images with its image processor. Training and evaluation use the same one: resize it
+with `resize_image_processor`, build both transforms from it with `build_transforms`, and save it with the model.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,10 +18,23 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import StackDataset
 from transformers import BaseImageProcessor, TimmWrapperImageProcessor
+from transformers import default_data_collator as collate
 from transformers.image_utils import load_image
+
+__all__ = [
+    "CropTransform",
+    "EvaluationTransform",
+    "ImageTransform",
+    "TrainingTransform",
+    "build_transforms",
+    "collate",
+    "resize_image_processor",
+    "with_pixel_values",
+]
 
 ImageTransform = Callable[[PIL.Image.Image], Tensor]
 
+# Images a batch, when images are transformed ahead of training.
 _MATERIALIZE_BATCH = 256
 
 logger = logging.getLogger(__name__)
@@ -30,9 +42,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """What `pipeline("image-classification")` does to an image: make it upright and RGB, then the image processor.
+    """Preprocesses an image as `pipeline("image-classification")` does: upright, RGB, then the image processor.
 
-    Called with an image of any mode and size it returns its pixel values, [3, height, width] float32.
+    Calling it with an image of any mode and size returns pixel values, [3, height, width] float32.
+
+    Args:
+        image_processor: of an image classifier.
+
+    Example:
+        >>> import PIL.Image
+        >>> from transformers import ViTImageProcessor
+        >>> from hf_simplex.data.image_transforms import EvaluationTransform
+        >>> transform = EvaluationTransform(ViTImageProcessor(size={"height": 32, "width": 32}))
+        >>> transform(PIL.Image.new("L", (20, 30))).shape
+        torch.Size([3, 32, 32])
     """
 
     image_processor: BaseImageProcessor
@@ -44,9 +67,19 @@ class EvaluationTransform:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """Random augmentation of an image made upright and RGB, then the image processor, then random erasing.
+    """Augments an upright RGB image, applies the image processor, then erases rectangles.
 
-    Arguments and results as in evaluation.
+    Calling it with an image of any mode and size returns pixel values, [3, height, width] float32.
+
+    Args:
+        augmentation: from image to image, random.
+        evaluation: from image to pixel values.
+        erasing: from pixel values to pixel values, random.
+
+    Example::
+
+        training_transform, _ = build_transforms(image_processor, auto_augment="rand-m9-mstd0.5")
+        pixel_values = training_transform(image)
     """
 
     augmentation: Callable[[PIL.Image.Image], PIL.Image.Image]
@@ -59,14 +92,20 @@ class TrainingTransform:
 
 @dataclass(frozen=True)
 class CropTransform:
-    """What evaluation sees, shifted over black, mirrored and erased at random.
+    """Preprocesses an image as for evaluation, then shifts it over black, mirrors it and erases rectangles at random.
 
-    The random part works on pixel values, so that what comes before it need be done only once for each image.
+    The random part works on pixel values. The deterministic part can therefore be computed once and kept in memory.
 
-    Attributes:
-        black: [3, 1, 1] float32 pixel values of a black image.
-        variation: shifts and mirrors pixel values whose black is 0.
-        erasing: blanks rectangles.
+    Args:
+        evaluation: from image to pixel values.
+        black: pixel values of a black image, [3, 1, 1] float32.
+        variation: shifts and mirrors pixel values, random. Its padding is 0.
+        erasing: erases rectangles of pixel values, random.
+
+    Example::
+
+        training_transform, _ = build_transforms(image_processor, augment="crop")
+        pixel_values = training_transform(image)
     """
 
     evaluation: EvaluationTransform
@@ -78,31 +117,48 @@ class CropTransform:
         return self.vary(self.evaluation(image))
 
     def vary(self, pixel_values: Tensor) -> Tensor:
-        """The random part: from and to [3, height, width] float32; what it is given stays as it was."""
+        """Applies the random part.
+
+        Args:
+            pixel_values: [3, height, width] float32. They are not changed in place.
+
+        Returns:
+            [3, height, width] float32.
+
+        Example::
+
+            augmented = transform.vary(transform.evaluation(image))
+        """
         return self.erasing(self.variation(pixel_values - self.black) + self.black)
 
 
 def resize_image_processor(image_processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
-    """A copy of an image processor that gives square images of another size.
+    """Copies an image processor for square images of another size.
 
-    The whole of a square image is kept: nothing is cropped from its borders (timm's `crop_pct` becomes 1), but by an
-    image processor such as LeViT's that always crops.
+    The copy keeps a square image whole and crops nothing from its borders: timm's `crop_pct` becomes 1. Image
+    processors that always crop, such as LeViT's, still do.
 
-    timm's image processor is saved inside the model's `config.json`, not beside it: to publish a resized one, update
-    the `pretrained_cfg` of the backbone's configuration with its `data_config`.
+    timm's image processor is part of the model's `config.json`. To publish a resized one, update the `pretrained_cfg`
+    of the backbone's configuration with its `data_config`.
 
     Args:
-        image_processor: of any image classifier, timm's or transformers'.
-        image_size: height and width of the results in pixels.
+        image_processor: of an image classifier, from timm or transformers.
+        image_size: height and width of the pixel values.
 
     Returns:
         A new image processor of the same class.
 
     Raises:
-        ValueError: the size is not positive, or this image processor does not give such images.
+        ValueError: the size is not positive, or this image processor cannot produce it.
+
+    Example:
+        >>> from transformers import ViTImageProcessor
+        >>> from hf_simplex.data.image_transforms import resize_image_processor
+        >>> dict(resize_image_processor(ViTImageProcessor(), 96).size)
+        {'height': 96, 'width': 96}
     """
     if image_size < 1:
-        raise ValueError(f"image_size is {image_size}: give a positive number of pixels.")
+        raise ValueError(f"image_size is {image_size}; expected a positive number of pixels.")
     if isinstance(image_processor, TimmWrapperImageProcessor):
         channels = image_processor.data_config["input_size"][0]
         settings = {**image_processor.data_config, "input_size": (channels, image_size, image_size), "crop_pct": 1.0}
@@ -118,8 +174,8 @@ def resize_image_processor(image_processor: BaseImageProcessor, image_size: int)
         resized = type(image_processor).from_dict(settings)
     if (given := _image_size(resized)) != (image_size, image_size):
         raise ValueError(
-            f"{type(image_processor).__name__} cannot be resized: asked for {image_size} x {image_size} pixels it "
-            f"gives {given[0]} x {given[1]}. Configure one by hand."
+            f"{type(image_processor).__name__} cannot be resized: asked for {image_size} x {image_size} pixels, it "
+            f"gives {given[0]} x {given[1]}. Configure its size and crop_size by hand."
         )
     return resized
 
@@ -135,55 +191,64 @@ def build_transforms(
     color_jitter: float = 0.0,
     random_erasing: float = 0.0,
 ) -> tuple[ImageTransform, ImageTransform]:
-    """The training and the evaluation transform for a backbone with this image processor.
+    """Builds the training and the evaluation transform of a backbone.
 
-    Both make any image (grey, palette, with transparency, rotated by its EXIF tag) upright and RGB first, the way
-    `pipeline("image-classification")` does, and can be pickled for the workers of a data loader.
+    Both convert any image to upright RGB first, as `pipeline("image-classification")` does: grey, palette and
+    transparent images, and images rotated by their EXIF tag. Both can be pickled for data loader workers.
 
     Args:
-        image_processor: the one that is saved with the model; size, colors and normalization are its own in both.
-        augment: `timm` for the augmentation that the other arguments describe; `crop` for a random crop of the resized
-            image with an eighth of its size in black around it (4 pixels at 32, as is usual for CIFAR), the horizontal
-            flip and random erasing; `none` to train on what evaluation sees.
-        horizontal_flip: probability of mirroring left and right.
-        scale_min: least part of the image's area that a random crop keeps, in (0, 1].
-        ratio: least and greatest ratio of width to height of a random crop, before it is made square.
-        auto_augment: a policy string of `timm.data.create_transform`, such as "rand-m9-mstd0.5", "augmix-m3" or "3a".
-        color_jitter: greatest relative change of brightness, contrast and saturation.
-        random_erasing: probability of blanking a rectangle.
+        image_processor: of the backbone. It sets size, colors and normalization in both transforms.
+        augment: `"timm"` for the augmentation that the other arguments describe; `"crop"` for a random crop of the
+            resized image, padded by an eighth of its size in black (4 pixels at 32, as usual for CIFAR), with
+            horizontal flip and random erasing; `"none"` for the evaluation transform.
+        horizontal_flip: probability of a horizontal flip.
+        scale_min: smallest area of a random crop, relative to the image's, in (0, 1].
+        ratio: smallest and largest aspect ratio (width / height) of a random crop, before it is resized to a square.
+        auto_augment: policy of `timm.data.create_transform`, such as "rand-m9-mstd0.5", "augmix-m3" or "3a".
+        color_jitter: largest relative change of brightness, contrast and saturation.
+        random_erasing: probability of erasing a rectangle.
 
     Returns:
-        The training transform and the evaluation transform, both from an image to [3, height, width] float32.
+        The training and the evaluation transform, from an image to pixel values [3, height, width] float32.
 
     Raises:
         ValueError: an argument is out of range, the policy is unknown, or the image processor does not give square
             images of one size.
+
+    Example:
+        >>> import PIL.Image
+        >>> from transformers import ViTImageProcessor
+        >>> from hf_simplex.data.image_transforms import build_transforms
+        >>> image_processor = ViTImageProcessor(size={"height": 32, "width": 32})
+        >>> training, evaluation = build_transforms(image_processor, augment="crop")
+        >>> training(PIL.Image.new("RGB", (40, 40))).shape
+        torch.Size([3, 32, 32])
     """
     evaluation = EvaluationTransform(image_processor)
     if augment == "none":
         return evaluation, evaluation
     if augment not in ("timm", "crop"):
-        raise ValueError(f"augment is {augment!r}: choose 'timm', 'crop' or 'none'.")
+        raise ValueError(f"augment is {augment!r}; expected 'timm', 'crop' or 'none'.")
     for name, value in (("horizontal_flip", horizontal_flip), ("random_erasing", random_erasing)):
         if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}: give a probability between 0 and 1.")
+            raise ValueError(f"{name} is {value}; expected a probability between 0 and 1.")
     if not 0 < scale_min <= 1:
-        raise ValueError(f"scale_min is {scale_min}: give a part of the image's area, above 0 and at most 1.")
+        raise ValueError(f"scale_min is {scale_min}; expected a relative area above 0 and at most 1.")
     if not 0 < ratio[0] <= ratio[1]:
-        raise ValueError(f"ratio is {ratio}: give the least and the greatest ratio of width to height.")
+        raise ValueError(f"ratio is {ratio}; expected the smallest and the largest aspect ratio, both above 0.")
     if color_jitter < 0:
-        raise ValueError(f"color_jitter is {color_jitter}: give 0 or more.")
+        raise ValueError(f"color_jitter is {color_jitter}; expected 0 or more.")
     if augment == "crop" and (auto_augment or color_jitter):
-        raise ValueError("auto_augment and color_jitter belong to augment='timm', not to 'crop'.")
+        raise ValueError("auto_augment and color_jitter need augment='timm'; augment is 'crop'.")
     if auto_augment and color_jitter:
-        raise ValueError("timm applies no color_jitter beside an auto_augment policy: choose one of them.")
+        raise ValueError("timm ignores color_jitter if there is an auto_augment policy. Set only one of them.")
     height, width = _image_size(image_processor)
     if height != width:
         raise ValueError(
-            f"the image processor gives images of {height} x {width} pixels, not squares: use augment='none'."
+            f"The image processor gives images of {height} x {width} pixels; expected squares. Use augment='none'."
         )
     erasing = RandomErasing(random_erasing, device="cpu")
-    # The random crop chooses what is seen: the image processor is left to resize and normalize, and must not crop.
+    # After the random crop, the image processor may resize and normalize, but must not crop again.
     whole = EvaluationTransform(resize_image_processor(image_processor, height))
     if augment == "crop":
         shift_and_flip = torchvision.transforms.Compose([
@@ -201,29 +266,38 @@ def build_transforms(
 def with_pixel_values(
     dataset: Dataset, transform: ImageTransform, *, materialize: bool = False, materialize_limit: int = 2**31
 ) -> "Dataset | torch.utils.data.Dataset[dict[str, Any]]":
-    """Turn the images of a data set into tensors, as they are asked for or all at once.
+    """Transforms the images of a data set to pixel values, lazily or ahead of time.
 
     Args:
-        dataset: with an `image` and a `label` column, as `load_image_data` gives it.
-        transform: from an image to its pixel values.
-        materialize: transform every image now and keep the results in memory, for images that are read again and
-            again (members, BatchNorm statistics, evaluation) and a transform without randomness; of a `CropTransform`
-            what comes before its random part. Each process of a distributed run keeps its own.
-        materialize_limit: where all pixel values would need more bytes than this, they are not kept after all, and a
-            warning is logged.
+        dataset: with the columns `image` and `label`, from `load_image_data`.
+        transform: from an image to pixel values.
+        materialize: whether to transform all images now and keep them in memory. Use it for a deterministic transform
+            and images that are read many times. For a `CropTransform`, the input of its random part is kept. Every
+            process of a distributed run keeps a copy.
+        materialize_limit: largest size of the pixel values in bytes. Larger data sets stay lazy and log a warning.
 
     Returns:
-        A data set whose examples are `{"pixel_values": [3, height, width] float32, "labels": int}`: a
-        `datasets.Dataset`, or a map-style data set of torch's where it is kept in memory.
+        A data set with examples `{"pixel_values": [3, height, width] float32, "labels": int}`: a `datasets.Dataset`
+        if lazy, else a map-style data set of torch.
 
     Raises:
-        ValueError: the columns are not there; or, when an example is read, an image file is broken (it is named).
+        ValueError: a column is missing; or, on reading an example, its image file is broken. The message names it.
+
+    Example:
+        >>> from transformers import ViTImageProcessor
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> from hf_simplex.data.image_transforms import build_transforms, with_pixel_values
+        >>> _, evaluation = build_transforms(ViTImageProcessor(size={"height": 32, "width": 32}))
+        >>> with_pixel_values(load_image_data("digits").test, evaluation)[0]["pixel_values"].shape
+        torch.Size([3, 32, 32])
     """
     feature = dataset.features.get("image")
     if not isinstance(feature, Image) or "label" not in dataset.column_names:
-        raise ValueError(f"the data set needs a column 'image' of images and one 'label', it has {dataset.features}.")
-    # The columns get the names of the model's arguments, so that Trainer does not remove them as unused; images are
-    # decoded in the transform, where a broken file can be named.
+        raise ValueError(
+            f"The data set needs an 'image' column of images and a 'label' column; it has {dataset.features}."
+        )
+    # The model's argument names, so that Trainer keeps the columns. The transform decodes the images, so that an error
+    # can name a broken file.
     images = dataset.select_columns(["image", "label"]).cast_column("image", Image(decode=False))
     renamed = images.rename_columns({"image": "pixel_values", "label": "labels"})
     lazy = renamed.with_transform(_Decode(Image(mode=feature.mode), transform))
@@ -235,7 +309,7 @@ def with_pixel_values(
     needed = len(fixed) * first.numel() * first.element_size()
     if needed > materialize_limit:
         logger.warning(
-            "%d images of %s need %d bytes in memory, more than the limit of %d: they are transformed whenever read.",
+            "%d images of %s need %d bytes in memory, above the limit of %d. They are transformed on every read.",
             len(lazy), "x".join(map(str, first.shape)), needed, materialize_limit,
         )  # fmt: skip
         return lazy
@@ -248,21 +322,6 @@ def with_pixel_values(
     return kept if crop is None else _Varied(kept, crop)
 
 
-def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Stack examples to a batch, for a data loader or as Trainer's `data_collator`.
-
-    Args:
-        examples: each `{"pixel_values": [3, height, width], "labels": int}`.
-
-    Returns:
-        `{"pixel_values": [batch, 3, height, width], "labels": [batch] int64}`.
-    """
-    return {
-        "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
-        "labels": torch.tensor([example["labels"] for example in examples], dtype=torch.int64),
-    }
-
-
 def _timm_augmentation(
     image_size: int,
     horizontal_flip: float,
@@ -272,7 +331,7 @@ def _timm_augmentation(
     color_jitter: float,
     interpolation: str,
 ) -> Callable[[PIL.Image.Image], PIL.Image.Image]:
-    """timm's training transform up to, and without, the conversion to a tensor."""
+    """timm's training transform without the conversion to a tensor."""
     try:
         crop_and_flip, change_colors, _ = timm.data.create_transform(
             input_size=(3, image_size, image_size),
@@ -287,7 +346,7 @@ def _timm_augmentation(
         )
     except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
         raise ValueError(
-            f"auto_augment is {auto_augment!r}, which timm does not understand ({error}): give a policy such as "
+            f"auto_augment is {auto_augment!r}, which timm does not understand ({error}); expected a policy such as "
             "'rand-m9-mstd0.5', 'augmix-m3', 'original' or '3a'."
         ) from error
     augmentation: Callable[[PIL.Image.Image], PIL.Image.Image] = torchvision.transforms.Compose(
@@ -297,7 +356,7 @@ def _timm_augmentation(
 
 
 class _Varied(torch.utils.data.Dataset):
-    """Images that are kept in memory as they are before the random part of their transform."""
+    """Applies the random part of a `CropTransform` to pixel values in memory."""
 
     def __init__(self, kept: StackDataset[dict[str, Any]], transform: CropTransform) -> None:
         self.kept, self.transform = kept, transform
@@ -312,7 +371,7 @@ class _Varied(torch.utils.data.Dataset):
 
 @dataclass(frozen=True)
 class _Decode:
-    """Decode and transform the images of a batch of columns; a batch without images stays as it is."""
+    """Decodes and transforms the images of a batch. A batch without an image column is returned as it is."""
 
     feature: Image
     transform: ImageTransform
@@ -325,19 +384,19 @@ class _Decode:
     def _decode(self, stored: dict[str, Any]) -> PIL.Image.Image:
         try:
             return self.feature.decode_example(stored)
-        except Exception as error:  # Pillow's readers raise a dozen kinds
+        except Exception as error:  # Pillow's readers raise many types
             file = stored["path"] or f"(no file name, {len(stored['bytes'])} bytes)"
-            raise ValueError(f"cannot read the image {file}: {error}. Replace or remove it.") from error
+            raise ValueError(f"Cannot read the image {file}: {error}. Replace or remove it.") from error
 
 
 def _image_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
-    """Height and width of what an image processor gives, found by trying it."""
+    """Height and width of an image processor's pixel values, found by a trial."""
     evaluation = EvaluationTransform(image_processor)
     wide, tall = (tuple(evaluation(PIL.Image.new("RGB", size)).shape) for size in ((96, 64), (64, 96)))
     if wide != tall or len(wide) != 3 or wide[0] != 3:
         raise ValueError(
-            f"{type(image_processor).__name__} gives {list(wide)} for a wide image and {list(tall)} for a tall one, "
-            "expected [3, height, width] whatever the image: set its size and crop_size."
+            f"{type(image_processor).__name__} gives {list(wide)} for a wide image and {list(tall)} for a tall one; "
+            "expected the same [3, height, width] for every image. Set its size and crop_size."
         )
     return wide[1], wide[2]
 

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.data.data_collator import DataCollator
 
 from ..model.configuration_simplex import MODE
-from ..model.geometry import centroid_coordinates, vertex_coordinates
+from ..model.coordinates import centroid_coordinates, vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
 from .metrics import classification_metrics
 

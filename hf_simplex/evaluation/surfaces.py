@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from ..model.batch_norm import copy_statistics, recompute_statistics, statistics
+from ..model.batch_norm import batch_norm_statistics, copy_statistics, recompute_statistics
 from ..model.checkpoint import atomic_write
 from ..model.complexes import SimplicialComplex
-from ..model.geometry import face_coordinates, gram_matrix, vertex_coordinates
+from ..model.coordinates import face_coordinates, vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.processes import map_over_ranks
 from ..model.weight_space import Weights, trainable_names, write_point
@@ -428,13 +428,13 @@ def evaluate_points(
     for what, data in (("batches", batches), ("batch_norm_batches", batch_norm_batches)):
         if isinstance(data, Iterator):
             raise ValueError(f"The {what} are read once for each point: give a list or a DataLoader, not an iterator.")
-    if statistics(module) and batch_norm_batches is None:
+    if batch_norm_statistics(module) and batch_norm_batches is None:
         raise ValueError(
             "The module has BatchNorm, whose statistics hold at no other point than its own: give batch_norm_batches, "
             "inputs of training images to compute them from."
         )
     former_weights = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-    former_statistics = copy_statistics(statistics(module))
+    former_statistics = copy_statistics(batch_norm_statistics(module))
     former_flags = {child: child.training for child in module.modules()}
     module.eval()
     progress = logging.tqdm(total=len(coordinates), desc="Loss surface", unit="point", leave=False)
@@ -537,7 +537,7 @@ def _offset_gram(
             # Offsets before inner products: the vertices are close together, and far from 0.
             chunk = torch.stack([part.double() for part in chunks])
             offsets = chunk - chunk[0]
-            gram += gram_matrix(offsets, offsets).cpu()
+            gram += (offsets @ offsets.T).cpu()
     return gram, math.sqrt(rounding_squared)
 
 
@@ -598,5 +598,5 @@ def _check_finite(tensor: Tensor, vertex: int, name: str) -> None:
 def _put_back(module: nn.Module, weights: Weights, found: Mapping[str, Tensor]) -> None:
     for name, parameter in module.named_parameters():
         parameter.copy_(weights[name])
-    for name, buffer in statistics(module).items():
+    for name, buffer in batch_norm_statistics(module).items():
         buffer.copy_(found[name])

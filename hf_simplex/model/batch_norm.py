@@ -1,4 +1,4 @@
-"""BatchNorm statistics for a point: between vertices no running average is valid, so they are computed afresh."""
+"""BatchNorm statistics of a point: no vertex has those of a point between vertices, so they are recomputed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,9 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+__all__ = ["batch_norm_layers", "batch_norm_statistics", "copy_statistics", "recompute_statistics"]
+
 
 def batch_norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
-    """The BatchNorm layers of `module` that keep running statistics, by name (SyncBatchNorm and timm's included)."""
+    """The BatchNorm layers of `module` that track running statistics, by name; SyncBatchNorm and timm's included.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_simplex.model.batch_norm import batch_norm_layers
+        >>> list(batch_norm_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))))
+        ['1']
+    """
     return {
         name: layer
         for name, layer in module.named_modules()
@@ -18,8 +27,15 @@ def batch_norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
     }
 
 
-def statistics(module: nn.Module) -> dict[str, Tensor]:
-    """The running statistics of `module`'s BatchNorm layers by buffer name, not copied; empty without BatchNorm."""
+def batch_norm_statistics(module: nn.Module) -> dict[str, Tensor]:
+    """The running statistics of the BatchNorm layers of `module` by buffer name, not copied; empty without BatchNorm.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_simplex.model.batch_norm import batch_norm_statistics
+        >>> list(batch_norm_statistics(nn.BatchNorm2d(4)))
+        ['running_mean', 'running_var', 'num_batches_tracked']
+    """
     return {
         f"{name}.{buffer_name}" if name else buffer_name: buffer
         for name, layer in batch_norm_layers(module).items()
@@ -29,19 +45,29 @@ def statistics(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
-    """Replace the BatchNorm statistics of `module` by the averages over `batches` at its present weights.
+    """Recompute the BatchNorm statistics of `module` at its present weights.
 
-    Mean and (unbiased) variance of each batch are averaged over the batches, each weighted by its number of images,
-    as in Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2. Only the BatchNorm layers run
-    in training mode: dropout stays off. Without BatchNorm layers no batch is read. SyncBatchNorm does not communicate
-    here, so that each process of a distributed run may work on a point of its own.
+    The running mean and variance become the averages of the batches' means and unbiased variances, weighted by batch
+    size (Izmailov et al. 2018, Averaging Weights Leads to Wider Optima and Better Generalization, section 3.2). Only
+    BatchNorm layers run in training mode; dropout stays off. SyncBatchNorm does not communicate, so that each process
+    can work on a point of its own.
 
     Args:
-        module: its running statistics are overwritten, its weights and its training flags are left alone.
-        batches: mappings of keyword arguments for `module`, or single tensors [batch, ...] on any device.
+        module: its running statistics are overwritten. Weights and training flags do not change.
+        batches: mappings of keyword arguments for `module`, or single tensors [batch, ...], on any device. Not read
+            without BatchNorm layers.
 
     Raises:
-        ValueError: there is no batch to compute the statistics from, or one that is a single image.
+        ValueError: there is no batch, or a batch of a single image.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from hf_simplex.model.batch_norm import recompute_statistics
+        >>> layer = nn.BatchNorm1d(1)
+        >>> recompute_statistics(layer, [torch.tensor([[1.0], [3.0]]), torch.tensor([[4.0], [6.0]])])
+        >>> layer.running_mean
+        tensor([3.5000])
     """
     layers = batch_norm_layers(module)
     if not layers:
@@ -64,7 +90,7 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
             images += size
             for layer in layers.values():
                 layer.momentum = size / images
-            with _without_communication():
+            with _without_communication(layers.values()):
                 module(inputs[""]) if isinstance(batch, Tensor) else module(**inputs)
         if images == 0:
             raise ValueError("BatchNorm statistics need at least one batch of training images, and none was given.")
@@ -75,17 +101,36 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
             child.training = training
 
 
+class _LocalBatchNorm(nn.SyncBatchNorm):
+    """SyncBatchNorm that normalizes over the images of its own process."""
+
+    forward = _BatchNorm.forward
+
+
 @contextmanager
-def _without_communication() -> Iterator[None]:
-    """SyncBatchNorm as plain BatchNorm. The class is changed, since subclasses (timm's) do more than its forward."""
-    synchronized = nn.SyncBatchNorm.forward
-    nn.SyncBatchNorm.forward = _BatchNorm.forward  # type: ignore[method-assign]
+def _without_communication(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """SyncBatchNorm layers among `layers` normalize over the images of their own process.
+
+    Only the given layers change their class. A subclass of SyncBatchNorm keeps its own forward, such as timm's with
+    an activation: `_LocalBatchNorm` comes after it in the order of resolution, and before SyncBatchNorm.
+    """
+    classes = {layer: type(layer) for layer in layers if isinstance(layer, nn.SyncBatchNorm)}
     try:
+        for layer, own in classes.items():
+            bases = (_LocalBatchNorm,) if own is nn.SyncBatchNorm else (own, _LocalBatchNorm)
+            layer.__class__ = type(own.__name__, bases, {})
         yield
     finally:
-        nn.SyncBatchNorm.forward = synchronized  # type: ignore[method-assign]
+        for layer, own in classes.items():
+            layer.__class__ = own
 
 
 def copy_statistics(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of the given statistics that no later forward pass changes."""
+    """Copies of the given statistics, which later forward passes do not change.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_simplex.model.batch_norm import batch_norm_statistics, copy_statistics
+        >>> kept = copy_statistics(batch_norm_statistics(nn.BatchNorm2d(4)))
+    """
     return {name: tensor.detach().clone() for name, tensor in source.items()}

@@ -8,7 +8,7 @@ import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from .complexes import SimplicialComplex
-from .geometry import validate_coordinates
+from .coordinates import validate_coordinates
 
 PRETRAINED = "pretrained"
 MODE = "mode"

@@ -5,7 +5,7 @@ import math
 from torch import Generator, Tensor
 
 from .complexes import SimplicialComplex
-from .geometry import sample_complex
+from .sampling import sample_complex
 
 
 def draw_members(

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
-from .batch_norm import copy_statistics, recompute_statistics, statistics
+from .batch_norm import batch_norm_statistics, copy_statistics, recompute_statistics
 from .checkpoint import (
     HUB_ARGUMENTS,
     atomic_write,
@@ -38,15 +38,16 @@ from .checkpoint import (
 )
 from .complexes import SimplicialComplex
 from .configuration_simplex import CONNECTOR, MODE, PRETRAINED, ROLES, SimplexConfig
+from .coordinates import centroid_coordinates, vertex_coordinates
 from .cuda_graph import MembersOnCuda
-from .geometry import centroid_coordinates, simplex_log_volumes, vertex_coordinates
 from .members import draw_members, symmetric_members
 from .processes import map_over_ranks
 from .remote_code import write_inference_code
 from .sharding import full_tensor
 from .subset import part_of, read_part
 from .tensor_tree import TensorTree, like
-from .weight_space import blocks, trainable_names, write_point
+from .volumes import simplex_log_volumes
+from .weight_space import stacked_parameters, trainable_names, write_point
 
 
 @dataclass
@@ -124,7 +125,7 @@ class SimplexForImageClassification(PreTrainedModel):
                 _copy(prototype, tree)
             self.vertices.append(tree)
         if config.members:
-            names = statistics(prototype)
+            names = batch_norm_statistics(prototype)
             self.members.extend(TensorTree({}, like(names)) for _ in config.members if names)
             self.centroids.extend(TensorTree({}, like(names)) for _ in config.simplexes if names)
             if not on_meta:
@@ -413,7 +414,7 @@ class SimplexForImageClassification(PreTrainedModel):
         """
         self.config.check_points([coordinates])
         backbone = self._write(coordinates)
-        if max(coordinates) < 1 and statistics(backbone):
+        if max(coordinates) < 1 and batch_norm_statistics(backbone):
             if batches is None:
                 raise ValueError(
                     f"The point at {list(coordinates)} lies between vertices, where the BatchNorm statistics are not "
@@ -435,7 +436,9 @@ class SimplexForImageClassification(PreTrainedModel):
 
     def log_volumes(self) -> Tensor:
         """[simplexes] float64: the natural logarithm of each simplex's volume, in the units of the weights."""
-        return simplex_log_volumes(self.config.complex, blocks(self.weights, trainable_names(self.vertices[0])))
+        return simplex_log_volumes(
+            self.config.complex, stacked_parameters(self.weights, trainable_names(self.vertices[0]))
+        )
 
     # ---- members -----------------------------------------------------------------------------------------------
 
@@ -505,11 +508,11 @@ class SimplexForImageClassification(PreTrainedModel):
         self.config.check_points(coordinates)
         self.dematerialize()
         points, found = [*coordinates, *self._centroids()], []
-        if statistics(self.backbone):
+        if batch_norm_statistics(self.backbone):
             progress = logging.tqdm(total=len(points), desc="BatchNorm statistics", leave=False)
 
             def at(point: Sequence[float]) -> dict[str, Tensor]:
-                kept = copy_statistics(statistics(self.backbone_at(point, batches)))
+                kept = copy_statistics(batch_norm_statistics(self.backbone_at(point, batches)))
                 progress.update()
                 return {name: tensor.cpu() for name, tensor in kept.items()}
 
@@ -595,7 +598,7 @@ class SimplexForImageClassification(PreTrainedModel):
     def vertex_statistics(self, vertex: int) -> dict[str, Tensor]:
         """The BatchNorm statistics of a vertex by buffer name, not copied; empty without BatchNorm."""
         tensors = self.weights[vertex]
-        return {name: tensors[name] for name in statistics(self.backbone)}
+        return {name: tensors[name] for name in batch_norm_statistics(self.backbone)}
 
     def _centroids(self) -> list[list[float]]:
         structure = self.config.complex
@@ -900,7 +903,7 @@ class SimplexForImageClassification(PreTrainedModel):
         """The working backbone, in evaluation mode, holding the centroid of a simplex; errors of `export_centroid`."""
         if not 0 <= simplex < len(self.config.simplexes):
             raise IndexError(f"There is no simplex {simplex}: they are 0 to {len(self.config.simplexes) - 1}.")
-        if statistics(self.backbone) and not len(self.centroids):
+        if batch_norm_statistics(self.backbone) and not len(self.centroids):
             raise RuntimeError("The centroid's BatchNorm statistics are computed with the members: draw those first.")
         tree = self.centroids[simplex] if len(self.centroids) else None
         return self._write(self._centroids()[simplex], tree)

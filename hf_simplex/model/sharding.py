@@ -1,4 +1,4 @@
-"""Weights that an engine divides among processes: the shards held here, whole tensors, sums over shards."""
+"""Sharded weights: local shards, full tensors, and reductions over shards."""
 
 from collections.abc import Mapping
 
@@ -8,59 +8,102 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+__all__ = [
+    "all_reduce_sum",
+    "full_tensor",
+    "local_parameters",
+    "local_tensor",
+    "replica_index",
+    "shard_group",
+    "sharded_like",
+]
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, not copied: its shard of a distributed one, else the tensor itself."""
+
+def local_tensor(tensor: Tensor) -> Tensor:
+    """The local shard of a distributed tensor, not copied; any other tensor itself.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.model.sharding import local_tensor
+        >>> local_tensor(torch.ones(2))
+        tensor([1., 1.])
+    """
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def local_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """What this process holds of each parameter of `module` by name, without autograd and not copied."""
+    """The local shard of each parameter of `module` by name, without autograd and not copied.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_simplex.model.sharding import local_parameters
+        >>> list(local_parameters(nn.Linear(2, 1)))
+        ['weight', 'bias']
+    """
     if isinstance(module, FSDPModule):
-        # A forward pass without a backward pass leaves some of FSDP2's modules with gathered copies of their weights.
+        # After a forward pass without backward, FSDP2 leaves some modules unsharded.
         for child in module.modules():
             if isinstance(child, FSDPModule):
                 child.reshard()
-    return {name: local(p.data) for name, p in module.named_parameters()}
+    return {name: local_tensor(p.data) for name, p in module.named_parameters()}
 
 
 @torch.no_grad()
 def sharded_like(weights: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """What this process would hold of whole `weights` if they were divided as the parameters of `module` are.
-
-    Nothing is communicated: each process cuts its shards out of the whole weights that it is given.
+    """Shard full weights as the parameters of `module` are sharded, without communication.
 
     Args:
-        weights: a whole tensor for each parameter of `module`, of its shape; any device, any floating dtype.
+        weights: a full tensor for each parameter of `module`, of its shape; any device, any floating dtype.
         module: its parameters are plain tensors, or FSDP2's.
 
     Returns:
-        Shards by parameter name, on the module's device; a given tensor itself where its parameter is not divided.
+        The local shards by parameter name, on the module's device; for a parameter that is not sharded the given
+        tensor itself.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from hf_simplex.model.sharding import sharded_like
+        >>> sharded_like({"weight": torch.ones(1, 2)}, nn.Linear(2, 1, bias=False))
+        {'weight': tensor([[1., 1.]])}
     """
     shards = {}
     for name, parameter in module.named_parameters():
         whole = weights[name]
         if isinstance(parameter, DTensor):
-            spread = distribute_tensor(
+            distributed = distribute_tensor(
                 whole.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
             )
-            # A copy, so that the whole tensor is not kept for the sake of its part.
-            whole = spread.to_local().clone()
+            # A view would keep the full tensor in memory.
+            whole = distributed.to_local().clone()
         shards[name] = whole
     return shards
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole of a tensor; of a distributed one it is gathered, so that all processes must call this together."""
+    """The full tensor. A distributed one is gathered: all processes of its mesh must call this together.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.model.sharding import full_tensor
+        >>> full_tensor(torch.ones(2))
+        tensor([1., 1.])
+    """
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def sharing_processes(module: nn.Module) -> dist.ProcessGroup | None:
-    """The processes that share one copy of the weights of `module`; None where each process has a copy of its own.
+def shard_group(module: nn.Module) -> dist.ProcessGroup | None:
+    """The process group over which the weights of `module` are sharded; None without sharding.
 
     Raises:
-        ValueError: some parameters are divided and others are not, or not all in the same way.
+        ValueError: the parameters are not all sharded alike, over one dimension of the mesh.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_simplex.model.sharding import shard_group
+        >>> shard_group(nn.Linear(2, 1)) is None
+        True
     """
     layouts = {
         (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
@@ -68,7 +111,7 @@ def sharing_processes(module: nn.Module) -> dist.ProcessGroup | None:
     }
     if len(layouts) > 1:
         raise ValueError(
-            f"The weights of the {type(module).__name__} are divided among processes in {len(layouts)} ways: shard "
+            f"The weights of the {type(module).__name__} are sharded in {len(layouts)} different ways: shard "
             "all parameters over the same device mesh (FSDP without ignored modules or tensor parallelism)."
         )
     layout = layouts.pop()
@@ -84,12 +127,18 @@ def sharing_processes(module: nn.Module) -> dist.ProcessGroup | None:
     return mesh.get_group(divided[0])
 
 
-def copy_number(module: nn.Module, process_index: int) -> int:
-    """Which copy of the weights of `module` this process works on: processes that share one have the same number.
+def replica_index(module: nn.Module, process_index: int) -> int:
+    """The index of the replica of `module` that this process works on. Processes that shard one replica share it.
 
     Args:
-        module: plain, or divided by FSDP2, with replicas (HSDP) or without.
-        process_index: the number of this process, which is the copy's where each process has its own.
+        module: plain, or sharded by FSDP2, with replicas (HSDP) or without.
+        process_index: rank of this process; the result for a plain module.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_simplex.model.sharding import replica_index
+        >>> replica_index(nn.Linear(2, 1), process_index=3)
+        3
     """
     parameter = next(module.parameters())
     if not isinstance(parameter, DTensor):
@@ -99,16 +148,22 @@ def copy_number(module: nn.Module, process_index: int) -> int:
     return 0 if not replicas or coordinate is None else coordinate[replicas[0]]
 
 
-def sum_over(processes: dist.ProcessGroup | None, partial: Tensor, device: torch.device) -> Tensor:
-    """The sum of what each of `processes` has, the same bits on all of them; `partial` itself where they are None.
+def all_reduce_sum(group: dist.ProcessGroup | None, partial: Tensor, device: torch.device) -> Tensor:
+    """The sum of `partial` over the processes of a group, the same bits on all of them.
 
     Args:
-        processes: of `sharing_processes`.
+        group: from `shard_group`; None returns `partial` itself.
         partial: any shape, on the CPU.
-        device: where the processes' weights are, and so what they communicate through.
+        device: the device of the weights, which the group communicates through.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.model.sharding import all_reduce_sum
+        >>> all_reduce_sum(None, torch.ones(2), torch.device("cpu"))
+        tensor([1., 1.])
     """
-    if processes is None:
+    if group is None:
         return partial
     total = partial.to(device)
-    dist.all_reduce(total, group=processes)
+    dist.all_reduce(total, group=group)
     return total.to(partial.device)

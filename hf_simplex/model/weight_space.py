@@ -1,4 +1,4 @@
-"""Writes the point at given barycentric coordinates into a module: the only place that mixes vertices."""
+"""Points of weight space: mix vertices by barycentric coordinates, and write the mix into a module."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,38 +9,65 @@ from torch import Tensor, nn
 
 from .sharding import local_parameters
 
+__all__ = [
+    "Weights",
+    "cast_like",
+    "chunks",
+    "copy_weights",
+    "mix",
+    "stacked_parameters",
+    "support",
+    "swap_in_point",
+    "trainable_names",
+    "write_point",
+]
+
 Weights = Mapping[str, Tensor]
-"""One set of weights: tensors by the module's own parameter names."""
+"""One set of weights: a tensor for each parameter name of the module."""
 
-PIECE_ON_CPU = 2**17
-"""Elements that are worked on at a time on a CPU: some vertices' worth of them stays in the cache."""
+CHUNK_ON_CPU = 2**17
+"""Chunk size, in elements, on a CPU. The chunks of a few vertices fit into its cache."""
 
-PIECE_ON_ACCELERATOR = 2**22
-"""The same where each piece costs the launch of a few kernels: what bounds the memory that a pass takes."""
+CHUNK_ON_ACCELERATOR = 2**22
+"""Chunk size, in elements, on an accelerator. Large enough to hide kernel launches, small enough to bound memory."""
 
 
 def trainable_names(module: nn.Module) -> list[str]:
-    """Names of the parameters that span the weight space of `module`; a tied parameter counts once."""
+    """Names of the parameters that span the weight space of `module`; a tied parameter counts once.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_simplex.model.weight_space import trainable_names
+        >>> trainable_names(nn.Linear(2, 1))
+        ['weight', 'bias']
+    """
     return [name for name, _ in module.named_parameters()]
 
 
 @torch.no_grad()
 def write_point(module: nn.Module, vertices: Sequence[Weights], coordinates: Sequence[float]) -> None:
-    """Write the point `sum_i coordinates[i] * vertices[i]` into the parameters of `module`, in place.
+    """Write the point phi = sum_i c_i theta_i into the parameters of `module`, in place.
 
-    Vertices are folded in one after the other by linear interpolation. That makes two cases exact to the last bit:
-    coordinates that single out one vertex, and vertices that are equal. Vertices of coordinate 0 are not read. Mixing
-    happens in float32 (float64 for float64 parameters) whatever the dtypes of vertices and parameters.
-
-    Of a module that is divided among processes each writes its own shards, out of vertices that are divided alike.
+    Vertices are mixed one after the other by linear interpolation. Two cases are exact to the last bit: a single
+    vertex of coordinate 1, and equal vertices. Vertices of coordinate 0 are not read. Mixing runs in float32, or in
+    float64 for float64 parameters. With a sharded module, each process mixes its own shards of the vertices.
 
     Args:
         module: its parameters are overwritten; any floating dtype, any device.
-        vertices: one set of weights a vertex, each with a tensor for every parameter of `module`, of its shape.
-        coordinates: [vertices] barycentric coordinates; floats that sum to 1.
+        vertices: theta_i, sets of weights with the names and shapes of the parameters of `module`.
+        coordinates: c_i, [vertices] barycentric coordinates; floats that sum to 1.
 
     Raises:
-        ValueError: as many coordinates as vertices were expected, or the coordinates are all 0.
+        ValueError: the numbers of vertices and coordinates differ, or all coordinates are 0.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from hf_simplex.model.weight_space import write_point
+        >>> module = nn.Linear(1, 1, bias=False)
+        >>> write_point(module, [{"weight": torch.tensor([[0.0]])}, {"weight": torch.tensor([[4.0]])}], [0.75, 0.25])
+        >>> module.weight.item()
+        1.0
     """
     found = support(vertices, coordinates)
     parameters = local_parameters(module)
@@ -50,40 +77,69 @@ def write_point(module: nn.Module, vertices: Sequence[Weights], coordinates: Seq
 
 @torch.no_grad()
 def mix(targets: Sequence[Tensor], sources: Sequence[Sequence[Tensor]], coordinates: Sequence[float]) -> None:
-    """Write the normalized sum of sets of tensors into others of their shapes, in place and as `write_point` does.
+    """Write the weighted mean of sets of tensors into `targets`, in place, with the arithmetic of `write_point`.
 
     Args:
         targets: any floating dtypes, any device.
-        sources: at least one set; any floating dtypes and devices. Pinned tensors on the CPU are read after the return
-            where the targets are on an accelerator.
-        coordinates: one for each set, of the same sign.
+        sources: at least one set with the shapes of `targets`; any floating dtypes and devices. If the targets are on
+            an accelerator, pinned sources are still being read on return.
+        coordinates: a weight for each set, all of the same sign; need not sum to 1.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.model.weight_space import mix
+        >>> mean = torch.empty(2)
+        >>> mix([mean], [[torch.zeros(2)], [torch.ones(2)]], [1.0, 1.0])
+        >>> mean
+        tensor([0.5000, 0.5000])
     """
-    for piece, *mixed in chunks(targets, *sources):
-        _mix(piece, mixed, coordinates)
+    for chunk, *mixed in chunks(targets, *sources):
+        _mix(chunk, mixed, coordinates)
 
 
 @torch.no_grad()
 def copy_weights(module: nn.Module, into: Weights) -> None:
-    """Copy the parameters of `module` bit for bit into the tensors of `into`, in place (same names, same shapes)."""
+    """Copy the parameters of `module` bit for bit into the tensors of `into`, of the same names and shapes.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from hf_simplex.model.weight_space import copy_weights
+        >>> kept = {"weight": torch.empty(1, 1)}
+        >>> copy_weights(nn.Linear(1, 1, bias=False), kept)
+    """
     parameters = local_parameters(module)
     torch._foreach_copy_([into[name] for name in parameters], list(parameters.values()))
 
 
 @contextmanager
-def weights_moved_to(
+def swap_in_point(
     module: nn.Module, vertices: Sequence[Weights], coordinates: Sequence[float], vertex: int
 ) -> Iterator[None]:
-    """While the context lasts, `module` holds the point at `coordinates` in place of vertex number `vertex`.
+    """Swap the point at `coordinates` into `module`, which holds a vertex, for the duration of the context.
 
-    The weights of `module` on entry are that vertex: they are saved to `vertices[vertex]` as the point is written, and
-    put back bit for bit on exit. A forward and a backward pass within the context work on the point, so that `.grad`
-    receives the gradient with respect to the point; the optimizer, outside, steps the vertex.
+    On entry the weights of `module` are saved to `vertices[vertex]`; on exit they are restored bit for bit. A backward
+    pass within the context leaves the gradient with respect to the point in `.grad`. The optimizer steps the vertex,
+    outside.
 
     Args:
-        module: holds the vertex on entry and on exit, the point between.
+        module: holds the vertex before and after, the point in between.
         vertices: as for `write_point`; the tensors of `vertices[vertex]` are overwritten.
         coordinates: [vertices] barycentric coordinates.
-        vertex: the index of the vertex that `module` holds.
+        vertex: index of the vertex that `module` holds.
+
+    Raises:
+        ValueError: as `write_point`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from hf_simplex.model.weight_space import swap_in_point
+        >>> module, other = nn.Linear(1, 1, bias=False), {"weight": torch.zeros(1, 1)}
+        >>> storage = {"weight": torch.empty(1, 1)}
+        >>> with swap_in_point(module, [other, storage], [0.5, 0.5], vertex=1):
+        ...     bool(module.weight == storage["weight"] / 2)
+        True
     """
     found = support(vertices, coordinates)
     parameters = local_parameters(module)
@@ -92,7 +148,7 @@ def weights_moved_to(
     moved = 0
     try:
         with torch.no_grad():
-            # One way through the memory for saving and mixing: what was just saved is mixed out of the cache.
+            # Save and mix chunk by chunk: the mix reads what was just saved from the cache.
             for targets, safe, *mixed in chunks(list(parameters.values()), saved, *sources):
                 torch._foreach_copy_(safe, targets)
                 moved += 1
@@ -100,16 +156,25 @@ def weights_moved_to(
         yield
     finally:
         with torch.no_grad():
-            # Asked for anew, since an engine that shards may have put other tensors in their place; and cut with the
-            # sources again, since the order in memory of each set decides where tensors are cut.
+            # An engine that shards may have replaced the parameters. The sources take part in the chunking again,
+            # since the memory format of every set decides where chunks end.
             for targets, safe, *_ in islice(chunks(list(local_parameters(module).values()), saved, *sources), moved):
                 torch._foreach_copy_(targets, safe)
 
 
 def support(vertices: Sequence[Weights], coordinates: Sequence[float]) -> dict[int, float]:
-    """The coordinates that are not 0, by vertex; ValueError as in `write_point`."""
+    """The nonzero coordinates by vertex.
+
+    Raises:
+        ValueError: as `write_point`.
+
+    Example:
+        >>> from hf_simplex.model.weight_space import support
+        >>> support([{}, {}, {}], [0.5, 0.0, 0.5])
+        {0: 0.5, 2: 0.5}
+    """
     if len(vertices) != len(coordinates):
-        raise ValueError(f"{len(vertices)} vertices need as many coordinates, not {len(coordinates)}.")
+        raise ValueError(f"{len(vertices)} vertices need as many coordinates, got {len(coordinates)}.")
     found = {index: float(coordinate) for index, coordinate in enumerate(coordinates) if coordinate != 0}
     if not found:
         raise ValueError("All coordinates are 0: a point needs coordinates that sum to 1.")
@@ -132,7 +197,14 @@ def _mix(targets: list[Tensor], sources: Sequence[list[Tensor]], coordinates: Se
 
 
 def cast_like(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors in the dtype and on the device of the others; not copied where they are so already."""
+    """The tensors in the dtypes and on the devices of others; not copied if they all match already.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.model.weight_space import cast_like
+        >>> cast_like([torch.ones(2)], [torch.ones(2, dtype=torch.float64)])
+        [tensor([1., 1.], dtype=torch.float64)]
+    """
     if all(tensor.dtype == o.dtype and tensor.device == o.device for tensor, o in zip(tensors, others, strict=True)):
         return list(tensors)
     converted = [torch.empty_like(other) for other in others]
@@ -142,34 +214,41 @@ def cast_like(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tenso
 
 def _copy(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> None:
     device = into[0].device
-    # What is copied to the CPU must be there on return, since nothing that reads it there would wait.
-    unawaited = device.type != "cpu"
+    # A reader on the CPU does not wait for the copy.
+    non_blocking = device.type != "cpu"
     if tensors[0].device != device and tensors[0].dtype != into[0].dtype:
-        # Moved as they are: the CPU would convert them before, into memory that is not pinned.
-        tensors = [tensor.to(device, non_blocking=unawaited) for tensor in tensors]
-    torch._foreach_copy_(list(into), list(tensors), non_blocking=unawaited)
+        # Move before converting: the CPU would convert into memory that is not pinned.
+        tensors = [tensor.to(device, non_blocking=non_blocking) for tensor in tensors]
+    torch._foreach_copy_(list(into), list(tensors), non_blocking=non_blocking)
 
 
 def chunks(*weights: Sequence[Tensor], on_cpu: int | None = None) -> Iterator[list[list[Tensor]]]:
-    """Cut several sets of weights into the same chunks, of which one from each set fits into the processor's cache.
+    """Split several sets of weights into the same chunks, small enough for the processor's cache.
 
-    A pass over many vertices that works piece by piece reads each from memory once and writes the result once.
+    A pass that mixes many vertices chunk by chunk reads each from memory once, and writes the result once.
 
     Args:
         weights: sets of tensors, of the same shapes in the same order; any dtypes and devices.
-        on_cpu: elements of a piece where the first set is on a CPU; default: `PIECE_ON_CPU`.
+        on_cpu: chunk size, in elements, if the first set is on a CPU; default: `CHUNK_ON_CPU`.
 
     Yields:
-        For each set the tensors of a piece, not copied: several small tensors as they are, or a stretch of a large
-        one, [elements] in the order of the memory. In all sets they hold the same elements.
+        For each set the tensors of one chunk, as views: several small tensors, or a slice [elements] of a large one
+        in memory order. All sets have the same elements in the same chunk.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.model.weight_space import chunks
+        >>> weights = [torch.zeros(6), torch.zeros(2)]
+        >>> [[tuple(tensor.shape) for tensor in chunk] for (chunk,) in chunks(weights, on_cpu=4)]
+        [[(4,)], [(2,)], [(2,)]]
     """
-    size = (on_cpu or PIECE_ON_CPU) if weights[0][0].device.type == "cpu" else PIECE_ON_ACCELERATOR
+    size = (on_cpu or CHUNK_ON_CPU) if weights[0][0].device.type == "cpu" else CHUNK_ON_ACCELERATOR
     gathered: list[tuple[Tensor, ...]] = []
     elements = 0
     for tensors in zip(*weights, strict=True):
         if tensors[0].numel() > size and (flat := _flattened(tensors)) is not None:
-            for stretch in zip(*(tensor.split(size) for tensor in flat), strict=True):
-                yield [[tensor] for tensor in stretch]
+            for slices in zip(*(tensor.split(size) for tensor in flat), strict=True):
+                yield [[tensor] for tensor in slices]
             continue
         gathered.append(tensors)
         elements += tensors[0].numel()
@@ -181,7 +260,7 @@ def chunks(*weights: Sequence[Tensor], on_cpu: int | None = None) -> Iterator[li
 
 
 def _flattened(tensors: Sequence[Tensor]) -> list[Tensor] | None:
-    """Flat views of tensors that lie in memory in the same order; None where they do not."""
+    """Flat views of tensors of the same memory format; None if the formats differ."""
     if all(tensor.is_contiguous() for tensor in tensors):
         return [tensor.view(-1) for tensor in tensors]
     if all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors if tensor.dim() == 4):
@@ -189,10 +268,21 @@ def _flattened(tensors: Sequence[Tensor]) -> list[Tensor] | None:
     return None
 
 
-def blocks(vertices: Sequence[Weights], names: Iterable[str]) -> Iterator[Tensor]:
-    """The vertices one parameter at a time, [vertices, parameter size] each: the form in which `geometry` takes them.
+def stacked_parameters(vertices: Sequence[Weights], names: Iterable[str]) -> Iterator[Tensor]:
+    """Stack the vertices, one parameter at a time: the blocks that `simplex_log_volume` takes.
 
-    A [vertices, all parameters] matrix of float64 would not fit where the weights themselves just do.
+    Args:
+        vertices: sets of weights.
+        names: the parameters to stack.
+
+    Yields:
+        [vertices, parameter size], in the dtype of the weights.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.model.weight_space import stacked_parameters
+        >>> [tuple(block.shape) for block in stacked_parameters([{"w": torch.zeros(2, 3)}] * 4, ["w"])]
+        [(4, 6)]
     """
     for name in names:
         yield torch.stack([vertex[name].flatten() for vertex in vertices])

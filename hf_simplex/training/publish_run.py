@@ -11,7 +11,8 @@ from transformers.data.data_collator import DataCollator
 from transformers.utils import logging
 
 from ..evaluation.comparison import predict_parts, results_of
-from ..hub.model_card import DRAWN_PARTS, Evidence, describe_hardware, write_card
+from ..hub.evidence import DRAWN_PARTS, Evidence, describe_hardware
+from ..hub.model_card import write_card
 from ..hub.publishing import publish_folder
 from ..model.modeling_simplex import SimplexForImageClassification
 from .arguments import SimplexTrainingArguments

@@ -41,14 +41,15 @@ from ..model.batch_norm import batch_norm_layers, recompute_statistics
 from ..model.checkpoint import clear_saves, finish_saves
 from ..model.complexes import SimplicialComplex
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED
-from ..model.geometry import vertex_coordinates
+from ..model.coordinates import vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.processes import any_rank
-from ..model.sharding import copy_number, local_parameters, sharing_processes
+from ..model.sharding import local_parameters, replica_index, shard_group
 from .arguments import SimplexTrainingArguments
 from .preemption import Preemption
 from .publish_run import publish_run
-from .spro import GrowingVertex, VolumeTerm, scaled_volume_weight
+from .spro import GrowingVertex
+from .volume_term import VolumeTerm, scaled_volume_weight
 
 STATE_FILE = "trainer_state.json"
 SAVING, FORMER = ".saving", "former-"
@@ -360,7 +361,7 @@ class SimplexTrainer(Trainer):
             self.is_in_stage = self.is_in_train = False
             simplex.growing = None
             self._release(backbone)
-            if sharing_processes(backbone) is not None or self.args.sync_batch_norm:
+            if shard_group(backbone) is not None or self.args.sync_batch_norm:
                 simplex.forget_backbone()
             self.args = run_args
             self.accelerator.dataloader_config.data_seed = run_args.data_seed
@@ -511,7 +512,7 @@ class SimplexTrainer(Trainer):
         return self._stream_of_draw(*self._draws_at_step)
 
     def _stream_of_draw(self, step: int, draws: int) -> torch.Generator:
-        return stream(self.args.seed, copy_number(self.simplex.backbone, self.args.process_index), step, draws)
+        return stream(self.args.seed, replica_index(self.simplex.backbone, self.args.process_index), step, draws)
 
     def _next_point(self, number: int) -> list[float]:
         """The first point of the next batch, if that has as many: it is drawn again when its turn comes."""

@@ -23,7 +23,7 @@ from hf_simplex.data.image_data import load_image_data
 from hf_simplex.data.image_transforms import build_transforms, collate, with_pixel_values
 from hf_simplex.evaluation.metrics import accuracy, expected_calibration_error, negative_log_likelihood
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import centroid_coordinates, edge_coordinates, vertex_coordinates
+from hf_simplex.model.coordinates import centroid_coordinates, face_coordinates, vertex_coordinates
 from hf_simplex.model.members import draw_members, symmetric_members
 
 DRAWS = 200
@@ -54,7 +54,7 @@ def choices(structure: SimplicialComplex, seed: int) -> dict[str, list[list[floa
         "centroids": centroids,
         "vertices": vertices,
         "vertices and centroids": vertices + centroids,
-        "edge midpoints": [edge_coordinates(structure, *edge, 3)[1].tolist() for edge in structure.edges()],
+        "edge midpoints": [face_coordinates(structure, edge, 2)[1].tolist() for edge in structure.edges()],
         "symmetric rule": symmetric_members(structure),
         "4 of low discrepancy": low_discrepancy(structure, 4, seed),
         "8 of low discrepancy": low_discrepancy(structure, 8, seed),

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.model.batch_norm import statistics
+from hf_simplex.model.batch_norm import batch_norm_statistics
 from hf_simplex.model.cuda_graph import WARM_UP_PASSES, MembersOnCuda, log_probabilities
 
 LABELS = 100
@@ -60,7 +60,7 @@ def ensemble(name: str, args: argparse.Namespace, device: torch.device, members:
         for parameter in model.vertices[vertex].parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     batches = [{"pixel_values": torch.randn(4, 3, args.image_size, args.image_size)}]
-    model.draw_members(members, seed=args.seed, batches=batches if statistics(model.backbone) else None)
+    model.draw_members(members, seed=args.seed, batches=batches if batch_norm_statistics(model.backbone) else None)
     return model
 
 

@@ -196,7 +196,7 @@ def test_an_image_processor_that_cannot_be_resized_is_an_error() -> None:
     free_shape = BitImageProcessor(size={"shortest_edge": 40}, do_center_crop=False)
     with pytest.raises(ValueError, match=r"BitImageProcessor gives \[3, 24, 36\] for a wide image"):
         resize_image_processor(free_shape, 24)
-    with pytest.raises(ValueError, match="asked for 24 x 24 pixels it gives 64 x 64"):
+    with pytest.raises(ValueError, match="asked for 24 x 24 pixels, it gives 64 x 64"):
         resize_image_processor(CropOnly(), 24)
     with pytest.raises(ValueError, match="image_size is 0"):
         resize_image_processor(timm_processor(), 0)
@@ -295,8 +295,8 @@ def test_each_augmentation_is_random_and_repeats_with_the_seed(photo: PIL.Image.
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"augment": "heavy"}, "augment is 'heavy': choose 'timm', 'crop' or 'none'"),
-        ({"augment": "crop", "color_jitter": 0.1}, "belong to augment='timm', not to 'crop'"),
+        ({"augment": "heavy"}, "augment is 'heavy'; expected 'timm', 'crop' or 'none'"),
+        ({"augment": "crop", "color_jitter": 0.1}, "need augment='timm'; augment is 'crop'"),
         ({"horizontal_flip": 1.5}, "horizontal_flip is 1.5"),
         ({"random_erasing": -0.1}, "random_erasing is -0.1"),
         ({"scale_min": 0.0}, "scale_min is 0.0"),
@@ -304,7 +304,7 @@ def test_each_augmentation_is_random_and_repeats_with_the_seed(photo: PIL.Image.
         ({"color_jitter": -1.0}, "color_jitter is -1.0"),
         ({"auto_augment": "random9"}, "auto_augment is 'random9', which timm does not understand"),
         ({"auto_augment": "best"}, "auto_augment is 'best', which timm does not understand"),
-        ({"auto_augment": "3a", "color_jitter": 0.4}, "no color_jitter beside an auto_augment policy"),
+        ({"auto_augment": "3a", "color_jitter": 0.4}, "ignores color_jitter if there is an auto_augment policy"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_an_error(arguments: Any, complaint: str) -> None:
@@ -415,19 +415,19 @@ def test_a_broken_image_file_is_named_when_it_is_read(tmp_path: Path, photo: PIL
         photo.save(file)
         file.write_bytes(file.read_bytes()[:-300])
     dataset = with_pixel_values(dataset_of([file]), EvaluationTransform(timm_processor()))
-    with pytest.raises(ValueError, match=r"cannot read the image .*broken\.jpg"):
+    with pytest.raises(ValueError, match=r"Cannot read the image .*broken\.jpg"):
         dataset[0]
 
 
 def test_broken_bytes_without_a_file_name_are_an_error_too(examples: Dataset) -> None:
     features = Features({"image": Image(), "label": ClassLabel(names=["no"])})
     broken = Dataset.from_dict({"image": [{"path": None, "bytes": b"none"}], "label": [0]}, features=features)
-    with pytest.raises(ValueError, match=r"cannot read the image \(no file name, 4 bytes\)"):
+    with pytest.raises(ValueError, match=r"Cannot read the image \(no file name, 4 bytes\)"):
         with_pixel_values(broken, EvaluationTransform(timm_processor()))[0]
 
 
 def test_a_data_set_without_the_two_columns_is_an_error(examples: Dataset) -> None:
-    with pytest.raises(ValueError, match="needs a column 'image' of images and one 'label'"):
+    with pytest.raises(ValueError, match="needs an 'image' column of images and a 'label' column"):
         with_pixel_values(examples.rename_column("label", "fine_label"), EvaluationTransform(timm_processor()))
 
 

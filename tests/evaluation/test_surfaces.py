@@ -23,7 +23,7 @@ from hf_simplex.evaluation.surfaces import (
 )
 from hf_simplex.model.batch_norm import recompute_statistics
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import sample_complex
+from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.weight_space import trainable_names
 
 TRIANGLE = SimplicialComplex(3, [[0, 1, 2]])

@@ -19,7 +19,9 @@ from hf_simplex import SimplexForImageClassification
 from hf_simplex.evaluation.comparison import Result
 from hf_simplex.evaluation.metrics import classification_metrics
 from hf_simplex.evaluation.surfaces import model_surface, plane_points
-from hf_simplex.hub.model_card import Evidence, generated_part, has_own_text, merged, new_card, write_card
+from hf_simplex.hub.card_merge import generated_region, has_user_text, merge_cards
+from hf_simplex.hub.evidence import Evidence
+from hf_simplex.hub.model_card import new_card, write_card
 from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.weight_space import trainable_names
@@ -205,13 +207,13 @@ def test_a_second_card_replaces_what_was_generated_and_nothing_else(tmp_path: Pa
     model = complete()
     file = write_card(model, tmp_path, evidence(), repository="alice/digits")
     card = ModelCard(file.read_text())
-    assert not has_own_text(card)
+    assert not has_user_text(card)
     card.text = card.text.replace("# digits", "# My own\n\nRead this.", 1) + "\n## Thanks\n"
     card.data.license, card.data.tags, card.data.co2 = "mit", ["mine", "simplex"], 5
     theirs = EvalResult("image-classification", "beans", "Beans", "accuracy", 0.5, metric_name="Accuracy")
     card.data.eval_results = [*card.data.eval_results, theirs]
     card.save(file)
-    assert has_own_text(card)
+    assert has_user_text(card)
     better = {**evidence().results["espro"], "accuracy": 0.123}
     second = write_card(model, tmp_path, evidence(results={"espro": better}), repository="alice/digits")
     again = ModelCard(second.read_text())
@@ -227,17 +229,17 @@ def test_a_second_card_replaces_what_was_generated_and_nothing_else(tmp_path: Pa
 def test_a_card_of_somebody_elses_gets_the_generated_part_at_its_end() -> None:
     new = new_card(complete(), evidence(), repository="alice/digits")
     old = ModelCard("---\nlicense: mit\nlibrary_name: keras\n---\n# By hand\n\nAll of it.\n")
-    card = merged(old, new)
-    assert card.text.startswith("# By hand\n\nAll of it.\n\n<!--") and generated_part(card.text) is not None
+    card = merge_cards(old, new)
+    assert card.text.startswith("# By hand\n\nAll of it.\n\n<!--") and generated_region(card.text) is not None
     assert (card.data.license, card.data.library_name) == ("mit", "transformers")
-    assert merged(card, new).text == card.text
+    assert merge_cards(card, new).text == card.text
 
 
 def test_what_the_new_card_does_not_know_stays_as_a_user_filled_it_in() -> None:
     new = new_card(complete(), Evidence(), repository="alice/digits")
     assert new.data.base_model is None and new.data.datasets is None
     old = ModelCard("---\nbase_model: alice/vit\ndatasets:\n- alice/images\n---\n" + new.text)
-    card = merged(old, new)
+    card = merge_cards(old, new)
     assert (card.data.base_model, card.data.datasets) == ("alice/vit", ["alice/images"])
 
 
@@ -250,10 +252,10 @@ def with_text(card: ModelCard, text: str) -> ModelCard:
 def test_of_two_texts_none_is_lost_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     bare = new_card(complete(), evidence(), repository="alice/digits")
     newer = new_card(complete(), evidence(test_images=51), repository="alice/digits")
-    assert "Mine." in merged(bare, with_text(newer, "Mine.")).text
-    longer = merged(with_text(bare, "Mine."), with_text(newer, "Mine.\n\nMore."))
+    assert "Mine." in merge_cards(bare, with_text(newer, "Mine.")).text
+    longer = merge_cards(with_text(bare, "Mine."), with_text(newer, "Mine.\n\nMore."))
     assert "More." in longer.text and not caplog.records, "an older state of the same text gives way"
-    theirs = merged(with_text(bare, "Theirs."), with_text(newer, "Mine."))
+    theirs = merge_cards(with_text(bare, "Theirs."), with_text(newer, "Mine."))
     assert "Theirs." in theirs.text and "Mine." not in theirs.text and "On 51 test images" in theirs.text
     assert "has lines that the new card lacks" in caplog.text
 
@@ -262,8 +264,8 @@ def test_a_license_that_somebody_chose_stays(caplog: pytest.LogCaptureFixture) -
     old = new_card(complete(), evidence(), repository="alice/digits")
     new = with_text(old, "Mine.")
     old.data.license, new.data.license = "mit", "apache-2.0"
-    assert merged(old, new).data.license == "mit"
-    assert "license mit, so that stays, not apache-2.0" in caplog.text
+    assert merge_cards(old, new).data.license == "mit"
+    assert "has the license mit, which stays" in caplog.text and "license apache-2.0 is dropped" in caplog.text
 
 
 def test_a_card_that_cannot_be_read_is_named_and_kept(tmp_path: Path) -> None:

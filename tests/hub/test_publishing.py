@@ -14,7 +14,8 @@ from tiny import SIZE, Images, Trap, backbone, batches, complete, contents, ense
 from transformers import ViTImageProcessor
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
-from hf_simplex.hub.model_card import Evidence, write_card
+from hf_simplex.hub.evidence import Evidence
+from hf_simplex.hub.model_card import write_card
 from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.remote_code import write_inference_code
 
@@ -243,7 +244,7 @@ def test_a_commit_that_fails_publishes_nothing(hub: LoopbackHub) -> None:
 
 def test_a_commit_that_fails_leaves_no_branch_and_names_an_empty_repository(hub: LoopbackHub) -> None:
     hub.fail_next_commit()
-    with pytest.raises(OSError, match=r"Nothing was published.*The repository alice/ensemble is there, and empty"):
+    with pytest.raises(OSError, match=r"Nothing was published.*The repository alice/ensemble exists and is empty"):
         complete().push_to_hub(ID, revision="larger")
     assert set(hub.repository(ID).heads) == {"refs/heads/main"}
 
@@ -255,7 +256,7 @@ def test_a_public_repository_that_was_to_be_private_is_named(
     model.push_to_hub(ID, private=False)
     assert "public" not in caplog.text
     model.push_to_hub(ID, private=True)
-    assert "alice/ensemble is there already and public" in caplog.text and not hub.repository(ID).private
+    assert "alice/ensemble exists and is public" in caplog.text and not hub.repository(ID).private
     model.push_to_hub("alice/secret", private=True)
     assert "alice/secret" not in caplog.text
 

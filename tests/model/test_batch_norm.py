@@ -1,6 +1,7 @@
 """BatchNorm statistics are those of the given images at the present weights, and nothing else changes."""
 
 import copy
+from unittest import mock
 
 import pytest
 import timm
@@ -8,7 +9,7 @@ import torch
 from tiny import backbone, batches, images
 from torch import nn
 
-from hf_simplex.model.batch_norm import batch_norm_layers, copy_statistics, recompute_statistics, statistics
+from hf_simplex.model.batch_norm import batch_norm_layers, batch_norm_statistics, copy_statistics, recompute_statistics
 
 
 def test_batches_are_averaged_by_their_number_of_images() -> None:
@@ -28,9 +29,9 @@ def test_batches_of_one_distribution_give_the_statistics_of_one_big_batch() -> N
     for layer in batch_norm_layers(whole).values():
         layer.momentum = 1.0
     whole(pixels)
-    for name, tensor in statistics(whole).items():
+    for name, tensor in batch_norm_statistics(whole).items():
         if name.endswith(("mean", "var")):
-            assert torch.allclose(statistics(module)[name], tensor, rtol=1e-5, atol=1e-6), name
+            assert torch.allclose(batch_norm_statistics(module)[name], tensor, rtol=1e-5, atol=1e-6), name
 
 
 def test_earlier_statistics_leave_no_trace() -> None:
@@ -38,7 +39,10 @@ def test_earlier_statistics_leave_no_trace() -> None:
     recompute_statistics(second, [{"pixel_values": images(8, seed=5) * 100}])
     for module in (first, second):
         recompute_statistics(module, batches())
-    assert all(torch.equal(a, b) for a, b in zip(statistics(first).values(), statistics(second).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(batch_norm_statistics(first).values(), batch_norm_statistics(second).values(), strict=True)
+    )
 
 
 def test_weights_momentum_and_modes_are_left_alone() -> None:
@@ -61,7 +65,7 @@ def test_a_batch_that_fails_leaves_momentum_and_modes_alone() -> None:
 def test_layers_without_running_statistics_are_none_of_ours() -> None:
     module = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.GroupNorm(1, 3))
     recompute_statistics(module, [])
-    assert statistics(module) == {}
+    assert batch_norm_statistics(module) == {}
 
 
 def test_dropout_stays_off() -> None:
@@ -74,7 +78,7 @@ def test_timm_and_synchronized_layers_count() -> None:
     model = timm.create_model("test_efficientnet", num_classes=3)
     plain = len(batch_norm_layers(model))
     assert plain > 0
-    assert set(statistics(model)) <= set(model.state_dict())
+    assert set(batch_norm_statistics(model)) <= set(model.state_dict())
     synchronized = [
         nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)),
         timm.layers.convert_sync_batchnorm(copy.deepcopy(model)),
@@ -84,8 +88,24 @@ def test_timm_and_synchronized_layers_count() -> None:
         assert len(batch_norm_layers(module)) == plain
     assert any(isinstance(layer, timm.layers.BatchNormAct2d) for layer in batch_norm_layers(model).values())
     assert any(isinstance(layer, nn.SyncBatchNorm) for layer in batch_norm_layers(synchronized[1]).values())
-    for name, tensor in statistics(synchronized[1]).items():
-        assert torch.allclose(tensor, statistics(model)[name], atol=1e-6)
+    for name, tensor in batch_norm_statistics(synchronized[1]).items():
+        assert torch.allclose(tensor, batch_norm_statistics(model)[name], atol=1e-6)
+
+
+def test_synchronized_layers_do_not_communicate_and_come_back() -> None:
+    """Only the layers of the module change, and only during its forward pass."""
+
+    def communicates(*arguments: object) -> None:
+        raise AssertionError("the forward pass of SyncBatchNorm ran")
+
+    module = timm.layers.convert_sync_batchnorm(timm.create_model("test_efficientnet", num_classes=3))
+    classes = [type(layer) for layer in module.modules()]
+    with mock.patch.object(nn.SyncBatchNorm, "forward", communicates):
+        recompute_statistics(module, [images(8)])
+        assert nn.SyncBatchNorm.forward is communicates
+        with pytest.raises(AssertionError, match="SyncBatchNorm ran"):
+            module(images(8))
+    assert [type(layer) for layer in module.modules()] == classes
 
 
 def test_without_batch_norm_no_batch_is_read() -> None:
@@ -94,7 +114,7 @@ def test_without_batch_norm_no_batch_is_read() -> None:
         yield
 
     recompute_statistics(backbone("vit"), unread())
-    assert statistics(backbone("vit")) == {}
+    assert batch_norm_statistics(backbone("vit")) == {}
 
 
 def test_no_images_or_single_ones_are_refused() -> None:
@@ -106,6 +126,6 @@ def test_no_images_or_single_ones_are_refused() -> None:
 
 def test_copies_do_not_follow_the_module() -> None:
     module = backbone("resnet")
-    kept = copy_statistics(statistics(module))
+    kept = copy_statistics(batch_norm_statistics(module))
     recompute_statistics(module, batches())
-    assert any(not torch.equal(kept[name], tensor) for name, tensor in statistics(module).items())
+    assert any(not torch.equal(kept[name], tensor) for name, tensor in batch_norm_statistics(module).items())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import validate_coordinates
+from hf_simplex.model.coordinates import validate_coordinates
 from hf_simplex.model.members import draw_members, symmetric_members
 
 TWO = SimplicialComplex(5, [[0, 1, 2], [3, 4]])

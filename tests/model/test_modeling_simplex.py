@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.model.batch_norm import recompute_statistics, statistics
-from hf_simplex.model.geometry import simplex_log_volume
+from hf_simplex.model.batch_norm import batch_norm_statistics, recompute_statistics
 from hf_simplex.model.members import symmetric_members
+from hf_simplex.model.volumes import simplex_log_volume
 
 # ---- from_backbone ---------------------------------------------------------------------------------------------
 
@@ -430,8 +430,8 @@ def test_members_and_centroids_carry_the_statistics_of_their_own_point(kind: str
         for name, parameter in module.named_parameters():
             parameter.data = sum(c * vertex[name] for c, vertex in zip(point, model.weights, strict=True))
         recompute_statistics(module, batches())
-        assert tree.tensors().keys() == statistics(module).keys()
-        for name, tensor in statistics(module).items():
+        assert tree.tensors().keys() == batch_norm_statistics(module).keys()
+        for name, tensor in batch_norm_statistics(module).items():
             assert torch.allclose(tree.tensors()[name], tensor, rtol=1e-4, atol=1e-5), name
 
 
@@ -441,7 +441,7 @@ def test_members_at_vertices_need_no_batches() -> None:
         model.set_members([[0.5, 0.5, 0.0]])
     one = SimplexForImageClassification.from_backbone(backbone("resnet"))
     one.draw_members(2)
-    for name, tensor in statistics(backbone("resnet")).items():
+    for name, tensor in batch_norm_statistics(backbone("resnet")).items():
         assert torch.equal(one.members[1].tensors()[name], tensor)
 
 
@@ -832,7 +832,7 @@ def test_an_exported_point_is_a_backbone_again(kind: str, tmp_path: Path) -> Non
     assert same_tensors(vertex.backbone, backbone(kind, 6))
     centroid = AutoModelForImageClassification.from_pretrained(tmp_path / "centroid")
     assert same_tensors(centroid, model.write_centroid(1))
-    for name, tensor in statistics(centroid).items():
+    for name, tensor in batch_norm_statistics(centroid).items():
         assert torch.equal(tensor, model.centroids[1].tensors()[name])
 
 

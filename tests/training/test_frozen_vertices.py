@@ -6,8 +6,8 @@ from test_spro import TRIANGLE, network, weights
 from test_weight_space import convolution
 from torch import nn
 
-from hf_simplex import spro
 from hf_simplex.model.complexes import SimplicialComplex
+from hf_simplex.training import placement
 from hf_simplex.training.frozen_vertices import FetchedMix
 from hf_simplex.training.spro import GrowingVertex
 
@@ -17,7 +17,7 @@ POINTS = [[0.2, 0.3, 0.5], [0.5, 0.25, 0.25], [0.0, 0.4, 0.6], [0.0, 0.0, 1.0], 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is taken for an accelerator, which fetches what is kept on the CPU."""
-    monkeypatch.setattr(spro, "are_fetched", lambda device: True)
+    monkeypatch.setattr(placement, "are_fetched", lambda device: True)
 
 
 def steps(vertices: list[dict[str, torch.Tensor]], frozen_vertices: str, announced: bool) -> list[torch.Tensor]:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from hf_simplex import weight_space
+from hf_simplex.model import weight_space
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.geometry import simplex_log_volumes
-from hf_simplex.training.spro import GrowingVertex, scaled_volume_weight
+from hf_simplex.model.volumes import simplex_log_volumes
+from hf_simplex.training.spro import GrowingVertex
+from hf_simplex.training.volume_term import scaled_volume_weight
 
 
 def point(*values: float) -> dict[str, torch.Tensor]:
@@ -102,7 +103,7 @@ def test_a_new_vertex_starts_at_the_mean_with_finite_loss_and_gradient() -> None
     assert math.isfinite(term.log_volume) and math.isfinite(term.regularizer)
     # Rounding alone has no say in the direction: the pull stays far below the floor's bound of 1 / (2 floor).
     pull = torch.cat([p.grad.flatten() for p in module.parameters()]).norm()
-    assert pull < 0.01 / (2 * growing.height_floor)
+    assert pull < 0.01 / (2 * growing.star_volume.height_floor)
 
 
 def test_jitter_moves_the_start_in_proportion_to_each_tensor() -> None:
@@ -209,7 +210,7 @@ def test_the_volume_of_large_vertices_is_computed_in_float32_pieces_as_in_float6
     monkeypatch: pytest.MonkeyPatch, distance: float
 ) -> None:
     """Near the face, where float32 products of the weights themselves would be all rounding, and far from it."""
-    monkeypatch.setattr(weight_space, "PIECE_ON_CPU", 512)
+    monkeypatch.setattr(weight_space, "CHUNK_ON_CPU", 512)
     structure = SimplicialComplex(4, [[0, 1, 2, 3]])
     vertices = [{name: p.detach().clone() for name, p in convolution(seed).named_parameters()} for seed in range(4)]
     for name, grown in vertices[3].items():
@@ -218,7 +219,7 @@ def test_the_volume_of_large_vertices_is_computed_in_float32_pieces_as_in_float6
     module = convolution(0)
     module.load_state_dict(module.state_dict() | vertices[3])
     growing = GrowingVertex(module, vertices, structure, 3, volume_weight=1.0)
-    growing.height_floor = 0.0
+    growing.star_volume.height_floor = 0.0
     assert growing.add_volume_gradient().log_volume == pytest.approx(exact_log_volume(vertices, structure), rel=1e-6)
 
     flat = torch.stack([torch.cat([t.double().flatten() for t in vertex.values()]) for vertex in vertices])

@@ -240,7 +240,7 @@ def test_frozen_vertices_that_are_kept_elsewhere_are_saved_as_they_were(
     frozen_vertices: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The CPU is taken for an accelerator, which fetches what is kept on the CPU.
-    monkeypatch.setattr("hf_simplex.training.spro.are_fetched", lambda device: True)
+    monkeypatch.setattr("hf_simplex.training.placement.are_fetched", lambda device: True)
     ensemble("vit").save_pretrained(tmp_path / "before")
     grown = {}
     for where in ("device", frozen_vertices):
@@ -262,7 +262,7 @@ def test_frozen_vertices_that_are_kept_elsewhere_are_saved_as_they_were(
 
 
 def test_the_next_step_draws_the_point_that_was_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_simplex.training.spro.are_fetched", lambda device: True)
+    monkeypatch.setattr("hf_simplex.training.placement.are_fetched", lambda device: True)
     announced: list[list[float]] = []
     written: list[list[float]] = []
     prefetch, at = GrowingVertex.prefetch, GrowingVertex.at
@@ -750,7 +750,7 @@ def test_channels_last_weights_resume_to_the_same_bits_in_the_same_order_of_memo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Weights that are cut into pieces are summed in the order of the memory.
-    monkeypatch.setattr("hf_simplex.model.weight_space.PIECE_ON_CPU", 64)
+    monkeypatch.setattr("hf_simplex.model.weight_space.CHUNK_ON_CPU", 64)
     settings = {"volume_weight": 0.05, "volume_weight_scaling": "none", **CHECKPOINTED}
     grown = []
     for name, sizes in (("whole", [4]), ("cut", [2, 4])):

@@ -32,7 +32,7 @@ from hf_simplex.evaluation.comparison import member_probabilities
 from hf_simplex.evaluation.surfaces import classification, evaluate_points
 from hf_simplex.model.batch_norm import recompute_statistics
 from hf_simplex.model.complexes import SimplicialComplex
-from hf_simplex.model.sharding import copy_number, full_tensor, local_parameters, sharded_like
+from hf_simplex.model.sharding import full_tensor, local_parameters, replica_index, sharded_like
 from hf_simplex.training.preemption import EXIT_CODE
 from hf_simplex.training.spro import GrowingVertex
 from hf_simplex.training.trainer import NonFiniteError
@@ -86,7 +86,7 @@ def weights_in_replicated_shards_train_as_whole_ones(rank: int) -> None:
 
 
 def shards_are_fetched_or_rounded_as_whole_weights_are(rank: int) -> None:
-    with mock.patch("hf_simplex.training.spro.are_fetched", lambda device: True):
+    with mock.patch("hf_simplex.training.placement.are_fetched", lambda device: True):
         for frozen_vertices in ("cpu", "bfloat16"):
             sharded_weights_train_as_whole_ones(
                 rank, frozen_vertices=frozen_vertices, volume_measure="normalized", volume_target=0.2
@@ -104,17 +104,17 @@ def each_process_keeps_its_shards_of_frozen_vertices(rank: int) -> None:
 
 
 def copies_are_numbered_by_replica(rank: int) -> None:
-    assert copy_number(backbone("vit"), rank) == rank
+    assert replica_index(backbone("vit"), rank) == rank
     for mesh, expected in ((init_device_mesh("cpu", (2,)), 0), (replicated_shards(), rank)):
         module = backbone("vit")
         fully_shard(module, mesh=mesh)
-        assert copy_number(module, rank) == expected
+        assert replica_index(module, rank) == expected
 
 
 def weights_divided_in_several_ways_are_refused(rank: int) -> None:
     module = backbone("vit")
     fully_shard(module.classifier, mesh=init_device_mesh("cpu", (2,)))
-    with pytest.raises(ValueError, match="divided among processes in 2 ways"):
+    with pytest.raises(ValueError, match="sharded in 2 different ways"):
         GrowingVertex(module, [weights(seed) for seed in range(2)], SimplicialComplex(2, [[0, 1]]), 1)
 
 

@@ -1,0 +1,247 @@
+"""The variable text of a card: names, counts, and the rows of its tables."""
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
+from ..model.members import symmetric_members
+from ..model.modeling_simplex import SimplexForImageClassification
+from .evidence import PARTS, Evidence
+
+__all__ = [
+    "METRICS",
+    "counted",
+    "data_set_id",
+    "eval_results",
+    "hub_id",
+    "is_generated",
+    "linked",
+    "placeholder_name",
+    "roles",
+    "sampling",
+    "simplex_rows",
+    "standard_error",
+    "vertex_rows",
+]
+
+METRICS = {"accuracy": "Accuracy", "nll": "NLL", "ece": "ECE"}
+"""Metrics in a card's metadata, and how the model-index spells them."""
+
+# Hub ids of the data sets that `load_image_data` reads from files.
+_HUB_DATA_SETS = {"fashion_mnist": "zalando-datasets/fashion_mnist"}
+
+_ROLES = {
+    MODE: ("fine-tuned mode",),
+    CONNECTOR: ("connector",),
+    PRETRAINED: ("pretrained vertex", "pretrained vertices"),
+}
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """Puts a number before its noun, such as `1 vertex` or `8 vertices`.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import counted
+        >>> counted(8, "vertex", "vertices")
+        '8 vertices'
+    """
+    return f"{count} {singular if count == 1 else plural or singular + 's'}"
+
+
+def hub_id(name: Any) -> str | None:
+    """Returns the name if it can be a Hub id with a namespace and is no local path, else None.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import hub_id
+        >>> hub_id("timm/resnet50.a1_in1k"), hub_id("resnet50"), hub_id("../me/resnet50")
+        ('timm/resnet50.a1_in1k', None, None)
+    """
+    if not isinstance(name, str) or "/" not in name or os.path.exists(name):
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def linked(name: Any, default: str) -> str:
+    """Formats the name of a backbone or data set as code. Of a path it keeps the last part only.
+
+    Args:
+        name: Hub id, path or None.
+        default: text for a missing name.
+
+    Returns:
+        Markdown.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import linked
+        >>> linked("/home/me/images/pets", "")
+        '`pets`'
+    """
+    if (repository := hub_id(name)) is not None:
+        return f"`{repository}`"
+    return f"`{Path(str(name)).name}`" if name else default
+
+
+def data_set_id(name: str | None) -> str | None:
+    """The Hub id of a data set; None for a local one.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import data_set_id
+        >>> data_set_id("fashion_mnist")
+        'zalando-datasets/fashion_mnist'
+    """
+    return None if name is None else hub_id(_HUB_DATA_SETS.get(name, name))
+
+
+def placeholder_name(data_set: str | None) -> str:
+    """A repository name for a card without a repository.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import placeholder_name
+        >>> placeholder_name("someone/pets")
+        'pets-simplex'
+    """
+    name = Path(data_set).name if data_set else "ensemble"
+    return re.sub(r"[^\w.-]+", "-", f"{name}-simplex")
+
+
+def roles(config: SimplexConfig) -> str:
+    """Counts the vertices of each role, such as `2 fine-tuned modes and 6 connectors`.
+
+    Example:
+        >>> from hf_simplex import SimplexConfig
+        >>> from hf_simplex.hub.card_content import roles
+        >>> roles(SimplexConfig(roles=["mode", "connector"], simplexes=[[0, 1]]))
+        '1 fine-tuned mode and 1 connector'
+    """
+    return " and ".join(
+        counted(config.roles.count(role), *nouns) for role, nouns in _ROLES.items() if role in config.roles
+    )
+
+
+def sampling(config: SimplexConfig) -> str:
+    """How randomly drawn members were distributed over simplexes; empty where members had no choice.
+
+    Example:
+        >>> from hf_simplex import SimplexConfig
+        >>> from hf_simplex.hub.card_content import sampling
+        >>> sampling(SimplexConfig(roles=["mode"], simplexes=[[0]]))
+        ''
+    """
+    if len(config.simplexes) == 1 or not config.members or config.members == symmetric_members(config.complex):
+        return ""
+    return "with equal chance" if config.sampling == "equal" else "in proportion to volume"
+
+
+def standard_error(accuracy: float, images: int | None) -> float:
+    """Standard error of an accuracy, `sqrt(p (1 - p) / n)`; NaN for an unknown number of images.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import standard_error
+        >>> standard_error(0.9, 900)
+        0.01
+    """
+    return math.sqrt(accuracy * (1 - accuracy) / images) if images else math.nan
+
+
+def eval_results(evidence: Evidence, data_set: str | None) -> list[EvalResult]:
+    """The model-index: one entry a part and metric.
+
+    Args:
+        evidence: of a run.
+        data_set: name of the data set.
+
+    Returns:
+        The entries, empty without results.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import eval_results
+        >>> from hf_simplex.hub.evidence import Evidence
+        >>> eval_results(Evidence(), "digits")
+        []
+    """
+    name = Path(data_set or "unknown").name
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image Classification",
+            dataset_type=data_set_id(data_set) or name,
+            dataset_name=name,
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=f"{spelled} ({PARTS.get(part, part)})",
+            metric_value=round(result[metric], 6),  # type: ignore[literal-required]
+        )
+        for part, result in evidence.results.items()
+        for metric, spelled in METRICS.items()
+    ]
+
+
+def is_generated(result: EvalResult) -> bool:
+    """Whether `eval_results` wrote this entry of a model-index, by its metric's name.
+
+        Example:
+            >>> from huggingface_hub import EvalResult
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+            >>> from hf_simplex.hub.card_content import is_generated
+            >>> is_generated(EvalResult("image-classification", "d", "d", "nll", 0.1, metric_name="NLL (ESPRO)"))
+            True
+    """
+    return result.metric_name in {f"{metric} ({part})" for metric in METRICS.values() for part in PARTS.values()}
+
+
+def vertex_rows(config: SimplexConfig) -> list[dict[str, Any]]:
+    """Rows of the table of vertices: role, simplexes, epochs and training loss.
+
+    Example:
+        >>> from hf_simplex import SimplexConfig
+        >>> from hf_simplex.hub.card_content import vertex_rows
+        >>> vertex_rows(SimplexConfig(roles=["mode"], simplexes=[[0]]))
+        [{'vertex': 0, 'role': 'mode', 'simplexes': [0], 'epochs': 'given', 'loss': ''}]
+    """
+    stages = {stage["vertex"]: stage for stage in config.provenance.get("stages", [])}
+    rows = []
+    for vertex, role in enumerate(config.roles):
+        stage = stages.get(vertex)
+        rows.append(
+            {
+                "vertex": vertex,
+                "role": role,
+                "simplexes": list(config.complex.simplexes_with(vertex)),
+                "epochs": "given" if stage is None else f"{stage['epochs']:g}",
+                "loss": "" if stage is None else f"{stage['loss']:.4f}",
+            }
+        )
+    return rows
+
+
+def simplex_rows(model: SimplexForImageClassification) -> list[dict[str, Any]]:
+    """Rows of the table of simplexes: vertices, log volume, and the members inside.
+
+    Example::
+
+        simplex_rows(SimplexForImageClassification.from_pretrained("me/resnet50-simplex"))
+    """
+    config, log_volumes = model.config, model.log_volumes().tolist()
+    rows = []
+    for simplex, vertices in enumerate(config.simplexes):
+        held = [
+            index
+            for index, member in enumerate(config.members)
+            if {vertex for vertex, coordinate in enumerate(member) if coordinate} <= set(vertices)
+        ]
+        # By convention a single vertex has volume 1, which tells nothing.
+        volume = f"{log_volumes[simplex]:.2f}" if len(vertices) > 1 else ""
+        rows.append({"simplex": simplex, "vertices": vertices, "log_volume": volume, "members": held})
+    return rows
