@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test nightly lint format clean
+.PHONY: quickstart test nightly docs lint format clean
 
 quickstart: .venv/installed
 	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml \
@@ -15,10 +15,15 @@ test: .venv/installed
 nightly: .venv/installed
 	$(BIN)/python -m pytest -s tests/training/test_killed.py --kills 32 $(ARGS)
 
+# The site, in docs/_build/html; a warning is an error.
+docs: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html $(ARGS)
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
@@ -28,8 +33,8 @@ format: .venv/installed
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "hf-simplex needs Python 3.11 or newer: make PYTHON=..."'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	uv=$$(command -v uv) || { $(BIN)/python -m pip install --quiet uv && uv=$(BIN)/uv; }; \
-		$$uv pip install --quiet --python $(BIN)/python -e ".[recipes,test,lint]"
+		$$uv pip install --quiet --python $(BIN)/python -e ".[recipes,test,docs,lint]"
 	touch $@
 
 clean:
-	rm -rf .venv output
+	rm -rf .venv output docs/_build

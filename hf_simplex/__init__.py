@@ -1,7 +1,14 @@
 """Simplexes of fine-tuned weights: calibrated, uncertainty-aware ensembles for a few extra epochs.
 
-Importing this package registers the model type `simplex` with transformers' Auto classes, and its pipeline. Nothing
-heavy is imported for that: registration waits until transformers imports its own tables.
+Importing this package registers the model type `simplex` and the pipeline `simplex-image-classification` with
+transformers. It does not import torch or transformers: see `registration`.
+
+Example::
+
+    import hf_simplex
+    from transformers import pipeline
+
+    pipeline("image-classification", model="me/resnet50-simplex")("cat.png")
 """
 
 from importlib import import_module
@@ -24,6 +31,7 @@ __all__ = [
     "SimplexImageClassificationPipeline",
     "SimplexTrainer",
     "SimplexTrainingArguments",
+    "__version__",
 ]
 
 _MODULES = {

@@ -1,4 +1,7 @@
-"""The command `hf-simplex`, beside the package because importing that takes seconds, which `--help` need not."""
+"""The command `hf-simplex`.
+
+The commands import torch and transformers themselves, because that takes seconds and `--help` needs neither.
+"""
 
 import json
 from pathlib import Path
@@ -11,8 +14,11 @@ if TYPE_CHECKING:
     from hf_simplex import SimplexForImageClassification
 
 
+__all__ = ["app"]
+
+
 class OneLineErrors(TyperGroup):
-    """Commands that end a user's mistake with one line on the error output and exit code 2."""
+    """Reports a user's error in one line on stderr and exits with code 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -26,7 +32,7 @@ class OneLineErrors(TyperGroup):
 
 app = typer.Typer(
     cls=OneLineErrors,
-    help="Ensembles of fine-tuned models, as simplexes of their weights: look at them, ask them, pass them on.",
+    help="Inspect, evaluate, export and publish ensembles of fine-tuned models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,18 +41,18 @@ app = typer.Typer(
 
 Ensemble = Annotated[str, typer.Argument(metavar="ID", help="Hub id or folder of an ensemble.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
-Token = Annotated[str | None, typer.Option(help="Hub token; default: of the account that is logged in.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images that pass through the members together.")]
-Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; default: a GPU if there is one.")]
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; created if it is not there.")]
+Token = Annotated[str | None, typer.Option(help="Hub token; default: that of the logged-in account.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; default: a GPU, if available.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder, created if missing.")]
 
 
 @app.command()
 def inspect(ensemble: Ensemble, as_json: Json = False, revision: Revision = None, token: Token = None) -> None:
-    """Show structure, sizes, volumes and members of an ensemble.
+    """Show the structure, size, volumes and members of an ensemble.
 
-    Volumes are natural logarithms, in the units of the weights; a simplex of one vertex has the volume 1.
+    Volumes are natural logarithms, in units of the weights. A simplex with one vertex has volume 1.
 
     Example: hf-simplex inspect me/resnet50-simplex
 
@@ -68,17 +74,17 @@ def inspect(ensemble: Ensemble, as_json: Json = False, revision: Revision = None
 def predict(
     ensemble: Ensemble,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Paths or URLs of images.")],
-    top_k: Annotated[int, typer.Option(min=1, help="Labels to show for each image.")] = 5,
+    top_k: Annotated[int, typer.Option(min=1, help="Number of labels per image.")] = 5,
     as_json: Json = False,
     batch_size: BatchSize = 1,
     device: Device = None,
     revision: Revision = None,
     token: Token = None,
 ) -> None:
-    """Classify images, and say how sure the ensemble is.
+    """Classify images, with uncertainty.
 
-    Entropy is all of the uncertainty, mutual information the part that the members disagree on, both in nats; the vote
-    share is the part of the members that choose the first label, the standard deviation that over the members.
+    Entropy measures the total uncertainty, mutual information the members' disagreement; both are in nats. The vote
+    share is the fraction of members that predict the first label. The standard deviation is over the members.
 
     Example: hf-simplex predict me/resnet50-simplex cat.png dog.png --top-k 3
 
@@ -107,15 +113,15 @@ def evaluate(
         str,
         typer.Argument(metavar="DATASET", help="Hub id or folder of images, 'digits' or 'fashion_mnist'."),
     ],
-    split: Annotated[str | None, typer.Option(help="Default: test, else validation.")] = None,
-    max_examples: Annotated[int | None, typer.Option(min=1, help="Use only so many images.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to evaluate on; default: test, else validation.")] = None,
+    max_examples: Annotated[int | None, typer.Option(min=1, help="Evaluate on a subset of this size.")] = None,
     as_json: Json = False,
     batch_size: BatchSize = 32,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Use no GPU, even if there is one.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
     revision: Revision = None,
     token: Token = None,
 ) -> None:
-    """Measure accuracy, NLL (nats), ECE and Brier score of an ensemble on the test images of a data set.
+    """Evaluate an ensemble on the test images of a data set: accuracy, NLL (nats), ECE and Brier score.
 
     Example: hf-simplex evaluate output/quickstart/ensemble digits
 
@@ -136,14 +142,14 @@ def evaluate(
 def export(
     ensemble: Ensemble,
     directory: Directory,
-    centroid: Annotated[bool, typer.Option("--centroid", help="The centroid of a simplex.")] = False,
-    simplex: Annotated[int, typer.Option(help="Which simplex --centroid is of.")] = 0,
-    vertex: Annotated[int | None, typer.Option(help="A vertex, by its index.")] = None,
-    member: Annotated[int | None, typer.Option(help="A member, by its index.")] = None,
+    centroid: Annotated[bool, typer.Option("--centroid", help="Export the centroid of a simplex.")] = False,
+    simplex: Annotated[int, typer.Option(help="Index of the simplex, for --centroid.")] = 0,
+    vertex: Annotated[int | None, typer.Option(help="Export a vertex, by index.")] = None,
+    member: Annotated[int | None, typer.Option(help="Export a member, by index.")] = None,
     revision: Revision = None,
     token: Token = None,
 ) -> None:
-    """Write one point of an ensemble as an ordinary checkpoint, which loads without hf-simplex.
+    """Export one point of an ensemble as a plain checkpoint, which loads without hf-simplex.
 
     Example: hf-simplex export me/resnet50-simplex --centroid plain/
 
@@ -152,7 +158,7 @@ def export(
     Example: hf-simplex export me/resnet50-simplex --member 2 member/
     """
     if centroid + (vertex is not None) + (member is not None) != 1:
-        raise typer.BadParameter("give one of --centroid, --vertex and --member.")
+        raise typer.BadParameter("Give exactly one of --centroid, --vertex and --member.")
     _check_free(directory)
     model = _load(ensemble, revision, token)
     if vertex is not None:
@@ -170,21 +176,21 @@ def merge(
     directory: Directory,
     token: Token = None,
 ) -> None:
-    """Unite components that were trained as separate jobs into one ESPRO ensemble.
+    """Merge components, trained as separate jobs, into one ESPRO ensemble.
 
-    Example: hf-simplex merge job-1/ensemble job-2/ensemble job-3/ensemble united/
+    Example: hf-simplex merge job-1/ensemble job-2/ensemble job-3/ensemble merged/
     """
     from hf_simplex import SimplexForImageClassification
 
     if len(ensembles) < 2:
         raise ValueError(
-            f"Only {ensembles[0]} would be united and written to {directory}: give at least two ensembles, then the "
-            "folder to write to."
+            f"There is only one ensemble to merge, {ensembles[0]}, and the output folder {directory}. Give at least "
+            "two ensembles, then the output folder."
         )
     _check_free(directory)
-    united = SimplexForImageClassification.disjoint_union([_load(ensemble, None, token) for ensemble in ensembles])
-    united.save_pretrained(directory)
-    config = united.config
+    merged = SimplexForImageClassification.disjoint_union([_load(ensemble, None, token) for ensemble in ensembles])
+    merged.save_pretrained(directory)
+    config = merged.config
     typer.echo(
         f"Written to {directory}: {len(config.simplexes)} simplexes, {config.num_vertices} vertices, "
         f"{len(config.members)} members"
@@ -195,14 +201,14 @@ def merge(
 def push(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a saved ensemble.")],
     repository: Annotated[str, typer.Argument(metavar="ID", help="Repository on the Hub, such as me/my-ensemble.")],
-    private: Annotated[bool | None, typer.Option(help="Whether a repository that is created is private.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, created if it is not there; default: main.")] = None,
+    private: Annotated[bool | None, typer.Option(help="Visibility of a new repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, created if missing; default: main.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request with the commit.")] = False,
-    code: Annotated[bool, typer.Option(help="Publish the inference code too, for those without hf-simplex.")] = True,
+    code: Annotated[bool, typer.Option(help="Publish the inference code, for users without hf-simplex.")] = True,
     commit_message: Annotated[str | None, typer.Option(help="Default: Upload ensemble.")] = None,
     token: Token = None,
 ) -> None:
-    """Publish a saved ensemble with its card, in one commit; what the Hub has already is not sent again.
+    """Publish a saved ensemble with its card, in one commit. Files that the Hub already has are not sent again.
 
     Example: hf-simplex push output/quickstart/ensemble me/digits-simplex --private
 
@@ -224,9 +230,9 @@ def push(
 
 
 def _check_free(directory: Path) -> None:
-    """Raise ValueError where a model is already: it may be the only copy, and none of what is to be written."""
+    """Raises ValueError if a folder holds a model, which may be its only copy."""
     if (directory / "config.json").exists():
-        raise ValueError(f"{directory} holds a model already (config.json): give another folder to write to.")
+        raise ValueError(f"{directory} already holds a model (config.json). Give another output folder.")
 
 
 def _load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForImageClassification":
@@ -242,7 +248,7 @@ def _load(ensemble: str, revision: str | None, token: str | None) -> "SimplexFor
 
 
 def _describe(model: "SimplexForImageClassification", name: str) -> dict[str, Any]:
-    """What `inspect` prints; volumes that are 0 have the logarithm None."""
+    """The output of `inspect`. The log volume of a degenerate simplex is None, since JSON has no infinity."""
     config: Any = model.config
     log_volumes = model.log_volumes()
     of_each = [None if volume == float("-inf") else volume for volume in log_volumes.tolist()]
@@ -286,7 +292,7 @@ def _metrics(model: "SimplexForImageClassification", data: Any, batch_size: int,
     from hf_simplex.evaluation.metrics import classification_metrics
 
     if model.image_processor is None:
-        raise ValueError("The ensemble has no image processor, so images cannot be prepared for it.")
+        raise ValueError("The ensemble has no image processor. Save it with one: set `model.image_processor`.")
     names: Any = model.config.id2label
     order = _label_order([names[label] for label in sorted(names)], data.label_names)
     _, transform = build_transforms(model.image_processor)
@@ -306,22 +312,22 @@ def _metrics(model: "SimplexForImageClassification", data: Any, batch_size: int,
 
 
 def _label_order(of_model: list[str], of_data: tuple[str, ...]) -> list[int]:
-    """For each label of the data set the one of the model that bears its name."""
+    """Maps the labels of a data set to those of a model, by name."""
     if of_model == list(of_data):
         return list(range(len(of_model)))
     if sorted(of_model) == sorted(of_data):
-        # ImageNet has two labels named "crane", which only their places tell apart.
+        # ImageNet has two labels named "crane".
         if repeated := sorted({name for name in of_model if of_model.count(name) > 1}):
             raise ValueError(
-                f"Several labels are named {repeated[0]!r}, and the ensemble and the data set have their labels in "
-                "different orders: give a data set with the labels in the ensemble's order, or names that differ."
+                f"Several labels are named {repeated[0]!r}, and the ensemble and the data set order their labels "
+                "differently. Give a data set with unique names, or with the labels in the ensemble's order."
             )
         return [of_model.index(name) for name in of_data]
     if len(of_model) == len(of_data) and of_model == [f"LABEL_{label}" for label in range(len(of_model))]:
         return list(range(len(of_model)))
     raise ValueError(
-        f"The ensemble tells {len(of_model)} labels apart ({', '.join(of_model[:5])}, ...), the data set has "
-        f"{len(of_data)} others ({', '.join(of_data[:5])}, ...): give a data set with the ensemble's labels."
+        f"The ensemble has {len(of_model)} labels ({', '.join(of_model[:5])}, ...), the data set has {len(of_data)} "
+        f"other ones ({', '.join(of_data[:5])}, ...). Give a data set with the ensemble's labels."
     )
 
 
@@ -334,7 +340,7 @@ def _print_table(columns: list[str], rows: list[list[Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    # Text, because rich would take what is in square brackets for markup.
+    # Text, because rich interprets square brackets in a string as markup.
     table = Table(show_header=any(columns))
     for column in columns:
         table.add_column(column.replace("_", " "))

@@ -1,3 +1,5 @@
-"""The version of the package, apart so that packaging reads it without importing torch."""
+"""The version of the package. Packaging reads it without importing torch."""
+
+__all__ = ["__version__"]
 
 __version__ = "0.1.0"

@@ -23,7 +23,8 @@ from safetensors.numpy import load_file
 
 from hf_simplex.evaluation.calibration import deep_ensemble_equivalent
 from hf_simplex.model.checkpoint import atomic_write
-from hf_simplex.plots.plotting import plot_reliability, plot_shift
+from hf_simplex.plots.reliability import plot_reliability
+from hf_simplex.plots.shift import plot_shift
 
 METRICS = {
     "error": "error (%)",
@@ -329,7 +330,7 @@ def _pooled(comparison: Path, method: str) -> tuple[NDArray[np.float64], NDArray
 
 
 def shift_rows(seeds: Sequence[Results]) -> list[dict[str, Any]]:
-    """The results under corruption as the rows that `plotting.plot_shift` draws, averaged over seeds."""
+    """The results under corruption as the rows that `plots.shift.plot_shift` draws, averaged over seeds."""
     rows = []
     counts = {method: len(found) for method, found in seeds[0]["methods"].items()}
     of_all = ["deep_ensemble", *(f"espro_{choice}" for choice in ("members", "vertices", "centroids_and_vertices"))]

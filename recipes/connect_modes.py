@@ -40,7 +40,7 @@ from transformers import ViTImageProcessor, set_seed
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
 from hf_simplex.data.image_transforms import collate, resize_image_processor
-from hf_simplex.evaluation.surfaces import evaluate_points
+from hf_simplex.evaluation.surface_evaluation import evaluate_points
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.sampling import sample_complex

@@ -25,19 +25,14 @@ from torch import Generator
 from train_espro import DataArguments, hardware, load_data, transformed, versions
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.evaluation.surfaces import (
-    Surface,
-    SurfacePoints,
-    complex_points,
-    face_points,
-    model_surface,
-    plane_points,
-)
+from hf_simplex.evaluation.surface_evaluation import model_surface
+from hf_simplex.evaluation.surface_points import SurfacePoints, complex_points, face_points, plane_points
+from hf_simplex.evaluation.surfaces import Surface
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.configuration_simplex import CONNECTOR, SimplexConfig
 from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.weight_space import trainable_names
-from hf_simplex.plots.plotting import plot_complex, plot_face, plot_plane
+from hf_simplex.plots.surfaces import plot_complex, plot_face, plot_plane
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

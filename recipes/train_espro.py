@@ -45,7 +45,9 @@ from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTra
 from hf_simplex.data.image_data import FASHION_MNIST_DIRECTORY, ImageData, load_image_data
 from hf_simplex.data.image_transforms import build_transforms, collate, resize_image_processor, with_pixel_values
 from hf_simplex.evaluation.comparison import Result, predict_parts, results_of
-from hf_simplex.evaluation.surfaces import Surface, model_surface, plane_points
+from hf_simplex.evaluation.surface_evaluation import model_surface
+from hf_simplex.evaluation.surface_points import plane_points
+from hf_simplex.evaluation.surfaces import Surface
 from hf_simplex.hub.evidence import DRAWN_PARTS, Evidence, describe_hardware
 from hf_simplex.hub.model_card import write_card
 from hf_simplex.hub.publishing import publish_folder

@@ -1,7 +1,12 @@
+"""The fixture `hub`, a loopback Hub with this process as its client. Tests without it are offline."""
+
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from hub_fixtures import hub as hub
+from huggingface_hub import close_session
+from loopback_hub import LoopbackHub, lead_clients_to
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -12,6 +17,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_hub_by_accident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever asks for the Hub outside the loopback one fails at once instead of waiting for the network."""
+    """Requests to the real Hub fail at once, instead of waiting for the network."""
     if "hub" not in request.fixturenames:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A loopback Hub without repos. The user `hub.user` is logged in, and `HF_HOME` is a fresh directory.
+
+    To log out, call `monkeypatch.delenv("HF_TOKEN")`; to be somebody else, `monkeypatch.setenv("HF_TOKEN",
+    hub.other_token)`. A test fails after a request to an unknown endpoint.
+    """
+    with LoopbackHub(client_home=tmp_path / "hf_home") as loopback_hub:
+        lead_clients_to(loopback_hub, monkeypatch)
+        yield loopback_hub
+        close_session()
+    assert not loopback_hub.failures, "\n".join(loopback_hub.failures)

@@ -192,16 +192,16 @@ def test_every_point_is_exported_as_an_ordinary_checkpoint(folder: Path, tmp_pat
 
 def test_components_of_separate_jobs_become_one_ensemble(folder: Path, tmp_path: Path) -> None:
     other = save(ensemble("resnet", members=2, seed=5), tmp_path / "other")
-    assert "2 simplexes, 6 vertices, 5 members" in run("merge", folder, other, tmp_path / "united")
-    united = SimplexForImageClassification.from_pretrained(tmp_path / "united")
-    assert united.config.simplexes == [[0, 1, 2], [3, 4, 5]]
+    assert "2 simplexes, 6 vertices, 5 members" in run("merge", folder, other, tmp_path / "merged")
+    merged = SimplexForImageClassification.from_pretrained(tmp_path / "merged")
+    assert merged.config.simplexes == [[0, 1, 2], [3, 4, 5]]
     each = [
         SimplexForImageClassification.from_pretrained(part)(
             images(), output_member_probabilities=True
         ).member_probabilities
         for part in (folder, other)
     ]
-    found = united(images(), output_member_probabilities=True).member_probabilities
+    found = merged(images(), output_member_probabilities=True).member_probabilities
     assert torch.equal(found, torch.cat(each, dim=1))
 
 
@@ -210,10 +210,10 @@ def test_merge_and_export_never_replace_a_model(folder: Path, tmp_path: Path) ->
     second = save(ensemble("resnet", seed=7), tmp_path / "second")
     backbone("resnet").save_pretrained(tmp_path / "mine")
     before = contents(tmp_path)
-    assert f"Only {first} would be united and written to {second}" in mistake("merge", first, second)
-    assert f"{second} holds a model already" in mistake("merge", folder, first, second)
+    assert f"only one ensemble to merge, {first}, and the output folder {second}" in mistake("merge", first, second)
+    assert f"{second} already holds a model" in mistake("merge", folder, first, second)
     for target in (second, tmp_path / "mine"):
-        assert f"{target} holds a model already" in mistake("export", folder, "--vertex", 0, target)
+        assert f"{target} already holds a model" in mistake("export", folder, "--vertex", 0, target)
     assert contents(tmp_path) == before
 
 
@@ -259,7 +259,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(folder: Path, picture: Pat
     vit = save(ensemble("vit"), tmp_path / "vit")
     assert "Component 2 has another backbone architecture" in mistake("merge", folder, vit, target)
     assert not target.exists()
-    assert "3 labels apart (LABEL_0, LABEL_1, LABEL_2" in mistake("evaluate", folder, "digits")
+    assert "has 3 labels (LABEL_0, LABEL_1, LABEL_2" in mistake("evaluate", folder, "digits")
     (tmp_path / "bad.png").write_bytes(picture.read_bytes()[:100])
     assert f"Image 1 ({tmp_path / 'bad.png'}) cannot be read" in mistake(
         "predict", folder, picture, tmp_path / "bad.png"
@@ -270,4 +270,4 @@ def test_mistakes_are_one_line_and_nothing_is_written(folder: Path, picture: Pat
 def test_export_takes_one_point(options: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", str(folder), *options, str(tmp_path / "out")])
     assert result.exit_code == 2
-    assert "give one of --centroid, --vertex and --member" in " ".join(result.stderr.replace("│", " ").split())
+    assert "Give exactly one of --centroid, --vertex and --member" in " ".join(result.stderr.replace("│", " ").split())

@@ -1,6 +1,7 @@
-"""Importing the package is all that loading an ensemble takes, and pulls in nothing that only training needs."""
+"""Imports: one way between rooms, registration in any order, and nothing heavy before it is needed."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -68,8 +69,116 @@ def test_inference_depends_on_torch_and_transformers_by_flat_imports() -> None:
             else:
                 continue
             assert found <= NEEDED_FOR_INFERENCE | sys.stdlib_module_names, (file, found)
-    assert {"checkpoint", "complexes", "geometry", "weight_space"} <= seen
+    assert {"backbones", "checkpoint", "complexes", "ready_members", "save_and_load", "weight_space"} <= seen
     assert "training" not in seen
+
+
+def test_imports_between_rooms_go_one_way() -> None:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    found = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=100)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_no_file_of_the_model_has_more_than_500_lines() -> None:
+    lengths = {file.name: len(file.read_text("utf-8").splitlines()) for file in (PACKAGE / "model").glob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}
+
+
+def test_help_and_the_package_import_neither_torch_nor_transformers() -> None:
+    code = """
+import sys
+import hf_simplex
+from hf_simplex import cli
+try:
+    cli.app(["--help"])
+finally:
+    assert not {"torch", "transformers"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100, stdout=subprocess.DEVNULL)
+
+
+IMPORT_ORDERS = {
+    "package, then pipeline": "import hf_simplex; from transformers import pipeline",
+    "pipeline, then package": "from transformers import pipeline; import hf_simplex",
+    "package twice": "import importlib, hf_simplex; importlib.reload(hf_simplex)",
+    "registration twice": (
+        "import importlib, hf_simplex; hf_simplex.SimplexForImageClassification; "
+        "importlib.reload(hf_simplex.registration)"
+    ),
+    "configuration first": "import hf_simplex; hf_simplex.SimplexConfig",
+    "model first": "import hf_simplex; hf_simplex.SimplexForImageClassification",
+    "pipeline class first": "import hf_simplex; hf_simplex.SimplexImageClassificationPipeline",
+    "trainer first": "from hf_simplex import SimplexTrainer",
+    "everything": "from hf_simplex import *",
+    "model module": "import hf_simplex.model.modeling_simplex",
+    "base of the model": "import hf_simplex.model.pretrained_simplex",
+    "pipeline module": "import hf_simplex.model.pipeline_simplex",
+    "inference code": "import hf_simplex.model.remote_code",
+    "publishing": "import hf_simplex.hub.publishing",
+    "AutoConfig, then package": "from transformers import AutoConfig; import hf_simplex",
+    "AutoModel": "import hf_simplex; from transformers import AutoModelForImageClassification",
+    "auto modules": "import hf_simplex, transformers.models.auto.modeling_auto",
+    "Trainer": "import hf_simplex; from transformers import Trainer",
+    "Trainer, then package": "from transformers import Trainer; import hf_simplex",
+    "image processor": "import hf_simplex; from transformers import AutoImageProcessor",
+    "evaluate and datasets": "import evaluate, datasets, hf_simplex",
+    "package, then evaluate": "import hf_simplex, evaluate, datasets",
+}
+CHECKS = {
+    "config": """
+from transformers import AutoConfig
+import hf_simplex
+assert type(AutoConfig.for_model("simplex")) is hf_simplex.SimplexConfig
+""",
+    "model": """
+from transformers import AutoModelForImageClassification
+import hf_simplex
+assert AutoModelForImageClassification._model_mapping[hf_simplex.SimplexConfig] is (
+    hf_simplex.SimplexForImageClassification
+)
+assert "registration" in hf_simplex.SimplexForImageClassification.push_to_hub.__code__.co_filename
+""",
+    "pipeline": """
+from transformers.pipelines import PIPELINE_REGISTRY
+import hf_simplex
+task = PIPELINE_REGISTRY.supported_tasks["simplex-image-classification"]
+assert task["impl"] is hf_simplex.SimplexImageClassificationPipeline
+assert task["pt"][0].__name__ == "AutoModelForImageClassification"
+""",
+}
+
+# Imports what every order needs once, then runs each order in a fork. Neither package is imported before a fork.
+RUN_ORDERS = """
+import json, os, sys, traceback
+import torch, torchvision.transforms.v2, torch.distributed.fsdp, torch.distributed.tensor, accelerate, timm, pandas
+import PIL.Image, safetensors.torch, huggingface_hub, tokenizers, scipy.optimize
+assert not {"transformers", "hf_simplex"} & sys.modules.keys()
+failed = []
+for order in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        try:
+            exec(order, {})
+        except BaseException:
+            print(order)
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(order)
+sys.exit(bool(failed))
+"""
+
+
+@pytest.mark.parametrize("first", CHECKS)
+def test_registration_works_in_any_order_of_imports(first: str) -> None:
+    """Each check comes first after some orders: an access must not repair what the next one looks at."""
+    checks = CHECKS[first] + "".join(check for name, check in CHECKS.items() if name != first)
+    share = list(IMPORT_ORDERS.values())[list(CHECKS).index(first) :: len(CHECKS)]
+    orders = [f"{order}\n{checks}" for order in share]
+    command = [sys.executable, "-c", RUN_ORDERS, json.dumps(orders)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_importing_registers_the_model_type() -> None:

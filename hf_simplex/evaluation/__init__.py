@@ -1,1 +1,1 @@
-"""Metrics, calibration, comparison, distribution shift and loss surfaces."""
+"""Metrics, calibration, selective prediction, conformal sets, comparison, dataset shift and loss surfaces."""

@@ -1,9 +1,8 @@
-"""Temperature scaling, metrics after it, and the deep-ensemble-equivalent size of an ensemble.
+"""Temperature scaling, calibrated metrics, and the deep ensemble equivalent of an ensemble.
 
 Uncalibrated log-likelihoods mostly compare temperatures. Ashukha et al., Pitfalls of In-Domain Uncertainty Estimation
-and Ensembling in Deep Learning, ICLR 2020, therefore give every method its own best temperature before they compare.
-They fit it on half of the test images and swap the halves (test-time cross-validation); here it is fitted on
-validation images, and test images are only ever measured.
+and Ensembling in Deep Learning, ICLR 2020, therefore compare methods at their optimal temperatures. They fit the
+temperature by test-time cross-validation. Here it is fitted on validation images; test images are only measured.
 """
 
 import math
@@ -11,46 +10,61 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from .metrics import SMALLEST_PROBABILITY, check_predictions, check_probabilities, classification_metrics
+from .inputs import FloatArray, check_predictions, check_probabilities
+from .metrics import SMALLEST_PROBABILITY, classification_metrics
 
-FloatArray = NDArray[np.float64]
+__all__ = [
+    "HIGHEST_TEMPERATURE",
+    "LOWEST_TEMPERATURE",
+    "calibrated_metrics",
+    "deep_ensemble_equivalent",
+    "fit_temperature",
+    "scale_temperature",
+]
 
-# Beyond the highest, predictions are worthless, and nothing is left to gain; below the lowest, nothing bounds it.
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
+"""Range of fitted temperatures: predictions are uniform above it, and nothing bounds the optimum below it."""
 
 
 def fit_temperature(probabilities: ArrayLike, references: ArrayLike) -> float:
-    """The temperature T that minimizes the negative log-likelihood of softmax(ln p / T).
+    r"""Fits the temperature T that minimizes the negative log-likelihood of softmax(ln p / T).
 
-    The likelihood is concave in 1/T, so the root of its derivative is the optimum. For an ensemble, give the mean of
-    its members' probabilities: the temperature is that of the ensemble, not of its members.
+    .. math:: T = \arg\min_T -\frac{1}{n} \sum_i \ln \frac{p_{i y_i}^{1/T}}{\sum_j p_{ij}^{1/T}}
+
+    The negative log-likelihood is convex in 1/T: the root of its derivative is the optimum. For an ensemble, give the
+    mean of the members' probabilities.
 
     Args:
-        probabilities: of validation images, never of test images: [images, labels], each row summing to 1 within
-            0.001. What has underflowed to 0 counts as 2.2e-308, as in `metrics.negative_log_likelihood`.
-        references: label ids [images] (integers).
+        probabilities: [images, labels] of validation images, each row summing to 1 within 0.001. A probability of 0
+            counts as 2.2e-308, as in `metrics.negative_log_likelihood`.
+        references: [images] integer label ids.
 
     Returns:
-        A number from 0.01 to 100: above 1 where the probabilities are too sure, below 1 where they are not sure
-        enough. 100 where the optimum is beyond it; 1, which changes nothing, where it is below 0.01, as when every
-        prediction is right: such images cannot say how sure is too sure, and sharpening without end would make the
-        first wrong test image cost hundreds of nats.
+        A number from 0.01 to 100: above 1 for overconfident predictions, below 1 for underconfident ones. 100 if the
+        optimum is above. 1 if the optimum is below 0.01, as it is if all predictions are right: the images then hold
+        no information about overconfidence, and unbounded sharpening would cost hundreds of nats for the first wrong
+        test image.
 
     Raises:
-        ValueError: as for `metrics.accuracy`.
+        ValueError: As `metrics.accuracy`.
 
-    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2 (temperature scaling).
+
+    Example:
+        >>> from hf_simplex.evaluation.calibration import fit_temperature
+        >>> round(fit_temperature([[0.8, 0.2]] * 3, [0, 0, 1]), 6)
+        2.0
     """
     table, labels = check_predictions(probabilities, references)
     logits = _logarithms(table)
     of_reference = logits[np.arange(len(labels)), labels]
 
     def slope(inverse: float) -> float:
-        """Derivative of the negative log-likelihood with respect to 1/T; it grows with 1/T."""
+        """Derivative of the negative log-likelihood with respect to 1/T. It increases with 1/T."""
         return float(np.mean(np.sum(softmax(inverse * logits, axis=1) * logits, axis=1) - of_reference))
 
     lowest, highest = 1 / HIGHEST_TEMPERATURE, 1 / LOWEST_TEMPERATURE
@@ -62,20 +76,25 @@ def fit_temperature(probabilities: ArrayLike, references: ArrayLike) -> float:
 
 
 def scale_temperature(probabilities: ArrayLike, temperature: float) -> FloatArray:
-    """Probabilities at another temperature: softmax(ln p / T), which is p^(1/T) with rows made to sum to 1.
+    """Returns probabilities at another temperature T: softmax(ln p / T), that is p^(1/T) normalized.
 
     Args:
         probabilities: [images, labels], each row summing to 1 within 0.001.
-        temperature: above 0; 1 changes nothing, above 1 is less sure, below 1 surer.
+        temperature: above 0. A temperature above 1 lowers the confidence, one below 1 raises it.
 
     Returns:
-        [images, labels] float64; the order of the labels of an image stays.
+        [images, labels] float64. The order of the labels of an image does not change.
 
     Raises:
-        ValueError: for what are not probabilities, as `metrics.accuracy`, and for a temperature that is not positive
-            and finite.
+        ValueError: The probabilities are not valid, as in `metrics.accuracy`, or the temperature is not positive and
+            finite.
 
-    Source: Guo et al. 2017 (temperature scaling).
+    Source: Guo et al. 2017, section 4.2 (temperature scaling).
+
+    Example:
+        >>> from hf_simplex.evaluation.calibration import scale_temperature
+        >>> scale_temperature([[0.8, 0.2]], 2.0).round(4)
+        array([[0.6667, 0.3333]])
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"The temperature is {temperature}: expected a positive, finite number.")
@@ -89,24 +108,30 @@ def calibrated_metrics(
     validation_probabilities: ArrayLike,
     validation_references: ArrayLike,
 ) -> dict[str, float]:
-    """The metrics of every result, after temperature scaling fitted on validation images.
+    """The metrics of every result at the temperature fitted on validation images.
 
     Args:
-        probabilities: of the test images, [images, labels], each row summing to 1 within 0.001.
-        references: their label ids [images] (integers).
-        validation_probabilities: of other images, which were not trained on either, [validation images, labels].
-        validation_references: their label ids [validation images] (integers).
+        probabilities: [images, labels] of the test images, each row summing to 1 within 0.001.
+        references: [images] integer label ids.
+        validation_probabilities: [validation images, labels] of images that are in neither the training nor the test
+            data.
+        validation_references: [validation images] integer label ids.
 
     Returns:
         `accuracy`, `nll` (minus the calibrated log-likelihood), `ece` and `brier`, as
-        `metrics.classification_metrics` defines them, and the fitted `temperature`. Scaling leaves the accuracy as
-        it is.
+        `metrics.classification_metrics` defines them, and the fitted `temperature`.
 
     Raises:
-        ValueError: as for `metrics.accuracy`; another number of labels in validation; or test and validation
-            probabilities that are the same numbers.
+        ValueError: As `metrics.accuracy`; the validation images have another number of labels; the test and validation
+            probabilities are equal.
 
     Source: Ashukha et al. 2020 (calibrated log-likelihood).
+
+    Example:
+        >>> from hf_simplex.evaluation.calibration import calibrated_metrics
+        >>> found = calibrated_metrics([[0.5, 0.5], [0.2, 0.8]], [0, 1], [[0.8, 0.2]] * 3, [0, 0, 1])
+        >>> round(found["temperature"], 6), round(found["nll"], 4)
+        (2.0, 0.5493)
     """
     test, validation = np.asarray(probabilities), np.asarray(validation_probabilities)
     if np.array_equal(test, validation):
@@ -122,26 +147,30 @@ def calibrated_metrics(
 
 
 def deep_ensemble_equivalent(log_likelihood: float, deep_ensembles: Mapping[int, float]) -> float:
-    """How many independently trained networks a deep ensemble needs to be as good: the least size that reaches it.
+    """Deep ensemble equivalent (DEE): the smallest deep ensemble with at least the given log-likelihood.
 
-    Between the measured sizes the log-likelihood of a deep ensemble is interpolated linearly. Where a larger deep
-    ensemble happens to be worse than a smaller one, the first size that reaches the log-likelihood counts.
+    Log-likelihoods between the measured sizes are interpolated linearly. The first size that reaches the
+    log-likelihood counts, also if a larger deep ensemble is worse.
 
     Args:
-        log_likelihood: the calibrated log-likelihood of an ensemble of any kind, in nats an image: minus the `nll` of
-            `calibrated_metrics`, so 0 or less, larger is better.
-        deep_ensembles: the same for deep ensembles, by their number of networks; 1 (a single network) must be there.
-            Ashukha et al. give the mean over several deep ensembles of a size.
+        log_likelihood: calibrated log-likelihood of any ensemble, in nats an image: minus the `nll` of
+            `calibrated_metrics`, 0 or less.
+        deep_ensembles: calibrated log-likelihoods of deep ensembles by number of networks, including 1. Ashukha et al.
+            give the mean over several deep ensembles of a size.
 
     Returns:
-        The size, a real number: 1 for what is no better than a single network (nothing is worth less than one), and
-        infinity for what is better than the largest deep ensemble that was measured (it is not extrapolated).
+        The number of networks, a real number: 1 if the ensemble is no better than a single network, infinity if it is
+        better than the largest deep ensemble (no extrapolation).
 
     Raises:
-        ValueError: there is no single network among the deep ensembles, or a log-likelihood is positive or not
-            finite.
+        ValueError: There is no deep ensemble of 1 network, or a log-likelihood is positive or not finite.
 
-    Source: Ashukha et al. 2020 (deep ensemble equivalent, DEE).
+    Source: Ashukha et al. 2020 (deep ensemble equivalent).
+
+    Example:
+        >>> from hf_simplex.evaluation.calibration import deep_ensemble_equivalent
+        >>> round(deep_ensemble_equivalent(-0.38, {1: -0.40, 2: -0.36, 4: -0.32}), 6)
+        1.5
     """
     sizes = sorted(deep_ensembles)
     if not sizes or sizes[0] != 1:

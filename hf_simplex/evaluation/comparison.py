@@ -1,4 +1,4 @@
-"""Evaluates an ensemble beside what one would have used otherwise: a single model, a deep ensemble, the centroid."""
+"""Compares an ensemble with its parts: a single model, a deep ensemble of its modes, and the centroid."""
 
 import copy
 from collections.abc import Mapping
@@ -12,19 +12,27 @@ from transformers.data.data_collator import DataCollator
 from ..model.configuration_simplex import MODE
 from ..model.coordinates import centroid_coordinates, vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
+from .inputs import FloatArray, IntArray
 from .metrics import classification_metrics
+
+__all__ = ["Prediction", "Result", "member_probabilities", "predict_parts", "results_of"]
 
 
 class Result(TypedDict):
-    """What one way to predict reaches, and what it cost.
+    """Metrics and cost of one method.
 
     Attributes:
-        accuracy: share of right predictions, 0 to 1.
-        nll: mean negative log-likelihood, nats.
-        ece: expected calibration error over 15 equal-width bins, 0 to 1.
-        brier: mean squared error of the probability vectors, summed over labels, 0 to 2.
-        training_epochs: epochs of all vertices that it needs.
-        forward_passes: of the backbone, for an image.
+        accuracy: 0 to 1.
+        nll: negative log-likelihood in nats.
+        ece: expected calibration error over 15 bins of equal width, 0 to 1.
+        brier: Brier score, 0 to 2.
+        training_epochs: total epochs of the vertices that the method needs.
+        forward_passes: of the backbone, an image.
+
+    Example:
+        >>> from hf_simplex.evaluation.comparison import Result
+        >>> Result(accuracy=0.9, nll=0.3, ece=0.02, brier=0.1, training_epochs=10.0, forward_passes=1)["accuracy"]
+        0.9
     """
 
     accuracy: float
@@ -36,37 +44,45 @@ class Result(TypedDict):
 
 
 class Prediction(NamedTuple):
-    """What one way to predict says of every image, and what it cost.
+    """Predictions and cost of one method.
 
     Attributes:
         probabilities: [images, labels] float64.
-        training_epochs: epochs of all vertices that it needs.
-        forward_passes: of the backbone, for an image.
+        training_epochs: total epochs of the vertices that the method needs.
+        forward_passes: of the backbone, an image.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_simplex.evaluation.comparison import Prediction
+        >>> Prediction(np.array([[0.9, 0.1]]), training_epochs=10.0, forward_passes=1).forward_passes
+        1
     """
 
-    probabilities: np.ndarray[Any, np.dtype[np.float64]]
+    probabilities: FloatArray
     training_epochs: float
     forward_passes: int
 
 
-def compare(
-    model: SimplexForImageClassification,
-    dataset: Dataset,
-    args: TrainingArguments,
-    *,
-    given_mode_epochs: float = 0.0,
-    data_collator: DataCollator | None = None,
-) -> dict[str, Result]:
-    """Evaluate an ESPRO ensemble and its parts: `results_of` what `predict_parts` predicts, with its arguments."""
-    return results_of(
-        *predict_parts(model, dataset, args, given_mode_epochs=given_mode_epochs, data_collator=data_collator)
-    )
+def results_of(predictions: Mapping[str, Prediction], references: IntArray) -> dict[str, Result]:
+    """Computes the metrics of predictions.
 
+    Args:
+        predictions: of `predict_parts`, by method.
+        references: [images] integer label ids.
 
-def results_of(
-    predictions: Mapping[str, Prediction], references: np.ndarray[Any, np.dtype[np.int64]]
-) -> dict[str, Result]:
-    """The metrics of each prediction against the labels [images], beside its cost."""
+    Returns:
+        Metrics and cost by method.
+
+    Raises:
+        ValueError: As `metrics.accuracy`.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_simplex.evaluation.comparison import Prediction, results_of
+        >>> results = results_of({"backbone": Prediction(np.array([[0.75, 0.25]]), 10.0, 1)}, np.array([0]))
+        >>> results["backbone"]["brier"], results["backbone"]["training_epochs"]
+        (0.125, 10.0)
+    """
     return {
         name: Result(
             **classification_metrics(prediction.probabilities, references),  # type: ignore[typeddict-item]
@@ -84,25 +100,33 @@ def predict_parts(
     *,
     given_mode_epochs: float = 0.0,
     data_collator: DataCollator | None = None,
-) -> tuple[dict[str, Prediction], np.ndarray[Any, np.dtype[np.int64]]]:
-    """Predict with an ESPRO ensemble and its parts in one pass over the data, through `Trainer.predict`.
+) -> tuple[dict[str, Prediction], IntArray]:
+    """Predicts with an ESPRO ensemble and its parts, in one pass over the data.
 
     Args:
-        model: components of one simplex each, in whose simplex the modes come before the connectors.
-        dataset: test images, as the trainer takes them; each must give its label.
-        args: batch size, precision, data loader workers; in a distributed run the images are split over the processes.
-        given_mode_epochs: epochs of a mode that came as a checkpoint, so that the model's provenance cannot tell them.
+        model: each component is one simplex, whose modes come before its connectors.
+        dataset: test images with labels, as the trainer takes them.
+        args: batch size, precision and data loader workers. A distributed run splits the images over its processes.
+        given_mode_epochs: epochs of a mode that was loaded from a checkpoint, which the provenance does not list.
         data_collator: default: transformers' own.
 
     Returns:
-        Predictions of `backbone` (the first mode), `deep_ensemble` (the modes), `centroid` and `simplex` (both of the
-        first component) and `espro` (all members); and the labels, [images] int64.
+        Predictions by method, and the label ids [images] int64. The methods are `backbone` (the first mode),
+        `deep_ensemble` (all modes), `centroid` and `simplex` (the centroid and the members of the first component) and
+        `espro` (all members).
 
     Raises:
-        ValueError: no member lies in the first simplex, or the data set gives no labels.
+        ValueError: No member lies in the first simplex, or the data set has no labels.
+
+    Source: Benton et al. 2021 (ESPRO).
+
+    Example::
+
+        predictions, references = predict_parts(model, test_dataset, TrainingArguments("out"))
+        results_of(predictions, references)["espro"]["nll"]
     """
     structure, roles = model.config.complex, model.config.roles
-    # A simplex whose vertices were all trained by SPRO stands on its first.
+    # The first vertex stands for the mode of a simplex without one.
     modes = [vertex for s in structure.simplexes for vertex in s if vertex == s[0] or roles[vertex] == MODE]
     first = set(structure.simplexes[0])
     members = model.config.members
@@ -110,7 +134,7 @@ def predict_parts(
     if not of_first:
         raise ValueError(
             f"None of the {len(members)} members lies in the first simplex, so it cannot be evaluated: draw more "
-            "members, or with sampling='equal'."
+            "members, or draw with sampling='equal'."
         )
     points = [vertex_coordinates(structure, mode).tolist() for mode in modes]
     points += [centroid_coordinates(structure, 0).tolist(), *members]
@@ -143,15 +167,33 @@ def member_probabilities(
     dataset: Dataset,
     args: TrainingArguments,
     data_collator: DataCollator | None = None,
-) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.int64]]]:
-    """Each member's probabilities, [images, members, labels] float64, and the labels, [images] int64."""
+) -> tuple[FloatArray, IntArray]:
+    """Predicts the probabilities of each member through `Trainer.predict`.
+
+    Args:
+        model: an ensemble. It is not changed.
+        dataset: images with labels, as the trainer takes them.
+        args: batch size, precision and data loader workers. A distributed run splits the images over its processes.
+        data_collator: default: transformers' own.
+
+    Returns:
+        Probabilities [images, members, labels] float64 and label ids [images] int64.
+
+    Raises:
+        ValueError: The data set has no labels.
+
+    Example::
+
+        probabilities, references = member_probabilities(model, test_dataset, TrainingArguments("out"))
+        classification_metrics(probabilities.mean(axis=1), references)
+    """
     if args.fp16_full_eval or args.bf16_full_eval:
-        # Trainer casts the model that it is given for good, and these are the ensemble's own vertices.
+        # Trainer casts the model in place.
         model = copy.deepcopy(model)
     model.config.output_member_probabilities = True
     try:
         trainer = Trainer(model=model, args=args, data_collator=data_collator)
-        # An engine would shard all vertices of the ensemble, which is evaluated as it is: a point at a time.
+        # FSDP would shard all vertices. The ensemble evaluates one point at a time as it is.
         trainer.is_fsdp_enabled = False
         model.backbone.to(args.device)  # type: ignore[arg-type]
         output = trainer.predict(dataset)

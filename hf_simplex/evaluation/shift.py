@@ -1,10 +1,9 @@
-"""Dataset shift: the fifteen corruptions of ImageNet-C on any images, and how predictions suffer from them.
+"""Dataset shift: metrics under the fifteen corruptions of ImageNet-C, on any images.
 
-The corruptions are those of the package imagecorruptions-imaug (`pip install "hf-simplex[shift]"`), which keeps the
-functions of Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations,
-ICLR 2019, running on today's libraries. Their strengths were chosen for ImageNet at 224 pixels, and most count in
-pixels: at 32 or 64 pixels blurs, glass and elastic transforms of the same severity destroy more, and CIFAR-10-C has
-weaker ones of its own. So compare methods at one image size, and not severities across sizes.
+The corruptions are those of Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations, ICLR 2019, from the package imagecorruptions-imaug (`pip install "hf-simplex[shift]"`). Their severities
+were chosen for images of 224 pixels, and most are in units of pixels. At 32 or 64 pixels the same severity destroys
+more; CIFAR-10-C has weaker ones of its own. Compare methods at one image size, not severities across sizes.
 """
 
 import io
@@ -26,6 +25,20 @@ from .calibration import scale_temperature
 from .comparison import member_probabilities
 from .metrics import classification_metrics
 
+__all__ = [
+    "CLEAN",
+    "CORRUPTIONS",
+    "CORRUPTION_GROUPS",
+    "SEVERITIES",
+    "SMALLEST_SIZE",
+    "Predict",
+    "ShiftResult",
+    "check_corruption",
+    "corrupt",
+    "corrupt_dataset",
+    "evaluate_under_shift",
+]
+
 CORRUPTION_GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
     "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
@@ -34,22 +47,29 @@ CORRUPTION_GROUPS = {
 }
 CORRUPTIONS = tuple(name for group in CORRUPTION_GROUPS.values() for name in group)
 SEVERITIES = (1, 2, 3, 4, 5)
-# What images without a corruption are listed as, at severity 0.
 CLEAN = "none"
+"""Corruption of the results without corruption, at severity 0."""
 SMALLEST_SIZE = 32
+"""Smallest height and width of a corrupted image, in pixels."""
 
 Predict = Callable[[Any], ArrayLike]
+"""From a data set of `{"pixel_values": [3, height, width], "labels": int}` to probabilities [images, labels]."""
 
 
 class ShiftResult(TypedDict, total=False):
-    """What one method reaches on the test images under one corruption at one severity.
+    """Metrics of one method under one corruption at one severity.
 
     Attributes:
         method: its name.
-        corruption: one of `CORRUPTIONS`, or `none`.
-        severity: 1 to 5, or 0 for images that are not corrupted.
+        corruption: one of `CORRUPTIONS`, or `"none"`.
+        severity: 1 to 5, or 0 without corruption.
         accuracy, nll, ece, brier: as `metrics.classification_metrics` defines them.
-        calibrated_nll, calibrated_ece, calibrated_brier: the same at the method's temperature, where one was given.
+        calibrated_nll, calibrated_ece, calibrated_brier: the same at the method's temperature, if given.
+
+    Example:
+        >>> from hf_simplex.evaluation.shift import ShiftResult
+        >>> ShiftResult(method="ensemble", corruption="fog", severity=3, accuracy=0.8)["severity"]
+        3
     """
 
     method: str
@@ -73,34 +93,40 @@ def corrupt(
     index: int = 0,
     image_size: int | None = None,
 ) -> PIL.Image.Image:
-    """A corrupted copy of an image.
+    """Returns a corrupted copy of an image.
 
-    The randomness depends on `seed`, `corruption`, `severity` and `index` only, and numpy's global random state, which
-    the corruptions draw from, is left as it was. Another version of the package may draw differently.
+    The randomness depends on `seed`, `corruption`, `severity`, `index` and the version of imagecorruptions-imaug.
+    numpy's global random state is restored.
 
     Args:
-        image: of any mode and size; it is made upright and RGB first.
+        image: of any mode and size. It is made upright and RGB first.
         corruption: one of `CORRUPTIONS`.
         severity: 1 to 5.
         seed: 0 or more.
-        index: of the image in its data set, so that no two images get the same noise; 0 or more.
-        image_size: height and width in pixels that the image is resized to first (bicubic), best those that the
-            backbone takes; 32 or more. Default: the image's own size, enlarged until neither side is below 32 pixels.
+        index: of the image in its data set, 0 or more, so that no two images get the same noise.
+        image_size: height and width in pixels to resize to before the corruption (bicubic), at least 32; best the
+            input size of the backbone. Default: the size of the image, enlarged to at least 32 pixels a side.
 
     Returns:
-        An RGB image: [image_size, image_size], or of the image's own size, as above.
+        An RGB image of that size.
 
     Raises:
-        ValueError: an unknown corruption or severity, or image_size below 32.
+        ValueError: The corruption or severity is unknown, or `image_size` is below 32.
         ImportError: imagecorruptions-imaug is not installed.
+
+    Source: Hendrycks and Dietterich 2019.
+
+    Example::
+
+        corrupt(PIL.Image.open("cat.png"), "gaussian_noise", severity=3, image_size=224).save("noise.png")
     """
     check_corruption(corruption, severity)
     corruptions = _corruptions()
     pixels = np.asarray(_resized(load_image(image), image_size))
     words = np.random.SeedSequence([seed, CORRUPTIONS.index(corruption), severity, index]).generate_state(2)
-    # These two have a generator of their own, which would otherwise be seeded by the clock.
+    # These two have a generator of their own, seeded by the clock by default.
     own = {"seed": int(words[1])} if corruption in ("impulse_noise", "glass_blur") else {}
-    # The package prints where a rounded size was off by a pixel, which it then mends.
+    # The package prints a message whenever it corrects a rounded size.
     with _numpy_seeded(int(words[0])), redirect_stdout(io.StringIO()):
         corrupted = corruptions.corrupt(pixels, severity=severity, corruption_name=corruption, **own)
     return PIL.Image.fromarray(corrupted)
@@ -115,20 +141,28 @@ def corrupt_dataset(
     image_size: int | None = None,
     num_proc: int | None = None,
 ) -> Dataset:
-    """The same data set with every image corrupted by `corrupt`, held in memory.
+    """Returns a data set in memory whose images are corrupted by `corrupt`.
 
-    An image is corrupted as the one at its position in `dataset`, whatever the number of processes.
+    The index of an image is its position in `dataset`, for any number of processes.
 
     Args:
-        dataset: with a column `image`, as `image_data.load_image_data` gives it; other columns are kept.
-        corruption, severity, seed, image_size: as for `corrupt`.
-        num_proc: processes to corrupt in.
+        dataset: has a column `image`, as `image_data.load_image_data` gives it. Other columns are kept.
+        corruption: one of `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: 0 or more.
+        image_size: as for `corrupt`.
+        num_proc: number of processes.
 
     Returns:
-        A `datasets.Dataset` of RGB images, stored without loss.
+        A `datasets.Dataset` of RGB images, without compression loss.
 
     Raises:
-        ValueError, ImportError: as for `corrupt`; ValueError also without a column `image`.
+        ValueError: As `corrupt`, or there is no column `image` of images.
+        ImportError: imagecorruptions-imaug is not installed.
+
+    Example::
+
+        foggy = corrupt_dataset(load_image_data("digits").test, "fog", severity=3, image_size=64)
     """
     check_corruption(corruption, severity)
     _corruptions()
@@ -163,27 +197,35 @@ def evaluate_under_shift(
     image_size: int | None = None,
     num_proc: int | None = None,
 ) -> list[ShiftResult]:
-    """Metrics of several ways to predict against corruption and severity, all on the same corrupted images.
+    """Evaluates several methods on the same corrupted images, for each corruption and severity.
 
     Args:
-        methods: by name, ensembles, whose members' probabilities are averaged; or functions from a data set of
-            `{"pixel_values": [3, height, width], "labels": int}` to probabilities [images, labels].
+        methods: ensembles, or functions from a data set to probabilities (see `Predict`), by name.
         dataset: test images with the columns `image` and `label`, as `image_data.load_image_data` gives them.
         transform: for evaluation, as `image_transforms.build_transforms` gives it.
         args: batch size, precision and data loader workers of the ensembles' predictions.
         corruptions: some of `CORRUPTIONS`.
-        severities: some of 1 to 5. The images without corruption are always evaluated too, as severity 0.
-        temperatures: a method's temperature by its name, fitted on validation images without corruption
-            (`calibration.fit_temperature`), for the metrics that begin with `calibrated_`.
-        seed, image_size, num_proc: as for `corrupt_dataset`; pass the backbone's own input size.
+        severities: some of 1 to 5. Images without corruption are always evaluated, as severity 0.
+        temperatures: temperatures by method, fitted on validation images without corruption
+            (`calibration.fit_temperature`), for the metrics `calibrated_...`.
+        seed: as for `corrupt`.
+        image_size: as for `corrupt`; best the input size of the backbone.
+        num_proc: number of processes that corrupt images.
 
     Returns:
-        A row for each method, corruption and severity, which `json` writes and `plotting.plot_shift` draws.
+        One row for each method, corruption and severity, of JSON values. `plots.shift.plot_shift` draws them.
 
     Raises:
-        ValueError: an unknown corruption or severity, before anything is evaluated; a temperature of an unknown
-            method; or probabilities that are none, as `metrics.accuracy`.
+        ValueError: A corruption or severity is unknown, a temperature is of an unknown method, or probabilities are
+            not valid, as in `metrics.accuracy`.
         ImportError: imagecorruptions-imaug is not installed.
+
+    Source: Benton et al. 2021, figure 11.
+
+    Example::
+
+        results = evaluate_under_shift({"ensemble": model}, data.test, transform, args, image_size=224)
+        plot_shift(results).savefig("shift.pdf")
     """
     for corruption in corruptions:
         for severity in severities:
@@ -216,7 +258,14 @@ def evaluate_under_shift(
 
 
 def check_corruption(corruption: str, severity: int) -> None:
-    """Raise ValueError for an unknown corruption or severity, naming the choices."""
+    """Raises a ValueError that names the choices if the corruption or severity is unknown.
+
+    Example:
+        >>> from hf_simplex.evaluation.shift import check_corruption
+        >>> check_corruption("fog", 6)
+        Traceback (most recent call last):
+        ValueError: The severity is 6: choose from 1, 2, 3, 4, 5.
+    """
     if corruption not in CORRUPTIONS:
         raise ValueError(f"Unknown corruption {corruption!r}: choose from {', '.join(CORRUPTIONS)}.")
     if severity not in SEVERITIES:
@@ -236,6 +285,7 @@ def _resized(image: PIL.Image.Image, image_size: int | None) -> PIL.Image.Image:
 
 def _corruptions() -> ModuleType:
     try:
+        # An optional dependency.
         import imagecorruptions
     except ImportError as error:
         raise ImportError(

@@ -148,7 +148,7 @@ def standard_error(accuracy: float, images: int | None) -> float:
 
     Example:
         >>> from hf_simplex.hub.card_content import standard_error
-        >>> standard_error(0.9, 900)
+        >>> round(standard_error(0.9, 900), 6)
         0.01
     """
     return math.sqrt(accuracy * (1 - accuracy) / images) if images else math.nan
@@ -190,13 +190,11 @@ def eval_results(evidence: Evidence, data_set: str | None) -> list[EvalResult]:
 def is_generated(result: EvalResult) -> bool:
     """Whether `eval_results` wrote this entry of a model-index, by its metric's name.
 
-        Example:
-            >>> from huggingface_hub import EvalResult
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-            >>> from hf_simplex.hub.card_content import is_generated
-            >>> is_generated(EvalResult("image-classification", "d", "d", "nll", 0.1, metric_name="NLL (ESPRO)"))
-            True
+    Example:
+        >>> from huggingface_hub import EvalResult
+        >>> from hf_simplex.hub.card_content import is_generated
+        >>> is_generated(EvalResult("image-classification", "d", "d", "nll", 0.1, metric_name="NLL (ESPRO)"))
+        True
     """
     return result.metric_name in {f"{metric} ({part})" for metric in METRICS.values() for part in PARTS.values()}
 

@@ -22,7 +22,7 @@ PARTS = {
     "simplex": "one simplex",
     "espro": "ESPRO",
 }
-"""The parts that `evaluation.comparison.compare` evaluates, and their names on a card."""
+"""The parts that `evaluation.comparison.predict_parts` evaluates, and their names on a card."""
 
 DRAWN_PARTS = ("backbone", "deep_ensemble", "centroid", "espro")
 """The parts in the reliability diagram."""
@@ -38,9 +38,9 @@ class Evidence:
     Args:
         data_set: name of the data set, as the user gave it.
         test_images: number of images behind `results`.
-        results: metrics and costs by part, from `evaluation.comparison.compare`.
+        results: metrics and costs by part, from `evaluation.comparison.results_of`.
         predictions: by part, probabilities [images, labels] and references [images] for the reliability diagram.
-        surface: loss surface on a plane, from `evaluation.surfaces.plane_points` and `model_surface`.
+        surface: loss surface on a plane, from `surface_points.plane_points` and `surface_evaluation.model_surface`.
         surface_images: number of images behind `surface`.
         arguments: training arguments by name, as YAML values.
         hardware: one sentence on the machine and the duration.

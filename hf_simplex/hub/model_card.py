@@ -13,7 +13,8 @@ from huggingface_hub.constants import REPOCARD_NAME
 from ..model.checkpoint import atomic_write
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.weight_space import trainable_names
-from ..plots.plotting import plot_plane, plot_reliability
+from ..plots.reliability import plot_reliability
+from ..plots.surfaces import plot_plane
 from .backbone_license import inherited_license
 from .card_content import (
     METRICS,

@@ -12,7 +12,7 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard
 from huggingface_hub.constants import REPOCARD_NAME
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors import safe_open
-from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, logging
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME
 
 from ..model.checkpoint import check_files, read_index
 from ..model.configuration_simplex import SimplexConfig
@@ -28,8 +28,6 @@ __all__ = ["publish_folder", "publish_model"]
 # Published beside the weights. Training checkpoints and pickles are not.
 _PUBLISHED_NAMES = (SAFE_WEIGHTS_INDEX_NAME, CONFIG_NAME, IMAGE_PROCESSOR_NAME)
 _PUBLISHED_SUFFIXES = (".md", ".png", ".jpg", ".jpeg", ".svg", ".webp", ".py")
-
-logger = logging.get_logger(__name__)
 
 
 def publish_folder(

@@ -1,1 +1,3 @@
-"""What inference needs: structure, weights, prediction and files of an ensemble."""
+"""Inference: the structure, weights, prediction and files of an ensemble."""
+
+__all__: list[str] = []

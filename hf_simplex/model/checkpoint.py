@@ -1,4 +1,4 @@
-"""The files of an ensemble: a safetensors file for each vertex, one for BatchNorm statistics, the standard index."""
+"""The files of an ensemble: one safetensors file for each vertex, one for BatchNorm statistics, and the index."""
 
 import json
 import os
@@ -17,37 +17,75 @@ from torch import Tensor
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash, has_file, is_offline_mode
 
+__all__ = [
+    "DOWNLOAD_KWARGS",
+    "MEMBERS_FILE",
+    "Index",
+    "atomic_write",
+    "check_dtypes",
+    "check_file_name",
+    "check_files",
+    "check_no_foreign_weights",
+    "check_target",
+    "clear_saves",
+    "file_of_tensor",
+    "finish_saves",
+    "indexed_files",
+    "is_weight_file",
+    "read_index",
+    "remove_stale_files",
+    "stored_dtype",
+    "vertex_file",
+    "write_tensors",
+]
+
 MEMBERS_FILE = "members.safetensors"
 _TENSOR_NAME = re.compile(r"(vertices|members|centroids)\.[0-9]+\..+")
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
-# A save's temporary folder, before and after it is decided that the save takes place.
-_UNFINISHED, _DECIDED = ".saving-", ".saved-"
+# Prefixes of a save's temporary folder, before and after the save is committed.
+_UNFINISHED, _COMMITTED = ".saving-", ".saved-"
 _FOREIGN_FILES = {
     SAFE_WEIGHTS_NAME: "transformers would load in place of the vertices",
-    "adapter_config.json": "peft would take for that of an adapter, perhaps to a model of another repository",
+    "adapter_config.json": "makes transformers load an adapter, perhaps to a model of another repository",
 }
-HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
+DOWNLOAD_KWARGS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 _CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def vertex_file(vertex: int) -> str:
-    """The file name of a vertex, `vertex-00000.safetensors` for the first."""
+    """Return the file name of a vertex.
+
+    Example:
+        >>> vertex_file(0)
+        'vertex-00000.safetensors'
+    """
     return f"vertex-{vertex:05d}.safetensors"
 
 
-def file_of(name: str) -> str:
-    """The file that holds the tensor of that name: `vertices.<i>.*` its vertex's, all else the members'."""
+def file_of_tensor(name: str) -> str:
+    """Return the file of a tensor: its vertex's for `vertices.<i>.*`, else that of the members.
+
+    Example:
+        >>> file_of_tensor("vertices.2.head.weight"), file_of_tensor("members.0.bn.running_mean")
+        ('vertex-00002.safetensors', 'members.safetensors')
+    """
     kind, index, _ = name.split(".", 2)
     return vertex_file(int(index)) if kind == "vertices" else MEMBERS_FILE
 
 
 @contextmanager
 def atomic_write(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder inside `directory` whose files take their places there when the context ends well.
+    """Yield a temporary folder whose files replace those in `directory` when the context ends without an error.
 
-    What was in `directory` is touched only then: a crash or a full disk leaves the old files whole. One rename of the
-    temporary folder decides: killed before it, a save has not happened; killed after it, `finish_saves` moves the
-    files that are left, and is called by whoever next saves to or loads from `directory`.
+    A crash or a full disk leaves the old files whole. One rename of the temporary folder commits the save. A process
+    killed before it has saved nothing. After it, `finish_saves` moves the remaining files at the next save or load.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     with atomic_write(directory) as aside:
+        ...         _ = (aside / "config.json").write_text("{}")
+        ...     os.listdir(directory)
+        ['config.json']
     """
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
@@ -55,39 +93,54 @@ def atomic_write(directory: str | os.PathLike[str]) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=target))
     try:
         yield aside
-        os.replace(aside, target / aside.name.replace(_UNFINISHED, _DECIDED))
+        os.replace(aside, target / aside.name.replace(_UNFINISHED, _COMMITTED))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     finish_saves(target)
 
 
 def finish_saves(directory: str | os.PathLike[str]) -> None:
-    """Move the files of saves that were decided on but killed before all files were in their places."""
-    for decided in Path(directory).glob(f"{_DECIDED}*"):
-        for file in decided.iterdir():
-            # Two processes may do this at once, and either may be the one that moves a file.
+    """Complete the saves that were killed after their commit: move their remaining files.
+
+    Example:
+        >>> finish_saves(tempfile.gettempdir())
+    """
+    for committed in Path(directory).glob(f"{_COMMITTED}*"):
+        for file in committed.iterdir():
+            # Another process may move the file first.
             with suppress(FileNotFoundError):
                 os.replace(file, Path(directory) / file.name)
         with suppress(FileNotFoundError):
-            decided.rmdir()
+            committed.rmdir()
 
 
 def clear_saves(directory: str | os.PathLike[str]) -> None:
-    """Remove what killed saves left that were not decided on; no other process may be saving to `directory`."""
+    """Remove the temporary folders of saves that were killed before their commit.
+
+    No other process may save to `directory` meanwhile.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     clear_saves(directory)
+    """
     for unfinished in Path(directory).glob(f"{_UNFINISHED}*"):
         shutil.rmtree(unfinished)
 
 
 def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> None:
-    """Write the tensors of a state dict into their safetensors files, with the index that transformers reads.
+    """Write a state dict to safetensors files, with the index that transformers reads.
 
     Args:
         directory: an existing folder.
-        state: tensors by the names `vertices.<i>.*`, `members.<j>.*` and `centroids.<s>.*`.
+        state: tensors named `vertices.<i>.*`, `members.<j>.*` and `centroids.<s>.*`.
+
+    Example::
+
+        write_tensors(Path("ensemble"), model.state_dict())
     """
     files: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
-        files.setdefault(file_of(name), {})[name] = tensor.detach().cpu().contiguous()
+        files.setdefault(file_of_tensor(name), {})[name] = tensor.detach().cpu().contiguous()
     for file, tensors in files.items():
         save_file(tensors, directory / file, metadata={"format": "pt"})
     index = {
@@ -95,16 +148,19 @@ def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> None:
             "total_parameters": sum(tensor.numel() for name, tensor in state.items()),
             "total_size": sum(tensor.numel() * tensor.element_size() for tensor in state.values()),
         },
-        "weight_map": {name: file_of(name) for name in sorted(state)},
+        "weight_map": {name: file_of_tensor(name) for name in sorted(state)},
     }
     (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def check_target(directory: str | os.PathLike[str], model_type: str) -> None:
-    """Check that saving a model of a type to `directory` would not destroy anything but an earlier save of its kind.
+    """Check that a save to `directory` would only replace a model of the same type.
 
     Raises:
-        ValueError: `directory` is a file, or holds a config.json of another model_type or of none.
+        ValueError: `directory` is a file, or its config.json has another `model_type` or none.
+
+    Example:
+        >>> check_target("no-such-folder", "simplex")
     """
     if os.path.isfile(directory):
         raise ValueError(f"{directory} is a file: give a folder to save to.")
@@ -117,13 +173,18 @@ def check_target(directory: str | os.PathLike[str], model_type: str) -> None:
         found = None
     if found != model_type:
         raise ValueError(
-            f"{config_file} is of model_type {found!r} and one of {model_type!r} would replace it: give another "
-            "folder."
+            f"{config_file} has model_type {found!r}, and a model of type {model_type!r} would replace it: give "
+            "another folder."
         )
 
 
 def indexed_files(directory: str | os.PathLike[str]) -> set[str]:
-    """The weight files of the ensemble in `directory`, by its index; none where there is no such index."""
+    """Return the weight files named by the index in `directory`; empty without a valid index.
+
+    Example:
+        >>> indexed_files("no-such-folder")
+        set()
+    """
     try:
         index = json.loads((Path(directory) / SAFE_WEIGHTS_INDEX_NAME).read_text("utf-8"))
         files = {str(file) for file in index["weight_map"].values()}
@@ -133,23 +194,43 @@ def indexed_files(directory: str | os.PathLike[str]) -> set[str]:
 
 
 def is_weight_file(file: str) -> bool:
-    """Whether a file of that name is one that an ensemble's weights are saved in."""
+    """Return whether this is the name of an ensemble's weight file.
+
+    Example:
+        >>> is_weight_file("vertex-00000.safetensors"), is_weight_file("model.safetensors")
+        (True, False)
+    """
     return bool(_VERTEX_FILE.fullmatch(file)) or file == MEMBERS_FILE
 
 
-def remove_stale(directory: Path, before: set[str]) -> None:
-    """Remove the `before` files of an earlier, larger ensemble that the index in `directory` no longer names."""
+def remove_stale_files(directory: Path, before: set[str]) -> None:
+    """Remove the files of an earlier, larger ensemble that the index no longer names.
+
+    Args:
+        directory: the folder of the ensemble.
+        before: the indexed files before the save.
+
+    Example::
+
+        before = indexed_files(directory)
+        ...   # save
+        remove_stale_files(directory, before)
+    """
     for file in before - indexed_files(directory):
         (directory / file).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Index:
-    """What the index of an ensemble says, checked.
+    """A checked index of an ensemble.
 
     Attributes:
-        weight_map: from each tensor's name to the plain name of its safetensors file.
-        commit: of the Hub, where it was read from there: the other files of the same commit belong to it.
+        weight_map: the safetensors file of each tensor, a plain file name.
+        commit: the Hub commit that the index was read from; None for a folder.
+
+    Example:
+        >>> Index({"vertices.0.head.weight": "vertex-00000.safetensors"}, commit=None).commit is None
+        True
     """
 
     weight_map: dict[str, str]
@@ -161,18 +242,25 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
 
     Args:
         name_or_path: a folder or a Hub id.
-        **kwargs: those of `from_pretrained`; the ones that say where on the Hub to look are used.
+        **kwargs: arguments of `from_pretrained`; only those in `DOWNLOAD_KWARGS` are used.
 
     Raises:
-        OSError: there is no such repository or revision, or not for this token.
-        FileNotFoundError: there is no index, so this is no ensemble.
+        OSError: the repository or revision does not exist, or the token has no access to it.
+        FileNotFoundError: there is no index, so this is not an ensemble.
         ValueError: the index is broken, names a file outside the folder, or a tensor that no ensemble has.
+
+    Example::
+
+        read_index("me/resnet50-simplex", revision="main").weight_map
     """
     if os.path.isdir(name_or_path):
         finish_saves(name_or_path)
     try:
         index_file = cached_file(
-            name_or_path, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **_hub(kwargs)
+            name_or_path,
+            SAFE_WEIGHTS_INDEX_NAME,
+            _raise_exceptions_for_missing_entries=False,
+            **_download_kwargs(kwargs),
         )
     except OSError as error:
         raise OSError(f"The ensemble {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
@@ -202,15 +290,19 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
     return Index(weight_map, extract_commit_hash(index_file, None))
 
 
-def check_alone(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
-    """Check that nothing beside the files of an ensemble would have transformers read other weights than those.
+def check_no_foreign_weights(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
+    """Check that the folder or repository holds no other weights that transformers would load instead.
 
     Args:
-        name_or_path: a folder or a Hub id, of which nothing is downloaded.
+        name_or_path: a folder or a Hub id. Nothing is downloaded.
         **kwargs: as for `read_index`.
 
     Raises:
-        ValueError: there is such a file.
+        ValueError: such a file exists.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     check_no_foreign_weights(directory)
     """
     where = {name: kwargs[name] for name in ("cache_dir", "token", "revision") if kwargs.get(name) is not None}
     cached = bool(kwargs.get("local_files_only")) or is_offline_mode()
@@ -223,23 +315,27 @@ def check_alone(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
 
 
 def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kwargs: Any) -> dict[str, Path]:
-    """Find the safetensors files of an ensemble, and check each before anything is read from it.
+    """Locate (or download) safetensors files and check their headers.
 
     Args:
-        name_or_path: a folder or a Hub id, from which the files are downloaded.
-        files: their names, from `read_index`.
+        name_or_path: a folder or a Hub id.
+        files: file names, from `read_index`.
         **kwargs: as for `read_index`.
 
     Returns:
-        From each name to where the file is.
+        The path of each file by name.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is empty or not whole, or its header contradicts itself.
+        ValueError: a file is empty or truncated, or its header is inconsistent.
+
+    Example::
+
+        check_files("me/resnet50-simplex", ["vertex-00000.safetensors"])
     """
     found = {}
     for file in sorted(set(files)):
-        path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **_hub(kwargs))
+        path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **_download_kwargs(kwargs))
         if path is None:
             raise FileNotFoundError(f"{name_or_path} holds no {file}, which its index names. Restore or re-save it.")
         try:
@@ -255,15 +351,20 @@ def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kw
 
 
 def check_dtypes(files: Iterable[Path], expected: Mapping[str, Tensor], stored: str | None) -> None:
-    """Check that the tensors in the files are of the kind that the model has: other numbers would be read as weights.
+    """Check the dtypes of stored tensors: a wrong dtype in a file header turns the weights into other numbers.
 
     Args:
         files: safetensors files.
-        expected: the model's tensors by their names in the files; others are passed over.
-        stored: the `dtype` in config.json, the only one for weights beside float32; None: any floating one will do.
+        expected: the model's tensors by their names in the files; other tensors are ignored.
+        stored: the `dtype` in config.json; weights may have it or float32. None allows any floating dtype.
 
     Raises:
-        ValueError: a tensor that is to be floating is not, or the other way round, or is of another floating dtype.
+        ValueError: a tensor is floating and should not be, or the reverse, or has another floating dtype.
+
+    Example::
+
+        files = check_files("ensemble", ["vertex-00000.safetensors"])
+        check_dtypes(files.values(), model.state_dict(), stored_dtype("ensemble"))
     """
     floating = None if stored not in _CODES else {_CODES[stored], _CODES["float32"]}
     for path in files:
@@ -282,20 +383,38 @@ def check_dtypes(files: Iterable[Path], expected: Mapping[str, Tensor], stored: 
 
 
 def stored_dtype(name_or_path: str | os.PathLike[str], **kwargs: Any) -> str | None:
-    """The dtype that config.json gives for the weights, whatever they are to be loaded as."""
-    config_file = cached_file(name_or_path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **_hub(kwargs))
+    """Return the `dtype` in config.json; None where it is missing.
+
+    Args:
+        name_or_path: a folder or a Hub id.
+        **kwargs: as for `read_index`.
+
+    Example::
+
+        stored_dtype("me/resnet50-simplex")   # 'float32'
+    """
+    config_file = cached_file(
+        name_or_path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **_download_kwargs(kwargs)
+    )
     if config_file is None:
         return None
     dtype = json.loads(Path(config_file).read_text("utf-8")).get("dtype")
     return str(dtype) if dtype else None
 
 
-def _hub(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+def _download_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in DOWNLOAD_KWARGS if kwargs.get(name) is not None}
 
 
 def check_file_name(file: object, index_file: str | os.PathLike[str]) -> None:
-    """Raise ValueError unless `file` is the plain name of a safetensors file, in the index's own folder."""
+    """Check that an index names a safetensors file in its own folder.
+
+    Raises:
+        ValueError: `file` is not a plain file name that ends in .safetensors.
+
+    Example:
+        >>> check_file_name("vertex-00000.safetensors", "model.safetensors.index.json")
+    """
     plain = isinstance(file, str) and PurePosixPath(file).name == file and "\\" not in file
     if not plain or not str(file).endswith(".safetensors"):
         raise ValueError(

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+__all__ = ["SimplicialComplex"]
+
 
 def _as_index(value: Any, what: str) -> int:
-    """`value` as a plain int; TypeError, naming `what`, for anything that is not an integer (booleans included)."""
+    """`value` as an int. A TypeError names `what` if it is no integer; booleans are none."""
     if isinstance(value, bool):
         raise TypeError(f"{what} must be an integer, got the boolean {value!r}.")
     try:
@@ -25,23 +27,29 @@ def _as_list(values: Any, what: str) -> list[Any]:
 
 @dataclass(frozen=True)
 class SimplicialComplex:
-    """Several simplexes over one list of vertices, possibly sharing some of them.
+    """A set of simplexes that may share vertices (Benton et al. 2021).
 
-    One simplex, an ESPRO ensemble (disjoint simplexes) and a mode connecting volume (simplexes that share connectors)
-    are all written this way. Instances never change: the methods that grow a complex return a new one, in which
-    every old vertex and every old simplex keeps its index.
+    It describes a single simplex, an ESPRO ensemble (disjoint simplexes) and a mode connecting volume (simplexes that
+    share connectors). Instances are immutable. Methods that grow a complex return a new one, in which vertices and
+    simplexes keep their indices.
 
     Args:
-        num_vertices: how many vertices there are; they are numbered from 0.
-        simplexes: the vertices of each simplex, as lists or tuples, in an order that is kept. k + 1 vertices span
-            a k-simplex. Only maximal simplexes are listed: their faces belong to the complex without being named.
+        num_vertices: the number of vertices, with indices from 0.
+        simplexes: the vertices of each simplex, as lists or tuples, whose order is kept. k + 1 vertices span a
+            k-simplex. List maximal simplexes only; their faces belong to the complex.
 
     Raises:
-        TypeError: a number that is not an integer, or a simplex that is not a sequence.
-        ValueError: there is no vertex or no simplex, a simplex is empty, repeats a vertex, holds one out of range,
-            equals another or is a face of another, or a vertex belongs to no simplex.
+        TypeError: a number is no integer, or a simplex is no sequence.
+        ValueError: there is no vertex or no simplex; a simplex is empty, repeats a vertex, has one out of range,
+            equals another or is a face of another; or a vertex belongs to no simplex.
 
-    Source: Benton et al. 2021, whose simplicial complexes are sets of simplexes that may share vertices.
+    Example:
+        >>> from hf_simplex.model.complexes import SimplicialComplex
+        >>> connected = SimplicialComplex(4, [[0, 2, 3], [1, 2, 3]])  # modes 0 and 1, connectors 2 and 3
+        >>> connected.simplexes_with(2)
+        [0, 1]
+        >>> connected.with_vertex().simplexes
+        ((0, 2, 3, 4), (1, 2, 3, 4))
     """
 
     num_vertices: int
@@ -69,45 +77,50 @@ class SimplicialComplex:
                 f"Vertices {lonely} belong to no simplex. Add them to one, or list a vertex that stands alone as a "
                 f"simplex of its own, such as [{lonely[0]}]."
             )
-        # A frozen dataclass can normalise its own fields in no other way.
+        # The way to set a field of a frozen dataclass.
         object.__setattr__(self, "num_vertices", num_vertices)
         object.__setattr__(self, "simplexes", simplexes)
 
     def to_json(self) -> dict[str, Any]:
-        """The complex as plain ints, lists and one dict, ready for a JSON file."""
+        """The complex as a dict of ints and lists, for a JSON file."""
         return {"num_vertices": self.num_vertices, "simplexes": [list(simplex) for simplex in self.simplexes]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "SimplicialComplex":
-        """The complex that `to_json` wrote; ValueError when a key is missing or unknown."""
+        """The complex from a dict of `to_json`.
+
+        Raises:
+            ValueError: a key is missing or unknown.
+        """
         expected = {"num_vertices", "simplexes"}
         if set(data) != expected:
             raise ValueError(f"A simplicial complex is written with the keys {sorted(expected)}, got {sorted(data)}.")
         return cls(data["num_vertices"], data["simplexes"])
 
     def dimension(self, simplex: int) -> int:
-        """The dimension of a simplex, given by its index: one less than its number of vertices."""
+        """The dimension of a simplex: its number of vertices minus one. `simplex` is its index."""
         return len(self._simplex(simplex)) - 1
 
     def simplexes_with(self, vertex: int) -> list[int]:
-        """The indices of the simplexes that hold a vertex (its star), in increasing order."""
+        """The star of a vertex: the indices of the simplexes that hold it, in increasing order."""
         self._check_vertex(vertex)
         return [index for index, simplex in enumerate(self.simplexes) if vertex in simplex]
 
     def holds(self, vertices: Iterable[int]) -> bool:
-        """Whether some simplex holds all these vertices, so that their convex hull lies in the complex."""
+        """Whether one simplex holds all these vertices. Their convex hull then lies in the complex."""
         wanted = set(vertices)
         for vertex in wanted:
             self._check_vertex(vertex)
         return any(wanted.issubset(simplex) for simplex in self.simplexes)
 
     def with_vertex(self, simplexes: Sequence[int] | None = None) -> "SimplicialComplex":
-        """The complex grown by one vertex, whose index is the old `num_vertices`.
+        """The complex with one more vertex, of index `num_vertices`.
 
         Args:
-            simplexes: the indices of the simplexes that the new vertex joins, as their last vertex; None is all.
+            simplexes: the indices of the simplexes that the vertex joins, as their last vertex; default: all.
 
-        Raises ValueError when it would join none, the same one twice, or one that does not exist.
+        Raises:
+            ValueError: it joins no simplex, one twice, or one that does not exist.
         """
         chosen = list(range(len(self.simplexes))) if simplexes is None else self._chosen(simplexes)
         if not chosen:
@@ -124,17 +137,17 @@ class SimplicialComplex:
         )
 
     def with_simplex(self, vertices: Sequence[int]) -> "SimplicialComplex":
-        """The complex with one more simplex, spanned by vertices it already has.
+        """The complex with one more simplex over existing vertices.
 
-        Raises what the constructor raises: so a ValueError when the new simplex is a face of an old one, or an old
-        one is a face of it.
+        Raises:
+            TypeError, ValueError: as the constructor. Neither of two simplexes may be a face of the other.
         """
         return SimplicialComplex(self.num_vertices, (*self.simplexes, tuple(_as_list(vertices, "vertices"))))
 
     def union(self, *others: "SimplicialComplex") -> "SimplicialComplex":
-        """The disjoint union: the vertices of each further complex are numbered after those before it.
+        """The disjoint union. The vertices of each further complex get the next free indices.
 
-        An ESPRO ensemble (Benton et al. 2021) is the union of its components, each a complex of one simplex.
+        An ESPRO ensemble (Benton et al. 2021) is the disjoint union of complexes of one simplex.
         """
         num_vertices, simplexes = self.num_vertices, list(self.simplexes)
         for other in others:
@@ -143,10 +156,13 @@ class SimplicialComplex:
         return SimplicialComplex(num_vertices, tuple(simplexes))
 
     def sub_complex(self, simplex_indices: Sequence[int]) -> tuple["SimplicialComplex", list[int]]:
-        """The complex of some of the simplexes alone, in the given order.
+        """The complex of some of the simplexes, in the given order.
 
-        Returns the complex, whose vertices are renumbered without gaps, and the old index of each of its vertices
-        in increasing order. Raises ValueError when no simplex is chosen, or one twice, or one that does not exist.
+        Returns:
+            The complex, with vertices renumbered without gaps, and the old index of each of its vertices, increasing.
+
+        Raises:
+            ValueError: there is no simplex, one twice, or one that does not exist.
         """
         chosen = self._chosen(simplex_indices)
         if not chosen:
@@ -157,7 +173,7 @@ class SimplicialComplex:
         return SimplicialComplex(len(kept), simplexes), kept
 
     def components(self) -> list[list[int]]:
-        """The connected components, each as increasing indices of its simplexes, ordered by their first simplex."""
+        """The connected components: for each the increasing indices of its simplexes, ordered by the first."""
         merged: list[tuple[set[int], list[int]]] = []
         for index, simplex in enumerate(self.simplexes):
             vertices, indices, apart = set(simplex), [index], []
@@ -171,16 +187,19 @@ class SimplicialComplex:
         return sorted(sorted(indices) for _, indices in merged)
 
     def faces(self, dimension: int) -> list[tuple[int, ...]]:
-        """All faces of one dimension, each once, as increasing vertex indices, in lexicographic order.
+        """All faces of one dimension, as increasing vertex indices, in lexicographic order.
 
-        Simplexes count as faces of themselves. The list is empty above the largest dimension; ValueError below 0.
+        A simplex is a face of itself. The list is empty above the largest dimension.
+
+        Raises:
+            ValueError: the dimension is negative.
         """
         if dimension < 0:
             raise ValueError(f"The dimension of a face must be at least 0, got {dimension}.")
         return sorted({face for simplex in self.simplexes for face in combinations(sorted(simplex), dimension + 1)})
 
     def edges(self) -> list[tuple[int, int]]:
-        """All edges, each once, as (smaller, larger) vertex indices in lexicographic order."""
+        """All edges, as (smaller, larger) vertex indices, in lexicographic order."""
         return [(first, second) for first, second in self.faces(1)]
 
     def _simplex(self, index: int) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
-"""The configuration of a simplicial complex of backbones: what config.json holds."""
+"""The configuration of an ensemble: the content of config.json."""
 
+import copy
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig
@@ -10,33 +11,40 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from .complexes import SimplicialComplex
 from .coordinates import validate_coordinates
 
+__all__ = ["CONNECTOR", "MODE", "PRETRAINED", "ROLES", "SAMPLINGS", "TASK", "SimplexConfig"]
+
 PRETRAINED = "pretrained"
 MODE = "mode"
 CONNECTOR = "connector"
 ROLES = (PRETRAINED, MODE, CONNECTOR)
 SAMPLINGS = ("equal", "volume")
 TASK = "simplex-image-classification"
-"""The name of the pipeline that returns uncertainty too."""
+"""Task name of the pipeline that reports uncertainty."""
 
 
 class SimplexConfig(PreTrainedConfig):
-    """The structure of an ensemble: which backbone, which simplexes, which members.
+    """Configuration of `SimplexForImageClassification`: the backbone, the simplexes and the members.
 
     Args:
-        backbone_config: the configuration of the backbone (any image classifier of transformers, timm's included), as
-            a config or as the dictionary that config.json holds.
-        simplexes: the vertices of each simplex, as indices; default: one simplex of one vertex.
-        roles: for each vertex `"pretrained"` (not trained on the task yet), `"mode"` (trained on its own) or
-            `"connector"` (trained by SPRO); default: all `"pretrained"`. Its length is the number of vertices.
-        members: [members, vertices] barycentric coordinates of the ensemble's members; default: none drawn yet.
-        sampling: how points are drawn from several simplexes: `"equal"` chance, or in proportion to `"volume"`.
-        provenance: how the vertices came about (JSON values only); filled in by the trainer. Its `stages`, where there
-            are any, are dictionaries with the index of the `vertex` that was trained.
-        **kwargs: as for every transformers configuration.
+        backbone_config: configuration of the backbone (any image classifier of transformers, timm's included), as an
+            object or a dictionary.
+        simplexes: vertex indices of each simplex; default: one simplex of one vertex.
+        roles: the role of each vertex: `"pretrained"` (not trained on the task yet), `"mode"` (trained on its own) or
+            `"connector"` (trained by SPRO); default: one `"pretrained"` vertex.
+        members: [members, vertices] barycentric coordinates; default: no members.
+        sampling: how to draw points from several simplexes: with `"equal"` chance, or in proportion to `"volume"`.
+        provenance: how the vertices were trained, as JSON values; written by the trainer. `stages` is a list of
+            dictionaries, each with the index of the trained `vertex`.
+        **kwargs: arguments of `PreTrainedConfig`.
 
     Raises:
-        ValueError: the simplexes name a vertex that is not there, a role or sampling is unknown, a member is not a
-            point of the complex, or the provenance has another form.
+        ValueError: a simplex has an unknown vertex, a role or sampling is unknown, a member is not a point of the
+            complex, or the provenance is malformed.
+
+    Example:
+        >>> config = SimplexConfig(simplexes=[[0, 1, 2]], roles=["mode", "mode", "connector"], members=[[0.5, 0.5, 0]])
+        >>> config.num_vertices, config.members
+        (3, [[0.5, 0.5, 0.0]])
     """
 
     model_type = "simplex"
@@ -69,17 +77,21 @@ class SimplexConfig(PreTrainedConfig):
             kwargs["id2label"] = self.backbone_config.id2label
             kwargs["label2id"] = self.backbone_config.label2id
         for name in (*_IMAGE_PROCESSOR_KEYS, "transformers_weights"):
-            # The last could name another weight file than the index does, a pickled one even.
+            # transformers_weights could name another weight file, even a pickled one.
             kwargs.pop(name, None)
         if not self.is_remote_code():
-            # Where this package is installed its classes serve, and transformers need not ask for trust.
+            # This package is installed: transformers uses its classes and need not ask to trust remote code.
             for name in _REMOTE_CODE_KEYS:
                 kwargs.pop(name, None)
         super().__init__(**kwargs)
         self.check()
 
     def check(self) -> None:
-        """Raise ValueError where structure, roles and members contradict each other; see the class."""
+        """Check structure, roles, members and provenance.
+
+        Raises:
+            ValueError: see the class.
+        """
         if unknown := [role for role in self.roles if role not in ROLES]:
             raise ValueError(f"Unknown role of a vertex: {unknown[0]!r}. Choose from {', '.join(ROLES)}.")
         if self.sampling not in SAMPLINGS:
@@ -95,7 +107,14 @@ class SimplexConfig(PreTrainedConfig):
         self.check_points(self.members)
 
     def check_points(self, coordinates: Sequence[Sequence[float]]) -> None:
-        """Raise ValueError unless each of [points, vertices] barycentric coordinates is a point of the complex."""
+        """Check that points lie in the complex.
+
+        Args:
+            coordinates: [points, vertices] barycentric coordinates.
+
+        Raises:
+            ValueError: a point does not lie in any simplex, or has the wrong number of coordinates.
+        """
         structure = self.complex
         if any(len(point) != self.num_vertices for point in coordinates):
             raise ValueError(f"Every point needs {self.num_vertices} coordinates, one for each vertex: {coordinates}.")
@@ -104,7 +123,7 @@ class SimplexConfig(PreTrainedConfig):
 
     @property
     def num_vertices(self) -> int:
-        """The number of vertices, of all simplexes together."""
+        """Number of vertices of all simplexes."""
         return len(self.roles)
 
     @property
@@ -112,8 +131,44 @@ class SimplexConfig(PreTrainedConfig):
         """The structure as a `SimplicialComplex`."""
         return SimplicialComplex(self.num_vertices, tuple(tuple(simplex) for simplex in self.simplexes))
 
+    @classmethod
+    def disjoint_union(cls, configs: Sequence["SimplexConfig"]) -> Self:
+        """Return the configuration of the disjoint union of complexes.
+
+        Backbone, labels, sampling and provenance are those of the first. Members are kept if every configuration has
+        some. `stages` of all provenances are kept, with their vertices renumbered.
+
+        Args:
+            configs: at least one.
+
+        Example:
+            >>> mode = SimplexConfig(members=[[1.0]])
+            >>> both = SimplexConfig.disjoint_union([mode, mode])
+            >>> both.simplexes, both.members
+            ([[0], [1]], [[1.0, 0.0], [0.0, 1.0]])
+        """
+        first = configs[0]
+        structure = first.complex.union(*(config.complex for config in configs[1:]))
+        members, stages, before = [], [], 0
+        for config in configs:
+            after = structure.num_vertices - before - config.num_vertices
+            members += [[0.0] * before + member + [0.0] * after for member in config.members]
+            for stage in config.provenance.get("stages", []):
+                stages.append({**stage, "vertex": before + stage["vertex"]})
+            before += config.num_vertices
+        return cls(
+            backbone_config=copy.deepcopy(first.backbone_config),
+            simplexes=structure.simplexes,
+            roles=[role for config in configs for role in config.roles],
+            members=members if all(config.members for config in configs) else (),
+            sampling=first.sampling,
+            provenance={**copy.deepcopy(first.provenance), "stages": stages},
+            id2label=first.id2label,
+            label2id=first.label2id,
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """All that config.json holds; timm's image processor finds its settings at the top level, where it looks."""
+        """Return the content of config.json, with the settings of timm's image processor at the top level."""
         output = super().to_dict()
         backbone_config = output.get("backbone_config") or {}
         if "pretrained_cfg" in backbone_config:
@@ -140,12 +195,12 @@ def _backbone_config(value: PreTrainedConfig | dict[str, Any] | None) -> PreTrai
             "expected the model_type of an image classifier such as 'timm_wrapper' or 'vit'. Update transformers."
         )
     _check_timm_arguments(value)
-    # from_dict, not the constructor: timm's configuration reads its label count there only.
+    # from_dict, not the constructor: only from_dict reads the label count of a timm configuration.
     return CONFIG_MAPPING[model_type].from_dict(value)
 
 
 def _check_timm_arguments(value: dict[str, Any]) -> None:
-    """Raise ValueError where timm would read other files than the checkpoint's, pickled weights even."""
+    """Raise ValueError if timm would read other files than the checkpoint's, even pickled weights."""
     architecture = value.get("architecture")
     if architecture is not None and not re.fullmatch(r"[\w.]+", str(architecture)):
         raise ValueError(

@@ -1,53 +1,62 @@
-"""The forward passes of several modules as one CUDA graph: one launch, where a GPU would wait for Python's many."""
+"""The forward passes of several members as one CUDA graph: one launch instead of thousands from Python."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+__all__ = ["MAX_GRAPHS", "STREAMS", "WARM_UP_PASSES", "GraphedMembers", "log_probabilities"]
+
 WARM_UP_PASSES = 3
-"""Before a capture, as torch asks for: libraries choose their algorithms and allocate their workspaces."""
+"""Passes before a capture. Libraries choose algorithms and allocate workspaces in them, as torch requires."""
 
 STREAMS = 4
-"""On which the members are spread: 16 small ones took 0.11 of 16 plain passes on an H200, on one stream 0.29."""
+"""CUDA streams for the members. On an H200, 16 small members took 0.11 of 16 plain passes; on one stream, 0.29."""
 
 MAX_GRAPHS = 8
-"""Kinds of batches that graphs are captured for; each keeps its input, its output and a share of working memory."""
+"""Maximum number of captured graphs. Each keeps its input, its output and a share of working memory."""
 
 
 @dataclass(frozen=True)
-class _Captured:
+class _CapturedGraph:
     graph: "torch.cuda.CUDAGraph"
     pixel_values: Tensor
     log_probabilities: Tensor
 
 
-class MembersOnCuda:
-    """The log probabilities of members for a batch of images, replayed from a CUDA graph.
+class GraphedMembers:
+    """Replays the forward passes of members from a CUDA graph.
 
-    A graph is captured at the first batch of each kind: shape, strides, dtype, device and state of autocast. The first
-    `MAX_GRAPHS` kinds are; others run as they would without graphs. What else shapes a forward pass (hooks, torch's
-    flags of precision and determinism) is that of the capture. Calls must not overlap: a graph's memory is shared by
-    all its replays.
+    A graph is captured for each new shape, strides, dtype, device and autocast state of the images. After
+    `MAX_GRAPHS` graphs, other batches run without one. Hooks and torch's precision and determinism flags are those at
+    the capture. Calls must not overlap: all replays of a graph share its memory.
 
     Args:
         members: modules in evaluation mode on one CUDA device, from `pixel_values` to an output with `logits`. Their
-            weights' memory must stay where it is: after `module.to(...)` make another of these.
-        streams: on how many CUDA streams the members are spread within the graph.
+            weights must keep their memory: build a new object after `module.to(...)`.
+        streams: number of CUDA streams within the graph.
+
+    Example::
+
+        graphed = GraphedMembers([first.eval().cuda(), second.eval().cuda()])
+        graphed(images.cuda())   # [batch, 2, labels] log probabilities
     """
 
     def __init__(self, members: Sequence[nn.Module], streams: int = STREAMS) -> None:
         self.members, self.num_streams = members, streams
-        self._captured: dict[Any, _Captured] = {}
+        self._captured: dict[Any, _CapturedGraph] = {}
         self._pool: Any = None
 
     def __call__(self, pixel_values: Tensor) -> Tensor:
-        """[batch, members, labels] float32 for [batch, channels, height, width] on the members' device.
+        """Return log probabilities, [batch, members, labels] float32.
+
+        Args:
+            pixel_values: [batch, channels, height, width] on the members' device.
 
         Raises:
-            RuntimeError: the members' code cannot be captured: it waits for the GPU, for example.
+            RuntimeError: the members' code cannot be captured, for example because it synchronizes with the GPU.
         """
         autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         key = (pixel_values.shape, pixel_values.stride(), pixel_values.dtype, pixel_values.device, autocast)
@@ -58,23 +67,23 @@ class MembersOnCuda:
         captured = self._captured[key]
         captured.pixel_values.copy_(pixel_values)
         captured.graph.replay()
-        # The next replay overwrites what the graph returns.
+        # The next replay overwrites the output.
         return captured.log_probabilities.clone()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles capture graphs of their own."""
+        """Drop the graphs: a copy captures its own."""
         return {**self.__dict__, "_captured": {}, "_pool": None}
 
-    def _capture(self, pixel_values: Tensor) -> _Captured:
+    def _capture(self, pixel_values: Tensor) -> _CapturedGraph:
         device = pixel_values.device
         autocast = torch.autocast(
             "cuda",
             dtype=torch.get_autocast_dtype("cuda"),
             enabled=torch.is_autocast_enabled("cuda"),
-            # Weights that were cast outside the graph, and would be freed there, must not become part of it.
+            # A cached cast from outside would be freed while the graph still reads it.
             cache_enabled=False,
         )
-        # The outer stream context restores the stream that is current, also after a capture that failed.
+        # The outer stream context restores the current stream even after a failed capture.
         with (
             torch.cuda.device(device),
             torch.cuda.stream(torch.cuda.current_stream(device)),
@@ -94,7 +103,7 @@ class MembersOnCuda:
             current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             try:
-                # Other threads, such as those that load images, may allocate memory meanwhile.
+                # Other threads, such as image loaders, may allocate memory during the capture.
                 with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                     output = log_probabilities(self.members, static, streams)
             except RuntimeError as error:
@@ -102,33 +111,44 @@ class MembersOnCuda:
                     f"The members could not be captured in a CUDA graph ({error}). Call materialize() without "
                     "cuda_graph=True, in a new process: in this one torch may draw no random numbers on the GPU now."
                 ) from error
-        return _Captured(graph, static, output)
+        return _CapturedGraph(graph, static, output)
 
 
 def log_probabilities(
-    members: Sequence[nn.Module], pixel_values: Tensor, streams: "Sequence[torch.cuda.Stream]" = ()
+    members: Iterable[nn.Module],
+    pixel_values: Tensor,
+    streams: "Sequence[torch.cuda.Stream]" = (),
+    **kwargs: Any,
 ) -> Tensor:
-    """[batch, members, labels] float32 of members, one after the other or spread over CUDA streams.
+    """Return the log probabilities of each member, [batch, members, labels] float32.
 
     Args:
-        members: modules from `pixel_values` to an output with `logits`.
+        members: modules from `pixel_values` to an output with `logits`. Without `streams` each may be the same module
+            with other weights.
         pixel_values: [batch, channels, height, width].
-        streams: forked from the current stream and joined to it again; default: the current stream alone.
+        streams: CUDA streams that run the members in parallel; default: the current stream alone.
+        **kwargs: other arguments of the modules.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> vit = ViTForImageClassification(ViTConfig(hidden_size=12, num_hidden_layers=1, num_labels=5)).eval()
+        >>> log_probabilities([vit, vit], torch.zeros(1, 3, 224, 224)).shape
+        torch.Size([1, 2, 5])
     """
     if not streams:
-        return torch.stack([_log_softmax(member, pixel_values) for member in members], dim=1)
+        return torch.stack([_log_softmax(member, pixel_values, **kwargs) for member in members], dim=1)
     current = torch.cuda.current_stream(pixel_values.device)
     for stream in streams:
         stream.wait_stream(current)
     found = []
     for number, member in enumerate(members):
         with torch.cuda.stream(streams[number % len(streams)]):
-            found.append(_log_softmax(member, pixel_values))
+            found.append(_log_softmax(member, pixel_values, **kwargs))
     for stream in streams:
         current.wait_stream(stream)
     return torch.stack(found, dim=1)
 
 
-def _log_softmax(member: nn.Module, pixel_values: Tensor) -> Tensor:
-    logits: Tensor = member(pixel_values=pixel_values).logits
+def _log_softmax(member: nn.Module, pixel_values: Tensor, **kwargs: Any) -> Tensor:
+    logits: Tensor = member(pixel_values=pixel_values, **kwargs).logits
     return logits.float().log_softmax(dim=-1)

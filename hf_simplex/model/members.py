@@ -1,4 +1,4 @@
-"""Which points make the ensemble."""
+"""Choice of the ensemble's members: random or symmetric points of the complex."""
 
 import math
 
@@ -6,6 +6,8 @@ from torch import Generator, Tensor
 
 from .complexes import SimplicialComplex
 from .sampling import sample_complex
+
+__all__ = ["draw_members", "symmetric_members"]
 
 
 def draw_members(
@@ -18,22 +20,27 @@ def draw_members(
 ) -> list[list[float]]:
     """Draw the members of an ensemble uniformly from a complex (Benton et al. 2021).
 
-    With `"equal"` sampling the members are spread evenly over the simplexes (member j is drawn from simplex j modulo
-    their number), as the paper does for ESPRO; with `"volume"` each member's simplex is drawn in proportion to volume.
-    The same arguments give the same members on every machine.
+    `"equal"` sampling spreads the members evenly over the simplexes, as the paper does for ESPRO: member j comes from
+    simplex j modulo their number. `"volume"` draws the simplex of each member in proportion to its volume. The same
+    arguments give the same members on every machine.
 
     Args:
         structure: the complex.
-        num_members: how many; at least one for each simplex under `"equal"` sampling.
+        num_members: how many; at least one for each simplex with `"equal"` sampling.
         seed: of the draw.
         sampling: `"equal"` or `"volume"`.
-        log_volumes: [simplexes] float64 natural logarithms of the volumes, needed for `"volume"`.
+        log_volumes: [simplexes] float64 natural logarithms of the volumes, for `"volume"`.
 
     Returns:
-        [members, vertices] barycentric coordinates, float64 as Python floats.
+        [members, vertices] barycentric coordinates, as Python floats.
 
     Raises:
-        ValueError: too few members to reach every simplex, or what `sample_complex` raises.
+        ValueError: there are too few members, or see `sample_complex`.
+
+    Example:
+        >>> members = draw_members(SimplicialComplex(3, ((0, 1, 2),)), 5, seed=0)
+        >>> len(members), len(members[0])
+        (5, 3)
     """
     if num_members < 1:
         raise ValueError(f"An ensemble needs at least one member, not {num_members}.")
@@ -55,11 +62,11 @@ def draw_members(
 
 
 def symmetric_members(structure: SimplicialComplex) -> list[list[float]]:
-    """As many members for each simplex as it has vertices, whose mean is exact for quadratic functions.
+    """Place one member near each vertex of each simplex, so that the mean of a quadratic function is exact.
 
-    On a simplex of k + 1 vertices member i has coordinate 1 - k b at vertex i and b at the others, with
-    b = (1 - 1 / sqrt(k + 2)) / (k + 1). The mean over these points of any function that is quadratic in the
-    coordinates is its mean over the whole simplex: the limit that more and more random members approach.
+    On a simplex of k + 1 vertices, member i has coordinate 1 - k b at vertex i and b at the others, with
+    b = (1 - 1 / sqrt(k + 2)) / (k + 1). The mean of a quadratic function over these points equals its mean over the
+    simplex, the limit of many random members.
 
     Args:
         structure: the complex.
@@ -68,6 +75,10 @@ def symmetric_members(structure: SimplicialComplex) -> list[list[float]]:
         [members, vertices] barycentric coordinates, simplex after simplex.
 
     Source: the second-degree rule of Hammer and Stroud 1956, Numerical integration over simplexes.
+
+    Example:
+        >>> [[round(c, 3) for c in member] for member in symmetric_members(SimplicialComplex(2, ((0, 1),)))]
+        [[0.789, 0.211], [0.211, 0.789]]
     """
     members = []
     for simplex in structure.simplexes:

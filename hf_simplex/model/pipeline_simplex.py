@@ -1,4 +1,4 @@
-"""`pipeline("simplex-image-classification")`: image classification that also says how sure it is, and why."""
+"""`pipeline("simplex-image-classification")`: image classification with uncertainty."""
 
 import base64
 import os
@@ -14,45 +14,45 @@ from transformers.utils import ModelOutput
 from .configuration_simplex import TASK, SimplexConfig
 from .uncertainty import mutual_information, predictive_entropy, standard_deviation, vote_share
 
+__all__ = ["DEFAULT_MAX_MEMBER_BYTES", "SimplexImageClassificationPipeline"]
+
 DEFAULT_MAX_MEMBER_BYTES = 2 * 2**30
-"""2 GiB: five members of the size of ViT-B in float32, twenty of ResNet-50's."""
+"""2 GiB: six ViT-B members in float32, or twenty of ResNet-50."""
 
 
 class SimplexImageClassificationPipeline(ImageClassificationPipeline):
     """Classifies images with an ensemble and reports its uncertainty.
 
-    For each image, a dictionary:
+    The result for each image is a dictionary:
 
-    - `labels`: the `top_k` most probable labels, best first, each a dictionary of `label`, `score` (the ensemble's
-      probability, the very number that `pipeline("image-classification")` gives) and `standard_deviation` (of that
-      probability over the members, 0 to 1/2);
-    - `predictive_entropy_nats`: entropy of the ensemble's prediction, in nats, 0 to ln(labels): all its uncertainty;
-    - `mutual_information_nats`: mutual information between prediction and weights, in nats, 0 to
-      `predictive_entropy_nats`: the part of the uncertainty that the members disagree on, large where images are
-      unlike those that were trained on;
-    - `vote_share`: share of the members whose most probable label is the first of `labels`, 0 to 1.
+    - `labels`: the `top_k` most probable labels, best first. Each is a dictionary of `label`, `score` (the ensemble's
+      probability, as in `pipeline("image-classification")`) and `standard_deviation` (of that probability over the
+      members, 0 to 1/2);
+    - `predictive_entropy_nats`: total uncertainty, in nats, 0 to ln(labels);
+    - `mutual_information_nats`: the members' disagreement, in nats, 0 to `predictive_entropy_nats`. It is large for
+      images unlike the training images;
+    - `vote_share`: share of the members that vote for the ensemble's label, 0 to 1.
 
-    Formulas and sources are in `uncertainty`.
-
-    ```python
-    import hf_simplex
-    from transformers import pipeline
-
-    classifier = pipeline("simplex-image-classification", model="me/resnet50-simplex")
-    classifier("cat.png")["mutual_information_nats"]
-    ```
+    `uncertainty` has the formulas and their sources.
 
     Args:
-        model: a `SimplexForImageClassification` (its Hub id or folder, in `pipeline`).
-        image_processor: the backbone's.
-        max_member_bytes: of memory that members may take that are kept ready, so that no image waits for weights to be
-            mixed, see `SimplexForImageClassification.materialize`; those beyond it are streamed. 0 keeps none. A model
-            whose members are ready already, or that is spread over several devices, is left as it is.
-        cuda_graph: of `materialize`: for single images and small backbones on a GPU.
-        **kwargs: as for every pipeline of transformers: `device`, `batch_size`, `num_workers`, `top_k`, `timeout`, ...
+        model: a `SimplexForImageClassification`, or its Hub id or folder.
+        image_processor: default: the model's.
+        max_member_bytes: memory limit in bytes for ready members (`SimplexForImageClassification.materialize`). Other
+            members are streamed. 0 streams all. Ignored if members are ready, or the model is on several devices.
+        cuda_graph: see `materialize`; for single images and small backbones on a GPU.
+        **kwargs: arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`, `top_k`, `timeout`, ...
 
     Raises:
-        ValueError: the model is no ensemble, or has no image processor; or as `materialize`.
+        ValueError: the model is not an ensemble or has no image processor; or see `materialize`.
+
+    Example::
+
+        import hf_simplex
+        from transformers import pipeline
+
+        classifier = pipeline("simplex-image-classification", model="me/resnet50-simplex")
+        classifier("cat.png")["mutual_information_nats"]
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         model_type = self.model.config.model_type
         if model_type != SimplexConfig.model_type:
             raise ValueError(
-                f"The pipeline {TASK!r} asks the members of an ensemble, and this model is of model_type "
-                f"{model_type!r}, not {SimplexConfig.model_type!r}: use pipeline('image-classification')."
+                f"The pipeline {TASK!r} needs an ensemble (model_type {SimplexConfig.model_type!r}), and this model "
+                f"has model_type {model_type!r}: use pipeline('image-classification')."
             )
         if self.image_processor is None:
             raise ValueError(
@@ -78,23 +78,22 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         if model.config.members and not model.num_materialized and in_one_place:
             model.materialize(max_member_bytes, cuda_graph=cuda_graph)
 
-    # transformers' own signatures differ from those of its base class in the same way.
+    # The signatures differ from the base class, as those of transformers' own pipelines do.
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Classify images.
 
         Args:
-            inputs: an image, many, or a stream of them. An image is a path, an URL, a `PIL.Image`, the bytes of an
-                image file, an array or tensor that the image processor takes, or a row of a data set with the column
-                `image`. Many are a list, a tuple, a data set (torch's or that of `datasets`) or a column of one; a
-                stream is an iterator such as a generator, read as results are asked for.
+            inputs: one image, a collection or an iterator. An image is a path, a URL, a `PIL.Image`, the bytes of an
+                image file, an array or tensor, or a data set row with the column `image`. A collection is a list, a
+                tuple, a data set (of torch or `datasets`) or a column of one. An iterator is read lazily.
             **kwargs: `top_k` (1 or more, default 5), `batch_size` (default 1), `num_workers`, `timeout` in seconds.
 
         Returns:
-            For an image a dictionary, see the class; for a list or tuple a list of them; else an iterator over them.
+            A dictionary for one image (see the class), a list for a list or tuple, else an iterator.
 
         Raises:
-            TypeError: this is neither an image nor are these images.
-            ValueError: an image cannot be read; the message names it, by its number (from 0) if there are many.
+            TypeError: `inputs` is neither an image nor a collection of images.
+            ValueError: an image cannot be read. The message has its number, from 0.
         """
         classify: Any = super().__call__
         if _is_image(inputs):
@@ -132,12 +131,12 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
             name += f" ({image[:200]})"
         is_file = isinstance(image, bytes | bytearray)
         if is_file:
-            # transformers reads the files of images from paths, URLs and base64 only.
+            # transformers reads image files from paths, URLs and base64 only.
             image = base64.b64encode(image).decode()
         try:
             return super().preprocess(image, timeout=timeout)
         except Exception as error:
-            # To a file that is none transformers adds all of its bytes; the cause comes last.
+            # The message of transformers holds all bytes of the file, then the cause.
             reason = str(error).rpartition("Failed with ")[2] if is_file else str(error)
             raise ValueError(f"Image{name} cannot be read: {reason}") from error
 
@@ -150,7 +149,7 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         scores = softmax(model_outputs["logits"][0].numpy())
         members = model_outputs["member_probabilities"][0]
         deviations = standard_deviation(members).tolist()
-        # By position, not by name: ImageNet has two labels named "crane".
+        # Sort positions, not names: ImageNet has two labels named "crane".
         best = sorted(range(len(scores)), key=lambda label: scores[label], reverse=True)[:top_k]
         return {
             "labels": [
@@ -167,13 +166,18 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save the ensemble, this image processor and the inference code; arguments as for the model."""
+        """Save the ensemble, this image processor and the inference code.
+
+        Args:
+            save_directory: created if it does not exist.
+            **kwargs: arguments of the model's `save_pretrained`.
+        """
         model: Any = self.model
         model.image_processor = self.image_processor
         model.save_pretrained(save_directory, include_code=True, **kwargs)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Publish the ensemble with its card; arguments as for the model."""
+        """Publish the ensemble with its model card; see the model's `push_to_hub`."""
         model: Any = self.model
         model.image_processor = self.image_processor
         return model.push_to_hub(*args, **kwargs)
@@ -196,7 +200,7 @@ class _NumberedImages(Dataset):
         try:
             return _NumberedImage(number, self.images[number])
         except Exception as error:
-            # A data set decodes the image already here.
+            # A data set decodes the image here.
             raise ValueError(f"Image {number} cannot be read: {error}") from error
 
 
@@ -207,12 +211,12 @@ def _numbered(images: Iterable[Any]) -> Iterator[_NumberedImage]:
             yield _NumberedImage(number, image)
             number += 1
     except Exception as error:
-        # A generator opens or decodes the image already here.
+        # A generator opens or decodes the image here.
         raise ValueError(f"Image {number} cannot be read: {error}") from error
 
 
 def _is_image(inputs: Any) -> bool:
     if isinstance(inputs, torch.Tensor) or hasattr(inputs, "__array_interface__"):
-        # A PIL image, an array or a tensor; a batch of arrays has one dimension more.
+        # A PIL image, an array or a tensor. A batch of arrays has four dimensions.
         return getattr(inputs, "ndim", 3) <= 3
     return isinstance(inputs, str | os.PathLike | bytes | bytearray | Mapping)

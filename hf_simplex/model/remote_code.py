@@ -1,4 +1,4 @@
-"""The inference code beside a checkpoint, for those who load it by `trust_remote_code=True` without this package."""
+"""The inference code beside a checkpoint: `trust_remote_code=True` loads it without this package."""
 
 import json
 import os
@@ -12,11 +12,18 @@ from transformers.utils import CONFIG_NAME
 from .checkpoint import atomic_write
 from .configuration_simplex import TASK, SimplexConfig
 
+__all__ = [
+    "inference_files",
+    "refers_to_code",
+    "remove_code_references",
+    "write_inference_code",
+]
+
 if TYPE_CHECKING:
-    # transformers copies the files that imports name. Without this line the model's code would lack the pipeline's.
+    # transformers copies imported files. This import adds the pipeline's file to the model's.
     from .pipeline_simplex import SimplexImageClassificationPipeline  # noqa: F401
 
-# Names of files and classes instead of imports: the model and the pipeline import this file.
+# Strings, not imports: the model imports this file.
 _AUTO_MAP = {
     "AutoConfig": "configuration_simplex.SimplexConfig",
     "AutoModelForImageClassification": "modeling_simplex.SimplexForImageClassification",
@@ -27,25 +34,35 @@ _CODE_KEYS = ("auto_map", "custom_pipelines")
 
 
 def inference_files() -> list[Path]:
-    """The source files that loading and predicting take: configuration, model, pipeline, and all that they import."""
+    """Return the source files of configuration, model and pipeline, with all that they import.
+
+    Example:
+        >>> "modeling_simplex.py" in [file.name for file in inference_files()]
+        True
+    """
     folder = Path(__file__).parent
     roots = [str(folder / f"{reference.split('.')[0]}.py") for reference in (*_AUTO_MAP.values(), _PIPELINE)]
     return sorted({Path(file) for root in roots for file in (root, *get_relative_import_files(root))})
 
 
 def write_inference_code(directory: str | os.PathLike[str]) -> None:
-    """Write the inference code beside a saved ensemble, and say in its config.json where transformers finds it.
+    """Write the inference code beside a saved ensemble, and refer to it in config.json.
 
-    With torch and transformers alone, `AutoModelForImageClassification.from_pretrained(..., trust_remote_code=True)`
-    and `pipeline(..., trust_remote_code=True)` then load it. Where hf_simplex is imported its own classes are used and
-    the files are not read. All is written aside first and then renamed into place, config.json last.
+    `AutoModelForImageClassification.from_pretrained(..., trust_remote_code=True)` and
+    `pipeline(..., trust_remote_code=True)` then need only torch and transformers. Where hf_simplex is imported its own
+    classes are used. The write is atomic.
 
     Args:
-        directory: where `SimplexForImageClassification.save_pretrained` wrote an ensemble.
+        directory: a folder written by `SimplexForImageClassification.save_pretrained`.
 
     Raises:
         FileNotFoundError: there is no config.json.
-        ValueError: config.json is of another model, or no JSON.
+        ValueError: config.json is another model's, or not JSON.
+
+    Example::
+
+        model.save_pretrained("ensemble")
+        write_inference_code("ensemble")
     """
     config_file = Path(directory) / CONFIG_NAME
     if not config_file.is_file():
@@ -75,12 +92,22 @@ def write_inference_code(directory: str | os.PathLike[str]) -> None:
 
 
 def refers_to_code(config_file: Path) -> bool:
-    """Whether a config.json names code beside it."""
+    """Return whether a config.json refers to code.
+
+    Example::
+
+        refers_to_code(Path("ensemble/config.json"))
+    """
     return any(json.loads(config_file.read_text("utf-8")).get(name) for name in _CODE_KEYS)
 
 
 def remove_code_references(config_file: Path) -> None:
-    """Make a config.json name no code beside it; one that names none stays as it is, byte for byte."""
+    """Remove the references to code from a config.json. A file without any stays the same, byte for byte.
+
+    Example::
+
+        remove_code_references(Path("ensemble/config.json"))
+    """
     if refers_to_code(config_file):
         config = json.loads(config_file.read_text("utf-8"))
         config = {name: value for name, value in config.items() if name not in _CODE_KEYS}

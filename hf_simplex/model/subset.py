@@ -1,4 +1,4 @@
-"""A part of an ensemble: some of its simplexes or its first members, read from the files of their vertices alone."""
+"""A part of an ensemble: some simplexes or the first members, read from the files of their vertices only."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -9,29 +9,37 @@ from torch import Tensor
 
 from .configuration_simplex import SimplexConfig
 
+__all__ = ["read_part", "select_part"]
 
-def part_of(
+
+def select_part(
     config: SimplexConfig,
     names: Sequence[str],
     *,
     simplex: int | Sequence[int] | None = None,
     num_members: int | None = None,
 ) -> tuple[SimplexConfig, dict[str, str]]:
-    """The configuration of a part of an ensemble, and which of its tensors the part takes over under which names.
+    """Return the configuration of a part of an ensemble, and the tensors of that part.
 
     Args:
-        config: of the whole ensemble; it is not changed.
-        names: of the whole ensemble's tensors, such as `vertices.5.head.weight`.
-        simplex: index of a simplex, or several; the members that lie in them stay. Default: all that the members need.
-        num_members: only the first so many of the members; default: all. Their simplexes stay whole, so that the part
-            has centroids and volumes and can be grown further.
+        config: of the whole ensemble.
+        names: tensor names of the whole ensemble, such as `vertices.5.head.weight`.
+        simplex: index of a simplex, or several; their members are kept. Default: the simplexes of the kept members.
+        num_members: keep only the first members; default: all. Their simplexes stay whole, so the part has centroids
+            and volumes and can be grown further.
 
     Returns:
-        The part's configuration, and from each name in the whole to that in the part.
+        The part's configuration, and its tensor names by those in the whole.
 
     Raises:
-        TypeError: `simplex` is no integer, or sequence of integers.
-        ValueError: there is no such simplex, or there are fewer members than asked for.
+        TypeError: `simplex` is neither an integer nor a sequence of integers.
+        ValueError: the simplex does not exist, or there are fewer members.
+
+    Example:
+        >>> config = SimplexConfig(simplexes=[[0], [1]], roles=["mode"] * 2, members=[[1.0, 0.0], [0.0, 1.0]])
+        >>> part, renamed = select_part(config, ["vertices.0.bias", "vertices.1.bias"], simplex=1)
+        >>> part.simplexes, part.members, renamed
+        ([[0]], [[1.0]], {'vertices.1.bias': 'vertices.0.bias'})
     """
     whole = config.complex
     chosen = list(range(len(whole.simplexes)))
@@ -68,7 +76,7 @@ def part_of(
         if int(index) in kept[kind]:
             renamed[name] = f"{kind}.{kept[kind].index(int(index))}.{rest}"
         elif int(index) >= counts[kind]:
-            # Of nothing that the configuration has: loading finds it unexpected, as it does in the whole.
+            # The configuration has no such part: loading reports it as unexpected.
             renamed[name] = name
     return part, renamed
 
@@ -81,15 +89,19 @@ def _first_holding(member: Sequence[float], simplexes: Sequence[Sequence[int]], 
 def read_part(
     weight_map: Mapping[str, str], files: Mapping[str, Path], renamed: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """The tensors of a part by their new names.
+    """Read the tensors of a part.
 
     Args:
-        weight_map: from each tensor's name in the whole ensemble to its file's.
-        files: from the names of the files that are needed to where they are.
-        renamed: from `part_of`.
+        weight_map: the file name of each tensor of the whole ensemble.
+        files: the path of each needed file by name.
+        renamed: the part's tensor names by those in the whole, from `select_part`.
 
     Returns:
-        What the files hold of them: a tensor that is missing there is missing here.
+        Tensors by the part's names. A tensor missing in the files is missing here.
+
+    Example::
+
+        state = read_part(index.weight_map, check_files("ensemble", needed), renamed)
     """
     state: dict[str, Tensor] = {}
     for file, path in files.items():

@@ -1,23 +1,29 @@
-"""Named tensors as a module, so that a state dict carries them under the backbone's own names."""
+"""Named tensors as a module, whose state dict has the backbone's names."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+__all__ = ["TensorTree", "empty_like"]
+
 
 class TensorTree(nn.Module):
-    """A module without a forward that holds tensors under dotted names.
+    """A module that holds tensors under dotted names and has no forward.
 
-    Vertices are kept this way: `TensorTree({"head.weight": w}, {})` has the state dict key `head.weight`, exactly as
-    the backbone has it, but no code and no submodules of the backbone.
+    It stores a vertex under the backbone's names, without the backbone's code.
 
     Args:
-        parameters: tensors of any shape and floating dtype by name; held as frozen parameters.
-        buffers: tensors of any shape and dtype by name; held as buffers.
+        parameters: tensors of any shape and floating dtype by name, registered as frozen parameters.
+        buffers: tensors of any shape and dtype by name, registered as buffers.
 
     Raises:
         KeyError: two names collide (one is a prefix of the other).
+
+    Example:
+        >>> tree = TensorTree({"head.weight": torch.ones(2)}, {})
+        >>> list(tree.state_dict())
+        ['head.weight']
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
@@ -39,19 +45,23 @@ class TensorTree(nn.Module):
         return module, leaf
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by their dotted name: the parameters first, then the buffers, not copied."""
+        """Return all tensors by dotted name, parameters first, then buffers, not copied."""
         parameters: dict[str, Tensor] = {}
         buffers: dict[str, Tensor] = {}
-        # In one pass, and without torch's search for tensors that are there twice.
+        # One pass. named_parameters() and named_buffers() also search for shared tensors, which costs time.
         for prefix, module in self.named_modules():
             for found, own in ((parameters, module._parameters), (buffers, module._buffers)):
                 found.update({f"{prefix}.{name}" if prefix else name: t for name, t in own.items() if t is not None})
         return parameters | buffers
 
 
-def like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Uninitialized tensors of the same names, shapes and dtypes on the default device.
+def empty_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return uninitialized tensors of the same names, shapes and dtypes on the default device.
 
-    The default device is `meta` while transformers lays out a checkpoint that it is about to read.
+    The default device is `meta` while transformers builds a model before it reads the weights.
+
+    Example:
+        >>> empty_like({"bias": torch.zeros(3)})["bias"].shape
+        torch.Size([3])
     """
     return {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}

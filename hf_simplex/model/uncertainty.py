@@ -1,18 +1,29 @@
-"""How unsure an ensemble is, and which part of that its members disagree on: tensors in, tensors out."""
+"""Measures of an ensemble's uncertainty, from the probabilities of its members."""
 
 from torch import Tensor
 
+__all__ = ["entropy", "mutual_information", "predictive_entropy", "standard_deviation", "vote_share"]
+
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy in nats, H(p) = -sum_j p_j ln p_j, of [..., labels] probabilities: [...] of their dtype.
+    """Entropy in nats, H(p) = -sum_j p_j ln p_j, with 0 ln 0 = 0.
 
-    A probability of 0 adds nothing, its limit.
+    Args:
+        probabilities: [..., labels] of any floating dtype.
+
+    Returns:
+        [...] of the same dtype.
+
+    Example:
+        >>> import torch
+        >>> entropy(torch.tensor([0.5, 0.5]))
+        tensor(0.6931)
     """
     return -probabilities.xlogy(probabilities).sum(dim=-1)
 
 
 def predictive_entropy(member_probabilities: Tensor) -> Tensor:
-    """Entropy of the ensemble's prediction, in nats: all of its uncertainty.
+    """Entropy of the ensemble's prediction, in nats: its total uncertainty.
 
     H(p) for p = mean_m p_m, the mean of the members' probabilities.
 
@@ -23,14 +34,19 @@ def predictive_entropy(member_probabilities: Tensor) -> Tensor:
         [...] float64, 0 (certain) to ln(labels) (uniform).
 
     Source: Depeweg et al., Decomposition of Uncertainty in Bayesian Deep Learning, ICML 2018.
+
+    Example:
+        >>> import torch
+        >>> predictive_entropy(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor(0.6931, dtype=torch.float64)
     """
     return entropy(_normalized(member_probabilities).mean(dim=-2))
 
 
 def mutual_information(member_probabilities: Tensor) -> Tensor:
-    """Mutual information between prediction and weights, in nats: the uncertainty that comes of members' disagreement.
+    """Mutual information between prediction and weights, in nats: the members' disagreement.
 
-    I = H(mean_m p_m) - mean_m H(p_m). The rest, mean_m H(p_m), is what every member is unsure of by itself.
+    I = H(mean_m p_m) - mean_m H(p_m). The second term is the members' mean entropy.
 
     Args:
         member_probabilities: [..., members, labels] of any floating dtype; rows are scaled to sum to 1.
@@ -40,10 +56,15 @@ def mutual_information(member_probabilities: Tensor) -> Tensor:
 
     Source: Houlsby et al., Bayesian Active Learning for Classification and Preference Learning, 2011; Depeweg et al.,
     Decomposition of Uncertainty in Bayesian Deep Learning, ICML 2018.
+
+    Example:
+        >>> import torch
+        >>> mutual_information(torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
+        tensor(0., dtype=torch.float64)
     """
     probabilities = _normalized(member_probabilities)
     difference = entropy(probabilities.mean(dim=-2)) - entropy(probabilities).mean(dim=-1)
-    # Never negative by Jensen's inequality, but for rounding.
+    # By Jensen's inequality it is negative only by rounding.
     return difference.clamp(min=0)
 
 
@@ -54,8 +75,12 @@ def vote_share(member_probabilities: Tensor) -> Tensor:
         member_probabilities: [..., members, labels] of any floating dtype; the first label wins a tie.
 
     Returns:
-        [...] float64, 0 to 1. It can be 0: two labels that half of the members are sure of each may both lose to one
-        that all hold likely.
+        [...] float64, 0 to 1. It can be 0: the ensemble's label may be the second choice of every member.
+
+    Example:
+        >>> import torch
+        >>> vote_share(torch.tensor([[0.9, 0.1], [0.4, 0.6]]))
+        tensor(0.5000, dtype=torch.float64)
     """
     votes = member_probabilities.argmax(dim=-1)
     chosen = member_probabilities.double().mean(dim=-2).argmax(dim=-1, keepdim=True)
@@ -63,14 +88,18 @@ def vote_share(member_probabilities: Tensor) -> Tensor:
 
 
 def standard_deviation(member_probabilities: Tensor) -> Tensor:
-    """Standard deviation over the members of each label's probability (of the members themselves: divided by their
-    number, not one less).
+    """Standard deviation of each label's probability over the members, without Bessel's correction.
 
     Args:
         member_probabilities: [..., members, labels] of any floating dtype.
 
     Returns:
         [..., labels] float64, 0 to 1/2; 0 for a single member.
+
+    Example:
+        >>> import torch
+        >>> standard_deviation(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     return member_probabilities.double().std(dim=-2, correction=0)
 

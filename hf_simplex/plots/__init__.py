@@ -1,1 +1,1 @@
-"""Pictures of loss surfaces and of calibration."""
+"""Pictures of loss surfaces, calibration and dataset shift. They need the extra `plots`."""

@@ -1,4 +1,4 @@
-"""Frozen vertices that are kept on the CPU: their part of a point is on the accelerator by the time it is needed."""
+"""Frozen vertices on the CPU, whose part of the next point an accelerator prefetches."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -9,26 +9,45 @@ from torch import Tensor
 
 from ..model.weight_space import Weights, mix, support
 
+__all__ = ["FROZEN_VERTICES", "FetchedMix", "are_fetched"]
+
 FROZEN_VERTICES = ("device", "bfloat16", "cpu")
+"""Where frozen vertices are kept: as given, rounded on the device of the module, or on the CPU."""
 
 
 def are_fetched(device: torch.device) -> bool:
-    """Whether vertices that are kept on the CPU are apart from a module on `device`."""
+    """Whether a module on `device` fetches vertices that are kept on the CPU.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.training.frozen_vertices import are_fetched
+        >>> are_fetched(torch.device("cpu"))
+        False
+    """
     return device.type == "cuda"
 
 
 class FetchedMix:
-    """The frozen part of a point, F of phi = F + c theta, mixed on the accelerator out of vertices on the CPU.
+    """The frozen part of a point, F of phi = F + c theta, mixed on the accelerator from vertices on the CPU.
 
-    F does not depend on the vertex that grows, so the next point's is fetched while the module works on the present
-    one: on a stream of its own, piece by piece, from pinned memory. On the accelerator this takes the room of one
-    vertex, however many are frozen, and of a few pieces.
+    F does not depend on the growing vertex. So F of the next point is fetched while the module works on the current
+    one: on a stream of its own, chunk by chunk, from pinned memory. The accelerator holds the bytes of one vertex and
+    of a few chunks, for any number of frozen vertices.
 
     Args:
-        vertices: the weights of all vertices on the CPU, whole or divided as the module is. Those that are frozen are
-            copied into pinned memory, whose allocator rounds the bytes of each up to a power of two.
-        vertex: index of the one that grows, which is not read.
-        parameters: those of the module by name, in whose shapes and order of memory F is held, in float32 or wider.
+        vertices: the weights of all vertices on the CPU, full or sharded as the module is. Frozen ones are copied into
+            pinned memory, whose allocator rounds the bytes of each up to a power of two.
+        vertex: index of the growing vertex, which is not read.
+        parameters: the parameters of the module by name. F has their shapes and memory formats, in float32 or wider.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.training.frozen_vertices import FetchedMix
+        >>> vertices = [{"w": torch.zeros(1)}, {"w": torch.ones(1)}, {}]
+        >>> fetched = FetchedMix(vertices, 2, {"w": torch.empty(1)})
+        >>> fetched.fetch([0.25, 0.25, 0.5])
+        >>> fetched.take([0.25, 0.25, 0.5])
+        ({'w': tensor([0.5000])}, 0.5)
     """
 
     def __init__(self, vertices: Sequence[Weights], vertex: int, parameters: Mapping[str, Tensor]) -> None:
@@ -39,7 +58,7 @@ class FetchedMix:
         dtype = _widest([weights[name] for weights in frozen for name in parameters])
         self._packed: list[Tensor] = []
         self.vertices: list[Weights] = []
-        """Those that are frozen as views of the pinned memory; the one that grows is empty."""
+        """The frozen vertices as views of pinned memory; the growing one is empty."""
         elements = sum(parameter.numel() for parameter in parameters.values())
         for index, weights in enumerate(vertices):
             size = 0 if index == vertex else elements
@@ -51,13 +70,13 @@ class FetchedMix:
             self.vertices.append(views)
         self._mix = torch.empty(elements, dtype=torch.promote_types(dtype, torch.float32), device=self._device)
         if self._stream is not None:
-            # If it is let go of while something is still being fetched, the memory must not be given away before.
+            # The allocator must not reuse this memory while a fetch is still running.
             self._mix.record_stream(self._stream)
         self._weights = _views(self._mix, parameters)
         self._fetched: list[float] | None = None
 
     def fetch(self, coordinates: Sequence[float]) -> None:
-        """Begin to fetch F of the point at `coordinates`, in place of the one before.
+        """Start to fetch F of the point at `coordinates`, in place of the previous one.
 
         Args:
             coordinates: [vertices] barycentric coordinates.
@@ -73,20 +92,20 @@ class FetchedMix:
             return
         stream: Any = nullcontext()
         if self._stream is not None:
-            # The former point is read out of the same memory.
+            # The previous point is read from the same memory.
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
             stream = torch.cuda.stream(self._stream)
         with stream:
             mix([self._mix], [[self._packed[index]] for index in found], list(found.values()))
 
     def take(self, coordinates: Sequence[float]) -> tuple[Weights, float]:
-        """F of the point at `coordinates`, fetched now if it was not before.
+        """F of the point at `coordinates`; fetched now, unless `fetch` was called for it.
 
         Args:
             coordinates: [vertices] barycentric coordinates.
 
         Returns:
-            F divided by the sum of the frozen vertices' coordinates, valid until the next `fetch`; and that sum.
+            F divided by the sum of the frozen coordinates, valid until the next `fetch`, and that sum.
 
         Raises:
             ValueError: as `write_point`.
@@ -106,7 +125,7 @@ def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
 
 
 def _views(packed: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Stretches of a flat tensor in the shapes of parameters, and in the order in memory that those have."""
+    """Views of a flat tensor in the shapes and memory formats of parameters."""
     views, start = {}, 0
     for name, parameter in parameters.items():
         views[name] = packed.as_strided(parameter.shape, parameter.stride(), start)

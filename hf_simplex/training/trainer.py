@@ -179,7 +179,7 @@ class SimplexTrainer(Trainer):
             clear_saves(self.args.output_dir)
         self.accelerator.wait_for_everyone()
         if os.path.isfile(os.path.join(self.args.output_dir, "config.json")):
-            self.simplex.take_over(SimplexForImageClassification.from_pretrained(self.args.output_dir))
+            self.simplex.replace_with(SimplexForImageClassification.from_pretrained(self.args.output_dir))
 
     def _check_growth(self) -> None:
         check_growth(self.args, self.simplex.config.complex, self.simplex.config.roles, self._volume_weight)
@@ -309,7 +309,7 @@ class SimplexTrainer(Trainer):
             simplex.growing = self._connector = self._checkpoints = None
             self._release(backbone)
             if shard_group(backbone) is not None or self.args.sync_batch_norm:
-                simplex.forget_backbone()
+                simplex.reset_backbone()
             self.args = run_args
             self.accelerator.dataloader_config.data_seed = run_args.data_seed
         return {**report, "wall_time": time.perf_counter() - started, "loss": loss}

@@ -1,35 +1,42 @@
-"""In what the volume of a simplex is measured: the weights themselves, or weights in units of each tensor's norm."""
+"""Measures of volume: of the weights themselves, or of weights in units of each tensor's norm."""
 
 import math
 from collections.abc import Sequence
 
 from ..model.weight_space import Weights
 
+__all__ = ["VOLUME_MEASURES", "tensor_scales"]
+
 VOLUME_MEASURES = ("weights", "normalized")
 
 LEAST_SIZE = 1e-2
-"""The root mean square of a tensor's weights counts as at least this part of that of all weights."""
+"""Floor for the root mean square of a tensor, relative to that of all weights."""
 
 
 def tensor_scales(measure: str, reference: Weights, names: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """The factor of each tensor in a measure, and the norm of the reference, which no measure changes.
+    """The scale of each tensor in a measure, and the norm of the reference, the same in every measure.
 
-    A layer that is followed by a normalization computes the same function whatever the scale of its weights, so that
-    a simplex can gain volume by scale alone, without becoming more diverse. `"normalized"` divides each tensor by its
-    norm in the reference, so that all tensors count alike, and multiplies them by a common factor, so that lengths
-    are comparable with those of the weights. Tensors that are 0 or nearly so in the reference, such as biases, would
-    count for more than all others: see `LEAST_SIZE`.
+    A layer before a normalization computes the same function at any scale of its weights. A simplex can thus gain
+    volume by scale alone, without diversity. `"normalized"` divides each tensor by its norm in the reference, so that
+    all tensors count alike, and multiplies all by a common factor, so that the reference keeps its norm. `LEAST_SIZE`
+    keeps tensors near 0, such as biases, from dominating.
 
     Args:
         measure: of `VOLUME_MEASURES`; `"weights"` gives 1 for each tensor.
         reference: the weights of a vertex.
-        names: of the tensors that span the weight space.
+        names: the tensors that span the weight space.
 
     Returns:
-        The norm of the reference, and the factors by name.
+        The norm of the reference, and the scales by name.
 
     Raises:
-        ValueError: the reference is 0 everywhere, so that there is nothing to measure by.
+        ValueError: the reference is 0 everywhere.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.training.volume_measure import tensor_scales
+        >>> tensor_scales("weights", {"w": torch.tensor([3.0, 4.0])}, ["w"])
+        (5.0, {'w': 1.0})
     """
     squares = {name: float(reference[name].double().square().sum()) for name in names}
     total = sum(squares.values())

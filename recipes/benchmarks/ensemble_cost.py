@@ -32,7 +32,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.model.batch_norm import batch_norm_statistics
-from hf_simplex.model.cuda_graph import WARM_UP_PASSES, MembersOnCuda, log_probabilities
+from hf_simplex.model.cuda_graph import WARM_UP_PASSES, GraphedMembers, log_probabilities
 
 LABELS = 100
 
@@ -151,7 +151,7 @@ class Ways:
 
     @cached_property
     def members(self) -> list[PreTrainedModel]:
-        return [self.materialized._member(index) for index in range(len(self.streamed.config.members))]
+        return [self.materialized.member_backbone(index) for index in range(len(self.streamed.config.members))]
 
     @cached_property
     def vmapped(self) -> Callable[[Tensor], Tensor]:
@@ -180,12 +180,12 @@ class Ways:
         }
         if images.is_cuda:
             found["graph"] = lambda: self.graph
-            found["graph_1_stream"] = lambda: MembersOnCuda(self.members, streams=1)
+            found["graph_1_stream"] = lambda: GraphedMembers(self.members, streams=1)
             found["graph_vmapped"] = lambda: Captured(self.vmapped, images)
         if self.compile:
             found["compiled"] = lambda: partial(log_probabilities, self.compiled)
             if images.is_cuda:
-                found["graph_compiled"] = lambda: MembersOnCuda(self.compiled, streams=1)
+                found["graph_compiled"] = lambda: GraphedMembers(self.compiled, streams=1)
         return found
 
 

@@ -189,7 +189,7 @@ def test_a_missing_idx_file_is_named(idx_folder: Path) -> None:
         (lambda content: content, "not a complete gzip file"),
         (lambda content: gzip.compress(content[:-1]), "declares 40 x 28 x 28 bytes, but holds 31359"),
         (lambda content: gzip.compress(content + b"x"), "declares 40 x 28 x 28 bytes, but holds 31361"),
-        (lambda content: gzip.compress(b"\0\0\x0d\x03" + content[4:]), "starts with '00000d03', expected '00000803'"),
+        (lambda content: gzip.compress(b"\0\0\x0d\x03" + content[4:]), "starts with '00000d03'; expected '00000803'"),
         (lambda content: gzip.compress(content[:10]), "not an idx file"),
     ],
     ids=["cut off", "not gzip", "too short", "too long", "floats", "no header"],

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from predictions import calibrated_predictions
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
 
 from hf_simplex.evaluation.calibration import (
     HIGHEST_TEMPERATURE,
@@ -30,13 +30,6 @@ LABELS = [0, 0, 1]
 TOO_SURE_OF_FOUR = [[0.8, 0.2, 1e-60, 1e-60]] * 3
 
 
-def drawn(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of four labels, and labels drawn from them."""
-    generator = np.random.default_rng(seed)
-    probabilities = softmax(2 * generator.normal(size=(images, 4)), axis=1)
-    return probabilities, (probabilities.cumsum(1) < generator.random((images, 1))).sum(1).clip(max=3)
-
-
 def test_the_best_temperature_of_a_constant_prediction_makes_it_the_share_of_the_label() -> None:
     assert fit_temperature(TOO_SURE, LABELS) == pytest.approx(2.0, abs=1e-9)
     assert scale_temperature(TOO_SURE, 2.0)[0] == pytest.approx([2 / 3, 1 / 3])
@@ -46,14 +39,14 @@ def test_the_best_temperature_of_a_constant_prediction_makes_it_the_share_of_the
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
 def test_the_temperature_that_spoiled_calibrated_probabilities_is_found(temperature: float) -> None:
-    calibrated, labels = drawn(20_000, seed=0)
+    calibrated, labels = calibrated_predictions(20_000, seed=0)
     spoiled = scale_temperature(calibrated, 1 / temperature)
     assert fit_temperature(spoiled, labels) == pytest.approx(temperature, rel=0.03)
     assert scale_temperature(spoiled, temperature) == pytest.approx(calibrated, abs=1e-9)
 
 
 def test_no_other_temperature_has_a_smaller_negative_log_likelihood() -> None:
-    probabilities, labels = drawn(200, seed=1)
+    probabilities, labels = calibrated_predictions(200, seed=1)
     labels = np.where(np.arange(200) % 3 == 0, 0, labels)
     found = minimize_scalar(
         lambda exponent: negative_log_likelihood(scale_temperature(probabilities, math.exp(exponent)), labels),
@@ -77,7 +70,7 @@ def test_worthless_predictions_get_the_highest_temperature() -> None:
 
 
 def test_scaling_keeps_rows_normalized_in_order_and_at_one_the_same() -> None:
-    probabilities, _ = drawn(50, seed=2)
+    probabilities, _ = calibrated_predictions(50, seed=2)
     for temperature in (0.05, 0.5, 1.0, 7.0):
         scaled = scale_temperature(probabilities, temperature)
         assert scaled.sum(1) == pytest.approx(np.ones(50))
@@ -87,7 +80,7 @@ def test_scaling_keeps_rows_normalized_in_order_and_at_one_the_same() -> None:
 
 
 def test_calibrated_metrics_are_those_at_the_temperature_of_the_validation_images() -> None:
-    test, labels = drawn(5_000, seed=3)
+    test, labels = calibrated_predictions(5_000, seed=3)
     sure = scale_temperature(test, 0.5)
     found = calibrated_metrics(sure, labels, TOO_SURE_OF_FOUR, LABELS)
     # The validation images above alone decide: their temperature is 2, which undoes what was done to the test images.
@@ -99,7 +92,7 @@ def test_calibrated_metrics_are_those_at_the_temperature_of_the_validation_image
 
 
 def test_temperatures_are_not_fitted_on_what_they_are_tested_on() -> None:
-    test, labels = drawn(20, seed=4)
+    test, labels = calibrated_predictions(20, seed=4)
     with pytest.raises(ValueError, match="never on those that it is tested on"):
         calibrated_metrics(test, labels, test.tolist(), labels)
     with pytest.raises(ValueError, match="4 labels, those of validation 2"):

@@ -1,4 +1,4 @@
-"""The comparison's numbers are those of each way to predict, and its costs are counted."""
+"""Each result of a comparison equals a direct computation, and its cost is counted."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.evaluation.comparison import compare, member_probabilities
+from hf_simplex.evaluation.comparison import Result, member_probabilities, predict_parts, results_of
 from hf_simplex.evaluation.metrics import classification_metrics
 
 
@@ -18,6 +18,12 @@ def arguments(directory: Path, **kwargs: Any) -> TrainingArguments:
     return TrainingArguments(
         str(directory), report_to="none", use_cpu=True, **{"per_device_eval_batch_size": 5, **kwargs}
     )
+
+
+def compare(
+    model: SimplexForImageClassification, data: Images, args: TrainingArguments, **kwargs: Any
+) -> dict[str, Result]:
+    return results_of(*predict_parts(model, data, args, **kwargs))
 
 
 @pytest.mark.parametrize("kind", ["resnet", "vit"])

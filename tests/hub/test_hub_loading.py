@@ -93,7 +93,7 @@ def test_a_revision_is_loaded_as_it_was(hub: LoopbackHub, tmp_path: Path) -> Non
 def test_all_files_are_of_one_commit_whatever_is_committed_meanwhile(
     hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_simplex import modeling_simplex
+    from hf_simplex.model import modeling_simplex
 
     old = ensemble("vit")
     upload(old, tmp_path / "old")

@@ -18,7 +18,8 @@ from tiny import PICTURE, backbone, complete, ensemble, folder
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.evaluation.comparison import Result
 from hf_simplex.evaluation.metrics import classification_metrics
-from hf_simplex.evaluation.surfaces import model_surface, plane_points
+from hf_simplex.evaluation.surface_evaluation import model_surface
+from hf_simplex.evaluation.surface_points import plane_points
 from hf_simplex.hub.card_merge import generated_region, has_user_text, merge_cards
 from hf_simplex.hub.evidence import Evidence
 from hf_simplex.hub.model_card import new_card, write_card

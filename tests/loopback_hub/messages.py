@@ -10,7 +10,7 @@ from .errors import HubError
 
 @dataclass(frozen=True)
 class Download:
-    """A file, or its tail after a resumed download, that the Hub sent to a client."""
+    """A file that the Hub sent to a client."""
 
     repo_id: str
     path: str
@@ -18,8 +18,6 @@ class Download:
     """The revision as the client named it."""
     commit: str
     """The commit that the revision stood for."""
-    first_byte: int
-    num_bytes: int
     sequence: int = 0
 
 

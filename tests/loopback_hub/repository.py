@@ -1,4 +1,4 @@
-"""What the Hub keeps of one repo: git-like commits, branches, tags, pull requests, and LFS objects."""
+"""One repo of the Hub: commits, branches, tags and LFS objects."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from functools import cached_property
 
 from .errors import HubError
 
-# The Hub writes this file into the first commit of each repo; its patterns say what goes to LFS.
+# The first commit of every repo holds this file. Its patterns choose the files in LFS.
 LFS_EXTENSIONS = (
     "7z arrow bin bz2 ckpt gz h5 joblib model msgpack npy npz onnx parquet pb pickle pkl pt pth safetensors"
 )
@@ -18,7 +18,6 @@ GIT_ATTRIBUTES = "".join(
     f"*.{extension} filter=lfs diff=lfs merge=lfs -text\n" for extension in LFS_EXTENSIONS.split()
 )
 REGULAR_FILE_LIMIT = 10 * 1024 * 1024  # bytes; the Hub keeps larger files in LFS, whatever they are
-MIN_SHORT_COMMIT_ID = 7
 
 
 @dataclass(frozen=True)
@@ -70,34 +69,16 @@ class Commit:
     """Paths that the commit added, changed or deleted."""
 
 
-@dataclass(frozen=True)
-class PullRequest:
-    """A pull request, numbered from 1."""
-
-    number: int
-    title: str
-    author: str
-    date: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    @property
-    def ref(self) -> str:
-        """Full name of the ref that its commits are on."""
-        return f"refs/pr/{self.number}"
-
-
 @dataclass
 class Repository:
-    """One model or dataset repo."""
+    """One model repo."""
 
-    type: str
     id: str
     private: bool
-    gated: str | bool = False
     heads: dict[str, str] = field(default_factory=dict)
     """Full ref (`refs/heads/main`, `refs/pr/1`) to commit id."""
     tags: dict[str, str] = field(default_factory=dict)
     history: dict[str, Commit] = field(default_factory=dict)
-    pull_requests: list[PullRequest] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
     """LFS objects by sha256, committed or not."""
 
@@ -109,29 +90,22 @@ class Repository:
         """The user or organization that owns the repo."""
         return self.id.split("/")[0]
 
-    @property
-    def url_path(self) -> str:
-        """The path of the repo's page: datasets have a prefix, models have none."""
-        return self.id if self.type == "model" else f"{self.type}s/{self.id}"
-
     def ref(self, revision: str) -> str | None:
-        """The full name of a branch or pull request that can be committed to; None where there is no such one."""
+        """The full name of a branch or pull request; None if there is none."""
         return next((ref for ref in (revision, f"refs/heads/{revision}") if ref in self.heads), None)
 
     def resolve(self, revision: str) -> Commit:
-        """The commit that a branch, tag, pull request, commit id or short commit id stands for.
+        """The commit of a branch, tag, pull request or commit id.
 
         Raises:
             HubError: 404 RevisionNotFound.
         """
         ref = self.ref(revision)
         commit_id = self.heads[ref] if ref is not None else self.tags.get(revision.removeprefix("refs/tags/"))
-        if commit_id is None and len(revision) >= MIN_SHORT_COMMIT_ID:
-            candidates = [commit_id for commit_id in self.history if commit_id.startswith(revision)]
-            commit_id = candidates[0] if len(candidates) == 1 else None
-        if commit_id is None:
+        commit = self.history.get(commit_id or revision)
+        if commit is None:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return self.history[commit_id]
+        return commit
 
     def log(self, revision: str) -> list[Commit]:
         """The commits of a revision, the newest first."""
@@ -165,7 +139,7 @@ class Repository:
         attributes = commit.files.get(".gitattributes")
         lines = attributes.data.decode().splitlines() if attributes is not None else []
         patterns = [line.split()[0] for line in lines if "filter=lfs" in line]
-        matched = any(_matches(path, pattern) for pattern in patterns)
+        matched = any(fnmatch(path.rsplit("/", 1)[-1], pattern) for pattern in patterns)
         return "lfs" if matched or size > REGULAR_FILE_LIMIT or b"\0" in sample else "regular"
 
     def commit(
@@ -222,13 +196,3 @@ class Repository:
         self.history[commit.id] = commit
         self.heads[ref] = commit.id
         return commit
-
-
-def ignored(git_ignore: str, path: str) -> bool:
-    """Whether the text of a `.gitignore` file names a path; negated patterns are not supported."""
-    patterns = [line.strip() for line in git_ignore.splitlines() if line.strip() and not line.startswith("#")]
-    return any(_matches(path, pattern.strip("/")) or _matches(path, f"{pattern.strip('/')}/*") for pattern in patterns)
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatch(path, pattern) or fnmatch(path.rsplit("/", 1)[-1], pattern)

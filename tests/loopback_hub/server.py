@@ -1,13 +1,12 @@
-"""The loopback Hub: an HTTP server on 127.0.0.1 that keeps its repos in memory and a record of what clients did."""
+"""The loopback Hub: an HTTP server on 127.0.0.1 with its repos in memory and a log of requests."""
 
 import itertools
 import os
-import secrets
 import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,18 +20,17 @@ from .repository import Blob, Commit, Repository
 
 REQUEST_TIMEOUT = 10.0  # seconds without a byte from the client
 MAX_CONNECTIONS = 32
-BLOCK_SIZE = 64 * 1024  # bytes
 
 
 def foreign_variables() -> list[str]:
-    """The environment variables of this process that would lead a client to another Hub, cache, user or proxy."""
+    """Environment variables of this process that choose a Hub, cache, user or proxy."""
     prefixes = ("HF_", "HUGGING", "TRANSFORMERS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     return [name for name in os.environ if name.upper().startswith(prefixes)]
 
 
 @dataclass(frozen=True)
 class Account:
-    """Who is behind a token, and what the token may do."""
+    """The user of a token, and the rights of the token."""
 
     name: str
     organizations: tuple[str, ...] = ()
@@ -40,32 +38,12 @@ class Account:
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        """Where the account may have repos."""
+        """Namespaces of the account's repos."""
         return (self.name, *self.organizations)
 
     def owns(self, repository: Repository) -> bool:
-        """Whether the repo is in one of the account's namespaces."""
+        """Whether the repo is in a namespace of the account."""
         return repository.namespace in self.namespaces
-
-
-@dataclass
-class Interruption:
-    """Cuts connections in the middle of a transfer."""
-
-    after_bytes: int = 0
-    after_transfers: int = 0
-    attempts: int | None = 0
-
-    def strikes(self) -> bool:
-        """Whether the transfer that starts now is to be cut."""
-        if self.attempts == 0:
-            return False
-        if self.after_transfers > 0:
-            self.after_transfers -= 1
-            return False
-        if self.attempts is not None:
-            self.attempts -= 1
-        return True
 
 
 class LoopbackHub:
@@ -89,27 +67,24 @@ class LoopbackHub:
             self.read_token: Account(self.user, (self.organization,), can_write=False),
             self.other_token: Account(self.other_user),
         }
-        self.repositories: dict[tuple[str, str], Repository] = {}
-        self.signing_key = secrets.token_bytes(32)
-        self.tree_page_size = 1000
+        self.repositories: dict[str, Repository] = {}
         self.failures: list[str] = []
-        """What no test should see: requests that the Hub does not know, and errors of its own."""
+        """Requests to unknown endpoints, and errors of the Hub itself. Either fails a test."""
 
         self._lock = threading.RLock()
         self._sequence = itertools.count(1)
         self._requests: list[LoggedRequest] = []
         self._uploads: list[Upload] = []
         self._downloads: list[Download] = []
-        self._upload_interruption = Interruption()
-        self._download_interruption = Interruption()
+        self._uploads_until_cut: int | None = None
         self._commit_fault: HubError | None = None
 
         self._server = _Server(self)
         port = self._server.server_address[1]
         self.endpoint = f"http://127.0.0.1:{port}"
         self.storage_endpoint = f"http://localhost:{port}"
-        """LFS objects are on a host of another name, as on the real Hub: `huggingface_hub` follows redirects within
-        one host by itself and would then miss the headers of the redirect."""
+        """LFS objects have another host name, as on the real Hub: within one host, `huggingface_hub` follows redirects
+        and misses their headers."""
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), name="loopback-hub")
         self._thread.start()
 
@@ -120,102 +95,80 @@ class LoopbackHub:
         self.close()
 
     def close(self) -> None:
-        """Stop the server; returns when all its threads have ended."""
+        """Stops the server and waits for all its threads."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
-    # What clients did
+    # The log
 
     def mark(self) -> int:
-        """A point in time, to ask for what happened since."""
+        """A point in time, for `requests`, `uploads` and `downloads`."""
         with self._lock:
             return next(self._sequence)
 
     def requests(self, since: int = 0) -> list[LoggedRequest]:
-        """All requests since a mark, in the order in which they were answered."""
+        """Requests since a mark, in the order of their answers."""
         with self._lock:
             return [request for request in self._requests if request.sequence > since]
 
     def uploads(self, since: int = 0) -> list[Upload]:
-        """Files whose content was sent to the Hub since a mark: whole LFS objects, and files within commits."""
+        """Files sent to the Hub since a mark: LFS objects, and files within commits."""
         with self._lock:
             return [self._with_path(upload) for upload in self._uploads if upload.sequence > since]
 
     def downloads(self, since: int = 0) -> list[Download]:
-        """Files that were sent to clients since a mark; not those whose transfer was cut."""
+        """Files sent to clients since a mark."""
         with self._lock:
             return [download for download in self._downloads if download.sequence > since]
 
-    def repository(self, repo_id: str, repo_type: str = "model") -> Repository:
-        """A repo as the Hub keeps it.
+    def repository(self, repo_id: str) -> Repository:
+        """A repo, with all that the Hub keeps of it.
 
         Raises:
             KeyError: there is no such repo.
         """
-        return self.repositories[repo_type, repo_id]
+        return self.repositories[repo_id]
 
-    def commits(self, repo_id: str, revision: str = "main", repo_type: str = "model") -> list[Commit]:
-        """The commits of a revision, the newest first; the last one is the Hub's own initial commit."""
+    def commits(self, repo_id: str, revision: str = "main") -> list[Commit]:
+        """The commits of a revision, newest first. The last one is the Hub's own initial commit."""
         with self._lock:
-            return self.repository(repo_id, repo_type).log(revision)
+            return self.repository(repo_id).log(revision)
 
-    def files(self, repo_id: str, revision: str = "main", repo_type: str = "model") -> dict[str, bytes]:
-        """Path to content of all files of a revision."""
+    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
+        """The files of a revision: content by path."""
         with self._lock:
-            files = self.repository(repo_id, repo_type).resolve(revision).files
-            return {path: blob.data for path, blob in files.items()}
+            return {path: blob.data for path, blob in self.repository(repo_id).resolve(revision).files.items()}
 
     def _with_path(self, upload: Upload) -> Upload:
         if upload.path is not None:
             return upload
-        commits = (
-            commit
-            for repository in self.repositories.values()
-            if repository.id == upload.repo_id
-            for commit in repository.history.values()
-        )
+        commits = self.repository(upload.repo_id).history.values()
         paths = (path for commit in commits for path, blob in commit.files.items() if blob.etag == upload.oid)
         return replace(upload, path=next(paths, None))
 
     # Faults
 
-    def interrupt_uploads(self, after_bytes: int = 0, after_objects: int = 0, attempts: int | None = 1) -> None:
-        """Cut connections in the middle of LFS uploads.
-
-        Args:
-            after_bytes: how much of the object is read before the connection is cut.
-            after_objects: how many uploads go well before that.
-            attempts: how many uploads are cut (a client tries each object up to 6 times); None for all to come.
-        """
+    def interrupt_uploads(self, after_objects: int = 0) -> None:
+        """Cut the connections of all LFS uploads after the next few, until `end_faults`."""
         with self._lock:
-            self._upload_interruption = Interruption(after_bytes, after_objects, attempts)
-
-    def interrupt_downloads(self, after_bytes: int = 0, after_files: int = 0, attempts: int | None = 1) -> None:
-        """Cut connections in the middle of downloads; arguments as for `interrupt_uploads`."""
-        with self._lock:
-            self._download_interruption = Interruption(after_bytes, after_files, attempts)
+            self._uploads_until_cut = after_objects
 
     def fail_next_commit(
         self, status: int = 500, message: str = "Internal Error - We're working hard to fix it"
     ) -> None:
-        """Refuse the next commit with an HTTP status; its LFS objects are on the Hub by then."""
+        """Refuses the next commit with an HTTP status, after the upload of its LFS objects."""
         with self._lock:
             self._commit_fault = HubError(status, message)
 
     def end_faults(self) -> None:
-        """From now on all goes well."""
+        """Ends all faults."""
         with self._lock:
-            self._upload_interruption = Interruption()
-            self._download_interruption = Interruption()
+            self._uploads_until_cut = None
             self._commit_fault = None
 
     def raise_commit_fault(self) -> None:
-        """Called by the server at the start of a commit.
-
-        Raises:
-            HubError: as `fail_next_commit` asked for.
-        """
+        """Raises the `HubError` of `fail_next_commit`, once."""
         fault, self._commit_fault = self._commit_fault, None
         if fault is not None:
             raise fault
@@ -223,11 +176,11 @@ class LoopbackHub:
     # Clients in processes of their own
 
     def environment(self, token: str | None = token, home: Path | None = None) -> dict[str, str]:
-        """The environment variables that lead a client here and nowhere else.
+        """Environment variables of a client of this Hub.
 
         Args:
-            token: of the user who is logged in; None for nobody.
-            home: `HF_HOME`; by default that of the Hub's `client_home`.
+            token: of the logged-in user; None for nobody.
+            home: `HF_HOME`; default: the Hub's `client_home`.
         """
         variables = {
             "HF_ENDPOINT": self.endpoint,
@@ -247,21 +200,21 @@ class LoopbackHub:
         cwd: Path | None = None,
         timeout: float = 120.0,
     ) -> str:
-        """Run code in a fresh Python process whose Hub this is.
+        """Runs code in a new Python process, as a client of this Hub.
 
         Args:
             code: the program.
             token, home: see `environment`.
             env: more environment variables.
-            cwd: the directory to run in.
+            cwd: working directory.
             timeout: in seconds.
 
         Returns:
-            What the program printed.
+            The output of the program.
 
         Raises:
-            AssertionError: the program failed; the message has its output.
-            subprocess.TimeoutExpired: it took too long.
+            AssertionError: the program failed. The message holds its output.
+            subprocess.TimeoutExpired: the program took too long.
         """
         inherited = {name: value for name, value in os.environ.items() if name not in foreign_variables()}
         process = subprocess.run(
@@ -278,12 +231,12 @@ class LoopbackHub:
     # Called by the server
 
     def record_upload(self, repo_id: str, blob: Blob, path: str | None = None) -> None:
-        """Note that the content of a file has arrived."""
+        """Logs the upload of a file."""
         sequence = next(self._sequence)
         self._uploads.append(Upload(repo_id, "lfs" if blob.lfs else "regular", blob.etag, blob.size, path, sequence))
 
     def respond(self, request: Request) -> Response:
-        """The answer to a request, also where that is an error."""
+        """Answers a request, errors included."""
         with self._lock:
             try:
                 response = answer(self, request)
@@ -297,7 +250,7 @@ class LoopbackHub:
             return response
 
     def log(self, request: Request, status: int, download: Download | None = None) -> None:
-        """Note a request, before its answer leaves: a client that has the answer finds the request in the log."""
+        """Logs a request before its answer is sent, so that a client with the answer finds it in the log."""
         with self._lock:
             account = self.accounts.get(request.token or "")
             user = account.name if account is not None else None
@@ -308,15 +261,13 @@ class LoopbackHub:
             if download is not None:
                 self._downloads.append(replace(download, sequence=next(self._sequence)))
 
-    def cut_upload_after(self) -> int | None:
-        """After how many bytes the upload that starts now is cut; None where it is not."""
+    def cuts_upload(self) -> bool:
+        """Whether the upload that starts now is cut."""
         with self._lock:
-            return self._upload_interruption.after_bytes if self._upload_interruption.strikes() else None
-
-    def cut_download_after(self) -> int | None:
-        """After how many bytes the download that starts now is cut; None where it is not."""
-        with self._lock:
-            return self._download_interruption.after_bytes if self._download_interruption.strikes() else None
+            if not self._uploads_until_cut:
+                return self._uploads_until_cut == 0
+            self._uploads_until_cut -= 1
+            return False
 
 
 class _Server(ThreadingHTTPServer):
@@ -338,7 +289,7 @@ class _Server(ThreadingHTTPServer):
             self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that goes away, or says nothing for too long, is no failure of the Hub.
+        # A client that disconnects or times out is no failure of the Hub.
         if not isinstance(sys.exception(), OSError):
             self.hub.failures.append(traceback.format_exc())
 
@@ -354,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
-        pass  # the hub keeps a log of its own
+        pass  # the Hub has its own log
 
     def _serve(self) -> None:
         hub = self.server.hub
@@ -363,43 +314,22 @@ class _Handler(BaseHTTPRequestHandler):
         query = parse_qs(url.query, keep_blank_values=True)
         request = Request(self.command, headers.get("host", ""), url.path, query, headers, b"")
 
-        uploading = self.command == "PUT" and url.path.startswith("/storage/")
-        limit = hub.cut_upload_after() if uploading else None
-        body = bytearray()
-        for block in self._body_blocks(headers):
-            body += block
-            if limit is not None and len(body) >= limit:
-                break
-        if limit is not None:
+        if self.command == "PUT" and url.path.startswith("/storage/") and hub.cuts_upload():
             hub.log(request, status=0)
             self.close_connection = True
             return
 
-        request = replace(request, body=bytes(body))
-        response = hub.respond(request)
-        sending = response.download is not None and self.command == "GET"
-        limit = hub.cut_download_after() if sending else None
-        if limit is None:
-            hub.log(request, response.status, response.download if sending else None)
-        else:
-            hub.log(request, status=0)
-        self._send(response, limit)
+        body = self.rfile.read(int(headers.get("content-length", 0)))
+        response = hub.respond(replace(request, body=body))
+        hub.log(request, response.status, response.download if self.command == "GET" else None)
+        self._send(response)
 
-    def _body_blocks(self, headers: Mapping[str, str]) -> Iterator[bytes]:
-        remaining = int(headers.get("content-length", 0))
-        while remaining > 0:
-            block = self.rfile.read(min(remaining, BLOCK_SIZE))
-            if not block:
-                raise ConnectionError("the client went away in the middle of a body")
-            remaining -= len(block)
-            yield block
-
-    def _send(self, response: Response, limit: int | None) -> None:
+    def _send(self, response: Response) -> None:
         self.send_response(response.status)
-        # One request a connection: no idle connection keeps a thread, and a fault hits one request only.
+        # One request a connection, so that no idle connection keeps a thread.
         headers = {"Content-Length": str(len(response.body)), "Connection": "close", **response.headers}
         for name, value in headers.items():
             self.send_header(name, value.encode("latin-1", "replace").decode("latin-1"))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(response.body[:limit])
+            self.wfile.write(response.body)

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageClassification
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.model.checkpoint import atomic_write, check_target, file_of
+from hf_simplex.model.checkpoint import atomic_write, check_target, file_of_tensor
 
 INDEX = "model.safetensors.index.json"
 
@@ -224,7 +224,7 @@ def test_the_index_is_the_standard_one_and_a_vertex_is_one_file(kind: str, tmp_p
     found = {Path(file).name: load_file(file) for file in files}
     assert sorted(name for tensors in found.values() for name in tensors) == sorted(state)
     for file, tensors in found.items():
-        assert all(metadata["weight_map"][name] == file_of(name) == file for name in tensors)
+        assert all(metadata["weight_map"][name] == file_of_tensor(name) == file for name in tensors)
         assert all(torch.equal(tensor, state[name]) for name, tensor in tensors.items())
     for vertex in range(3):
         names = {name.removeprefix(f"vertices.{vertex}.") for name in found[f"vertex-{vertex:05d}.safetensors"]}

@@ -11,7 +11,7 @@ from tiny import KINDS, LABELS, SIZE, backbone, images
 from torch import nn
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.model.cuda_graph import MAX_GRAPHS, MembersOnCuda, log_probabilities
+from hf_simplex.model.cuda_graph import MAX_GRAPHS, GraphedMembers, log_probabilities
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures CUDA graphs: torch sees no GPU")
 
@@ -68,11 +68,11 @@ def test_replayed_members_predict_what_streamed_ones_do(kind: str) -> None:
         # Compared at the end: what was returned earlier must not have been overwritten.
         torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(one.member_probabilities, other.member_probabilities, rtol=1e-4, atol=1e-5)
-    assert len(model._on_cuda._captured) == 2
+    assert len(model._ready.graph._captured) == 2
     labels = torch.zeros(4, dtype=torch.long, device="cuda")
     assert model(batches[-1], labels=labels).loss is not None
     model.dematerialize()
-    assert model._on_cuda is None
+    assert model._ready.graph is None
     torch.testing.assert_close(model(batches[0]).logits, streamed[0].logits, rtol=1e-4, atol=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_replayed_members_predict_what_streamed_ones_do(kind: str) -> None:
 @pytest.mark.parametrize("streams", [2, 4])
 def test_members_on_several_streams_predict_the_same(streams: int) -> None:
     members = [backbone("timm", seed).cuda() for seed in range(7)]
-    forked = MembersOnCuda(members, streams)
+    forked = GraphedMembers(members, streams)
     with torch.no_grad():
         for seed in range(20):
             batch = images(2, seed=seed).cuda()
@@ -91,10 +91,10 @@ def test_members_on_several_streams_predict_the_same(streams: int) -> None:
 def test_what_shapes_the_pass_is_captured_anew() -> None:
     model = ensemble("resnet").cuda()
     model.materialize(cuda_graph=True)
-    members = model._materialized
+    members = model._ready.modules
     batch = images(2).cuda()
     expected = log_probabilities(members, batch)
-    graphs = model._on_cuda
+    graphs = model._ready.graph
     with torch.inference_mode():
         torch.testing.assert_close(graphs(batch), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(graphs(batch), expected, rtol=1e-4, atol=1e-5)
@@ -119,12 +119,12 @@ def test_a_graph_follows_its_model_to_other_memory_and_into_copies() -> None:
     expected = model(batch).logits
     model.materialize(cuda_graph=True)
     model(batch)
-    twin, thawed = copy.deepcopy(model), pickle.loads(pickle.dumps(model._on_cuda))
+    twin, thawed = copy.deepcopy(model), pickle.loads(pickle.dumps(model._ready.graph))
     wide = copy.deepcopy(model).double()
     for _ in range(2):
         torch.testing.assert_close(wide(batch.double()).logits.float(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(twin(batch).logits, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(thawed(batch), log_probabilities(model._materialized, batch), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(thawed(batch), log_probabilities(model._ready.modules, batch), rtol=1e-4, atol=1e-5)
     model.cpu()
     torch.testing.assert_close(model(batch.cpu()).logits, expected.cpu(), rtol=1e-4, atol=1e-5)
     model.cuda()
@@ -147,7 +147,7 @@ class _Waits(nn.Module):
 def _fails_to_capture() -> None:
     batch = images(1).cuda()
     with pytest.raises(RuntimeError, match="Call materialize\\(\\) without cuda_graph"):
-        MembersOnCuda([_Waits()])(batch)
+        GraphedMembers([_Waits()])(batch)
     # The GPU still predicts afterwards.
     assert backbone("vit").cuda()(batch).logits.isfinite().all()
     assert batch.shape[-1] == SIZE

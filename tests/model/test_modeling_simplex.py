@@ -346,11 +346,11 @@ def test_materialized_members_predict_the_same_bits_as_streamed_ones(kind: str) 
     "change",
     [
         lambda model: model.draw_members(3, seed=5, batches=batches()),
-        lambda model: model.take_over(ensemble("resnet", seed=6)),
+        lambda model: model.replace_with(ensemble("resnet", seed=6)),
         lambda model: model.load_state_dict(ensemble("resnet", seed=6).state_dict()),
         lambda model: (model.backbone_at([0.0, 1.0, 0.0]), model.store_vertex(0)),
     ],
-    ids=["members", "take_over", "load_state_dict", "store_vertex"],
+    ids=["members", "replace_with", "load_state_dict", "store_vertex"],
 )
 def test_materialized_members_never_outlive_what_they_were_made_of(change: Any) -> None:
     model, other = ensemble("resnet"), ensemble("resnet")
@@ -381,7 +381,7 @@ def test_a_materialized_member_is_exported_with_the_weights_of_a_streamed_one(ki
             for how in ("streamed", "materialized")
         )
         assert same_tensors(materialized, streamed)
-        assert same_tensors(materialized, model._member(member))
+        assert same_tensors(materialized, model.member_backbone(member))
 
 
 def test_materialized_members_do_not_answer_for_an_ensemble_in_training(tmp_path: Path) -> None:
@@ -521,11 +521,11 @@ def test_an_ensemble_can_become_another(kind: str) -> None:
     model, other = SimplexForImageClassification.from_backbone(backbone(kind, 9)), ensemble(kind)
     other.config.provenance["stages"] = [{"vertex": 2}]
     expected = other(images()).logits
-    model.take_over(other)
+    model.replace_with(other)
     assert torch.equal(model(images()).logits, expected)
     assert model.config.to_dict() == {**other.config.to_dict(), "architectures": model.config.architectures}
     with pytest.raises(ValueError, match="architecture"):
-        model.take_over(ensemble("timm"))
+        model.replace_with(ensemble("timm"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,7 +21,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
-from hf_simplex.evaluation.metrics import Accuracy
+from hf_simplex.evaluation.evaluate_modules import Accuracy
 from hf_simplex.model.pipeline_simplex import TASK
 from hf_simplex.model.uncertainty import mutual_information, predictive_entropy, standard_deviation, vote_share
 

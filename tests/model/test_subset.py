@@ -8,7 +8,7 @@ from tiny import KINDS, ensemble, images, same_tensors
 from transformers import AutoModelForImageClassification
 
 from hf_simplex import SimplexConfig, SimplexForImageClassification
-from hf_simplex.model.subset import part_of
+from hf_simplex.model.subset import select_part
 
 # Two triangles on the edge from 2 to 3, and an edge apart.
 SHARED = {
@@ -32,7 +32,7 @@ def names() -> list[str]:
 
 def test_a_simplex_keeps_its_vertices_and_the_members_that_lie_in_it() -> None:
     config = SimplexConfig(**SHARED)
-    part, renamed = part_of(config, names(), simplex=1)
+    part, renamed = select_part(config, names(), simplex=1)
     assert part.simplexes == [[0, 1, 2]] and part.roles == ["mode", "connector", "connector"]
     # The last lies on the edge that both triangles share.
     assert part.members == [[0.5, 0.25, 0.25], [0, 0.5, 0.5]]
@@ -50,15 +50,15 @@ def test_a_simplex_keeps_its_vertices_and_the_members_that_lie_in_it() -> None:
 
 def test_the_first_members_bring_the_simplexes_that_they_lie_in_and_no_others() -> None:
     config = SimplexConfig(**SHARED)
-    assert part_of(config, names(), num_members=1)[0].simplexes == [[0, 1, 2]]
-    both, _ = part_of(config, names(), num_members=2)
+    assert select_part(config, names(), num_members=1)[0].simplexes == [[0, 1, 2]]
+    both, _ = select_part(config, names(), num_members=2)
     assert both.simplexes == [[0, 2, 3], [1, 2, 3]] and both.members == [m[:4] for m in SHARED["members"][:2]]
-    whole, renamed = part_of(config, names(), num_members=4)
+    whole, renamed = select_part(config, names(), num_members=4)
     assert whole.to_dict() == config.to_dict() and renamed == {name: name for name in names()}
 
 
 def test_simplexes_come_in_the_order_that_was_asked_for() -> None:
-    part, renamed = part_of(SimplexConfig(**SHARED), names(), simplex=[2, 0], num_members=1)
+    part, renamed = select_part(SimplexConfig(**SHARED), names(), simplex=[2, 0], num_members=1)
     assert part.simplexes == [[3, 4], [0, 1, 2]] and part.members == [[0.5, 0.25, 0.25, 0, 0]]
     assert renamed["centroids.2.norm.running_mean"] == "centroids.0.norm.running_mean"
 
@@ -66,17 +66,17 @@ def test_simplexes_come_in_the_order_that_was_asked_for() -> None:
 def test_what_there_is_not_is_named() -> None:
     config = SimplexConfig(**SHARED)
     with pytest.raises(ValueError, match="num_members is 5: expected 1 to 4"):
-        part_of(config, names(), num_members=5)
+        select_part(config, names(), num_members=5)
     with pytest.raises(ValueError, match="num_members is 2: expected 1 to 1, the members in simplex 2"):
-        part_of(config, names(), simplex=2, num_members=2)
+        select_part(config, names(), simplex=2, num_members=2)
     with pytest.raises(ValueError, match="num_members is 0"):
-        part_of(config, names(), num_members=0)
+        select_part(config, names(), num_members=0)
     with pytest.raises((ValueError, IndexError), match="3"):
-        part_of(config, names(), simplex=3)
+        select_part(config, names(), simplex=3)
     with pytest.raises(ValueError, match="empty"):
-        part_of(config, names(), simplex=[])
+        select_part(config, names(), simplex=[])
     with pytest.raises(TypeError, match="'0'"):
-        part_of(config, names(), simplex="0")
+        select_part(config, names(), simplex="0")
 
 
 @pytest.mark.parametrize("kind", KINDS)

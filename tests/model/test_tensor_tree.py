@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import KINDS, backbone
 
-from hf_simplex.model.tensor_tree import TensorTree, like
+from hf_simplex.model.tensor_tree import TensorTree, empty_like
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -16,7 +16,7 @@ def test_names_are_the_modules_own(kind: str) -> None:
     assert tree.state_dict().keys() == module.state_dict().keys()
     assert list(tree.tensors()) == [*parameters, *buffers]
     assert not any(p.requires_grad for p in tree.parameters())
-    shapes = {name: tensor.shape for name, tensor in like(parameters).items()}
+    shapes = {name: tensor.shape for name, tensor in empty_like(parameters).items()}
     assert shapes == {name: tensor.shape for name, tensor in parameters.items()}
 
 
@@ -25,10 +25,10 @@ def test_tensors_keep_their_dtype_and_are_not_copied() -> None:
     tree = TensorTree({"layer.weight": weight}, {"layer.count": count})
     found = tree.tensors()
     assert found["layer.weight"].data_ptr() == weight.data_ptr() and found["layer.count"] is count
-    blank = like(found)
+    blank = empty_like(found)
     assert blank["layer.weight"].dtype == torch.bfloat16 and blank["layer.count"].dtype == torch.int64
     with torch.device("meta"):
-        assert all(tensor.is_meta for tensor in like(found).values())
+        assert all(tensor.is_meta for tensor in empty_like(found).values())
 
 
 def test_names_that_collide_are_refused() -> None:

@@ -15,7 +15,7 @@ from transformers import ViTImageProcessor
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.evaluation.surfaces import Surface
 from hf_simplex.model.configuration_simplex import MODE
-from hf_simplex.plots.plotting import plot_plane
+from hf_simplex.plots.surfaces import plot_plane
 
 DATA = {name: TINY[name] for name in ("data_set", "max_train_examples", "max_test_examples", "image_size")}
 

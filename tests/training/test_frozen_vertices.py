@@ -1,4 +1,4 @@
-"""Vertices that are kept on the CPU or rounded: the points are what they would be, and nothing stored is touched."""
+"""Frozen vertices on the CPU or in bfloat16 give the right points, and nothing stored changes."""
 
 import pytest
 import torch
@@ -16,12 +16,12 @@ POINTS = [[0.2, 0.3, 0.5], [0.5, 0.25, 0.25], [0.0, 0.4, 0.6], [0.0, 0.0, 1.0], 
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU is taken for an accelerator, which fetches what is kept on the CPU."""
+    """The CPU stands for an accelerator, which fetches vertices from the CPU."""
     monkeypatch.setattr(placement, "are_fetched", lambda device: True)
 
 
 def steps(vertices: list[dict[str, torch.Tensor]], frozen_vertices: str, announced: bool) -> list[torch.Tensor]:
-    """Points, their gradients, the volume's gradient and the vertex that is left, of a step at several points."""
+    """One step at several points: the points, the gradients, the log volume and the vertex afterwards."""
     module = network(2)
     growing = GrowingVertex(module, vertices, TRIANGLE, 2, volume_weight=0.3, frozen_vertices=frozen_vertices)
     inputs, found = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), []
@@ -37,7 +37,7 @@ def steps(vertices: list[dict[str, torch.Tensor]], frozen_vertices: str, announc
 
 
 @pytest.mark.parametrize("announced", [False, True])
-def test_vertices_that_are_fetched_give_the_same_steps(fetched: None, announced: bool) -> None:
+def test_fetched_vertices_give_the_same_steps(fetched: None, announced: bool) -> None:
     vertices = [weights(seed) for seed in range(3)]
     found, expected = (steps(vertices, where, announced) for where in ("cpu", "device"))
     for one, other in zip(found, expected, strict=True):
@@ -46,7 +46,7 @@ def test_vertices_that_are_fetched_give_the_same_steps(fetched: None, announced:
         assert all(torch.equal(vertices[seed][name], tensor) for name, tensor in weights(seed).items())
 
 
-def test_what_was_announced_does_not_decide_what_is_written(fetched: None) -> None:
+def test_a_prefetched_point_does_not_decide_which_point_is_written(fetched: None) -> None:
     module = network(2)
     growing = GrowingVertex(module, [weights(seed) for seed in range(3)], TRIANGLE, 2, frozen_vertices="cpu")
     growing.prefetch([0.1, 0.1, 0.8])
@@ -60,7 +60,7 @@ def test_what_was_announced_does_not_decide_what_is_written(fetched: None) -> No
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_a_mix_has_the_shapes_and_the_order_of_memory_of_the_module(channels_last: bool, dtype: torch.dtype) -> None:
+def test_a_mix_has_the_shapes_and_memory_formats_of_the_module(channels_last: bool, dtype: torch.dtype) -> None:
     module = convolution(9, channels_last).to(dtype)
     parameters = {name: p.detach() for name, p in module.named_parameters()}
     networks = [convolution(seed, not channels_last).to(dtype) for seed in range(3)]
@@ -76,7 +76,7 @@ def test_a_mix_has_the_shapes_and_the_order_of_memory_of_the_module(channels_las
     assert not fetched.vertices[1]
 
 
-def test_rounded_vertices_are_those_that_training_sees() -> None:
+def test_training_sees_the_rounded_vertices() -> None:
     vertices = [weights(seed) for seed in range(3)]
     rounded = [{name: tensor.bfloat16().float() for name, tensor in vertex.items()} for vertex in vertices[:2]]
     found = steps(vertices, "bfloat16", False)
@@ -108,7 +108,7 @@ def test_rounding_changes_the_volume_little_where_the_height_is_longer_than_it()
     assert abs(volumes[1] - volumes[0]) < 2**-6
 
 
-def test_a_vertex_starts_at_the_mean_of_vertices_that_are_not_rounded() -> None:
+def test_a_vertex_starts_at_the_mean_of_the_vertices_before_rounding() -> None:
     module = network(9)
     growing = GrowingVertex(module, [weights(seed) for seed in range(3)], TRIANGLE, 2, frozen_vertices="bfloat16")
     growing.start_at_mean()
@@ -116,7 +116,7 @@ def test_a_vertex_starts_at_the_mean_of_vertices_that_are_not_rounded() -> None:
         assert torch.allclose(parameter, (weights(0)[name] + weights(1)[name]) / 2, atol=1e-7)
 
 
-def test_where_vertices_are_is_one_of_the_choices() -> None:
+def test_unknown_placements_are_refused() -> None:
     with pytest.raises(ValueError, match="frozen_vertices is 'disk'"):
         GrowingVertex(
             nn.Linear(1, 1, bias=False),
@@ -128,7 +128,7 @@ def test_where_vertices_are_is_one_of_the_choices() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_an_accelerator_fetched_steps_have_the_same_bits_and_frozen_vertices_take_no_room() -> None:
+def test_on_an_accelerator_fetched_steps_have_the_same_bits_and_frozen_vertices_take_no_memory() -> None:
     def grow(frozen_vertices: str) -> tuple[list[torch.Tensor], int]:
         torch.manual_seed(0)
         module = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(4))).cuda()

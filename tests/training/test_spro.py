@@ -106,6 +106,19 @@ def test_a_new_vertex_starts_at_the_mean_with_finite_loss_and_gradient() -> None
     assert pull < 0.01 / (2 * growing.star_volume.height_floor)
 
 
+def test_the_gradient_is_never_longer_than_half_the_inverse_floor() -> None:
+    norms = []
+    for part in (0.0, 1e-3, 0.3, 1.0, 3.0, 1e4):
+        module = plane(1, 5).double()
+        growing = GrowingVertex(module, [point(0, 5), point(2, 5), point(1, 5)], TRIANGLE, 2, volume_weight=1.0)
+        floor = growing.star_volume.height_floor
+        module.weight.data[0, 1] += part * floor
+        growing.add_volume_gradient()
+        norms.append(float(module.weight.grad.norm()))
+        assert norms[-1] == pytest.approx(part / (part**2 + 1) / floor, rel=1e-5)
+    assert max(norms) <= 0.5 / floor * (1 + 1e-6)
+
+
 def test_jitter_moves_the_start_in_proportion_to_each_tensor() -> None:
     module, vertices = network(9), [weights(seed) for seed in range(3)]
     growing = GrowingVertex(module, vertices, TRIANGLE, 2)
@@ -166,25 +179,25 @@ def test_points_come_from_the_simplexes_that_hold_the_vertex() -> None:
     assert 40 < (coordinates[:, 1] > 0).sum() < 160
 
 
-def exact_log_volume(vertices: list[dict[str, torch.Tensor]], structure: SimplicialComplex) -> float:
-    """By the integer arithmetic of the geometry module, which shares nothing with heights over faces."""
+def full_log_volume(vertices: list[dict[str, torch.Tensor]], structure: SimplicialComplex) -> float:
+    """By QR decompositions of all edges, which share nothing with heights over faces."""
     flat = torch.stack([torch.cat([tensor.double().flatten() for tensor in vertex.values()]) for vertex in vertices])
     return float(simplex_log_volumes(structure, flat).logsumexp(0))
 
 
 @pytest.mark.parametrize("structure", [TRIANGLE, SHARED], ids=str)
-def test_the_volume_and_its_gradient_are_those_of_the_geometry_module(structure: SimplicialComplex) -> None:
+def test_the_volume_and_its_gradient_are_those_of_a_qr_decomposition(structure: SimplicialComplex) -> None:
     grown = structure.num_vertices - 1
     module, vertices = network(grown), [weights(seed) for seed in range(grown + 1)]
     growing = GrowingVertex(module, vertices, structure, grown, volume_weight=1.0)
     term = growing.add_volume_gradient()
-    assert term.log_volume == pytest.approx(exact_log_volume(vertices, structure), rel=1e-6)
+    assert term.log_volume == pytest.approx(full_log_volume(vertices, structure), rel=1e-6)
     assert growing.volume_term() == term and term.regularizer == -term.log_volume
     torch.manual_seed(7)
     direction = {name: torch.randn(tensor.shape, dtype=torch.float64) for name, tensor in vertices[grown].items()}
     step = 1e-4
     ends = [
-        exact_log_volume(
+        full_log_volume(
             [
                 *vertices[:-1],
                 {name: t.double() + sign * step * direction[name] for name, t in vertices[grown].items()},
@@ -206,7 +219,7 @@ def convolution(seed: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("distance", [1e-3, 1e-1, 1.0])
-def test_the_volume_of_large_vertices_is_computed_in_float32_pieces_as_in_float64(
+def test_the_volume_of_large_vertices_in_float32_chunks_is_that_in_float64(
     monkeypatch: pytest.MonkeyPatch, distance: float
 ) -> None:
     """Near the face, where float32 products of the weights themselves would be all rounding, and far from it."""
@@ -220,7 +233,7 @@ def test_the_volume_of_large_vertices_is_computed_in_float32_pieces_as_in_float6
     module.load_state_dict(module.state_dict() | vertices[3])
     growing = GrowingVertex(module, vertices, structure, 3, volume_weight=1.0)
     growing.star_volume.height_floor = 0.0
-    assert growing.add_volume_gradient().log_volume == pytest.approx(exact_log_volume(vertices, structure), rel=1e-6)
+    assert growing.add_volume_gradient().log_volume == pytest.approx(full_log_volume(vertices, structure), rel=1e-6)
 
     flat = torch.stack([torch.cat([t.double().flatten() for t in vertex.values()]) for vertex in vertices])
     edges, offset = flat[1:3] - flat[0], flat[3] - flat[0]
@@ -352,7 +365,7 @@ def test_normalized_volume_is_that_of_scaled_weights_in_the_scale_of_the_weights
     total = torch.stack(list(norms.values())).square().sum().sqrt()
     common = total / math.sqrt(len(norms))
     scaled = [{name: common * t.double() / norms[name] for name, t in vertex.items()} for vertex in vertices]
-    assert growing.volume_term().log_volume == pytest.approx(exact_log_volume(scaled, TRIANGLE), rel=1e-6)
+    assert growing.volume_term().log_volume == pytest.approx(full_log_volume(scaled, TRIANGLE), rel=1e-6)
     assert sum(t.square().sum() for t in scaled[0].values()) == pytest.approx(float(total**2))
 
 

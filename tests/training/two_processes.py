@@ -29,7 +29,7 @@ from transformers import EvalPrediction, TrainerCallback, TrainerState
 
 from hf_simplex import SimplexTrainer, SimplexTrainingArguments
 from hf_simplex.evaluation.comparison import member_probabilities
-from hf_simplex.evaluation.surfaces import classification, evaluate_points
+from hf_simplex.evaluation.surface_evaluation import classification, evaluate_points
 from hf_simplex.model.batch_norm import recompute_statistics
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.sharding import full_tensor, local_parameters, replica_index, sharded_like

@@ -1,39 +1,24 @@
-"""The fixture `hub`: a loopback Hub, and `huggingface_hub` and transformers of this process as its clients."""
+"""Makes `huggingface_hub` and transformers of this process clients of a loopback Hub."""
 
 import runpy
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import close_session, constants, hf_api
 from huggingface_hub.utils import _http
-from loopback_hub import LoopbackHub, foreign_variables
+
+from .server import LoopbackHub, foreign_variables
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 CLIENT_TIMEOUT = 10.0  # seconds
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """A fresh Hub without repos. The user `hub.user` is logged in, and `HF_HOME` is a fresh directory.
-
-    A test that is to be nobody calls `monkeypatch.delenv("HF_TOKEN")`; one that is to be someone else,
-    `monkeypatch.setenv("HF_TOKEN", hub.other_token)`. A test fails if a client asked for what the Hub does not know.
-    """
-    with LoopbackHub(client_home=tmp_path / "hf_home") as loopback_hub:
-        lead_clients_to(loopback_hub, monkeypatch)
-        yield loopback_hub
-        close_session()
-    assert not loopback_hub.failures, "\n".join(loopback_hub.failures)
-
-
 def lead_clients_to(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this process a client of a Hub, until `monkeypatch` is undone.
+    """Makes this process a client of a Hub until `monkeypatch` is undone. No request can leave the machine.
 
-    `huggingface_hub` reads its environment variables when it is imported, long before there is a Hub. So, beside the
-    variables (which child processes read), this changes what it made of them. No request can leave the machine.
+    Child processes read the environment variables. `huggingface_hub` read them on import, so its constants are changed
+    as well.
     """
     for name in foreign_variables():
         monkeypatch.delenv(name)
@@ -44,23 +29,23 @@ def lead_clients_to(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lead_huggingface_hub_to(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Change what `huggingface_hub` made of the environment into what it would make of it now."""
-    # Run once more, its own code tells what the variables mean.
+    """Updates what `huggingface_hub` read from the environment on import."""
+    # Run again, its own code interprets the variables.
     for name, value in runpy.run_path(str(constants.__file__)).items():
         old = getattr(constants, name, value)
         if name.startswith("__") or value == old:
             continue
-        # Some modules have their own copies of some names.
+        # Some modules have copies of some names.
         for module in [module for key, module in sys.modules.items() if key.startswith("huggingface_hub")]:
             if name in vars(module) and vars(module)[name] is old:
                 monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(_http, "_HUB_ORIGINS", frozenset({_http._url_origin(hub.endpoint)}))
-    # The functions at the top level of huggingface_hub are methods of this object.
+    # The top-level functions of huggingface_hub are methods of this object.
     monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
 
     close_session()
     monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", loopback_client)
-    # Retries are tested for what they do, not for how long they wait.
+    # Retries do not wait.
     waits = _http.http_backoff.__kwdefaults__
     assert waits is not None
     for name in ("base_wait_time", "max_wait_time"):
@@ -69,7 +54,7 @@ def lead_huggingface_hub_to(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -
 
 
 def lead_transformers_to(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Change what transformers made of the environment: its `HfApi`, and its cache of code for `trust_remote_code`."""
+    """Updates what transformers read from the environment: its `HfApi`, and its cache for `trust_remote_code`."""
     from transformers import dynamic_module_utils
     from transformers.utils import hub as transformers_hub
 
@@ -82,7 +67,7 @@ def lead_transformers_to(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def loopback_client() -> Any:
-    """The HTTP client that `huggingface_hub` would make, with a timeout, and without a way off this machine."""
+    """The HTTP client of `huggingface_hub`, with a timeout and confined to this machine."""
     client = _http.default_client_factory()
     client.timeout = CLIENT_TIMEOUT
     client.event_hooks["request"].append(_stay_on_loopback)

@@ -1,0 +1,233 @@
+"""Backbones: loads, builds and compares the image classifiers whose weights span the simplexes."""
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+
+from .configuration_simplex import SimplexConfig
+from .image_processors import ProcessorSource, processor_source
+from .sharding import full_tensor
+
+__all__ = [
+    "LoadedBackbone",
+    "build_backbone",
+    "check_same_architecture",
+    "copy_backbone",
+    "copy_tensors",
+    "load_backbone",
+    "parameters_and_buffers",
+    "set_labels",
+    "shapes",
+]
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A backbone and where it came from.
+
+    Attributes:
+        module: the image classifier.
+        complete: whether every weight came from the checkpoint.
+        source: where to read its image processor; None for a backbone that was given as a model.
+    """
+
+    module: PreTrainedModel
+    complete: bool
+    source: ProcessorSource | None
+
+
+def copy_backbone(backbone: PreTrainedModel, num_labels: int | None = None, **kwargs: Any) -> LoadedBackbone:
+    """Copy an image classifier that is in memory.
+
+    Args:
+        backbone: an image classifier of transformers.
+        num_labels: the expected number of labels; default: any.
+        **kwargs: must be empty: loading arguments have no effect on a model.
+
+    Raises:
+        ValueError: the label counts differ, or loading arguments were given.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> vit = ViTForImageClassification(ViTConfig(hidden_size=12, num_hidden_layers=1))
+        >>> copy_backbone(vit).complete
+        True
+    """
+    if kwargs:
+        raise ValueError(f"{sorted(kwargs)} are for loading a backbone by name; a model was given.")
+    if num_labels is not None and num_labels != backbone.config.num_labels:
+        raise ValueError(
+            f"The given backbone has {backbone.config.num_labels} labels, not {num_labels}. Load it with num_labels "
+            "first, or give its Hub id or folder here."
+        )
+    return LoadedBackbone(copy.deepcopy(backbone), complete=True, source=None)
+
+
+def load_backbone(
+    name_or_path: str | os.PathLike[str], num_labels: int | None = None, **kwargs: Any
+) -> LoadedBackbone:
+    """Load an image classifier from a folder or the Hub, from safetensors files only.
+
+    Args:
+        name_or_path: anything that `AutoModelForImageClassification` loads.
+        num_labels: the size of the head. A head of another size is initialized afresh. Default: the checkpoint's, or
+            the number of labels in `id2label`.
+        **kwargs: arguments of `from_pretrained`.
+
+    Raises:
+        OSError: the backbone does not exist or cannot be read.
+        ValueError: the weights are pickled, empty or truncated, or the label counts contradict each other.
+
+    Example::
+
+        loaded = load_backbone("timm/resnet50.a1_in1k", num_labels=10)
+        loaded.complete   # False: the head is new
+    """
+    if kwargs.pop("use_safetensors", True) is False:
+        raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
+    if (id2label := kwargs.get("id2label")) is not None:
+        if num_labels not in (None, len(id2label)):
+            raise ValueError(f"num_labels={num_labels} contradicts the {len(id2label)} labels of id2label.")
+        # timm's configuration takes the size of the head from num_labels alone.
+        num_labels = len(id2label)
+        kwargs.setdefault("label2id", {name: int(index) for index, name in id2label.items()})
+    if num_labels is not None and num_labels < 1:
+        raise ValueError(f"num_labels={num_labels}: expected at least 1.")
+    labels = {} if num_labels is None else {"num_labels": num_labels}
+    kwargs.setdefault("ignore_mismatched_sizes", bool(labels))
+    source = processor_source(name_or_path, kwargs)
+    try:
+        # A configuration can name a pickled file. transformers reads that file even with use_safetensors=True.
+        weights_file = getattr(AutoConfig.from_pretrained(name_or_path, **source.kwargs), "transformers_weights", None)
+        if str(weights_file).endswith(".bin"):
+            raise ValueError(f"{name_or_path} keeps its weights in {weights_file}: only safetensors are read.")
+        module, loading = AutoModelForImageClassification.from_pretrained(
+            name_or_path, output_loading_info=True, use_safetensors=True, **labels, **kwargs
+        )
+    except OSError as error:
+        raise OSError(f"The backbone {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {os.fspath(name_or_path)!r} are empty or not whole: {error}") from error
+    complete = not loading["missing_keys"] and not loading["mismatched_keys"]
+    return LoadedBackbone(module, complete, source)
+
+
+def build_backbone(config: SimplexConfig) -> PreTrainedModel:
+    """Build the randomly initialized backbone that a configuration describes, in its dtype.
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> type(build_backbone(SimplexConfig(ViTConfig(hidden_size=12, num_hidden_layers=1)))).__name__
+        'ViTForImageClassification'
+    """
+    backbone_config = copy.deepcopy(config.backbone_config)
+    return AutoModelForImageClassification.from_config(backbone_config, dtype=config.dtype)
+
+
+def check_same_architecture(configs: Sequence[SimplexConfig], vertices: Sequence[Mapping[str, Tensor]]) -> None:
+    """Check that several models have the same backbone architecture and labels.
+
+    Args:
+        configs: one configuration for each model.
+        vertices: one vertex of each model, by tensor name.
+
+    Raises:
+        ValueError: two models differ in a tensor's shape, a setting of the architecture, or the labels.
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> config = SimplexConfig(ViTConfig())
+        >>> check_same_architecture([config, config], [{}, {}])
+    """
+    first = _architecture(configs[0])
+    for number, (config, vertex) in enumerate(zip(configs, vertices, strict=True), start=1):
+        if shapes(vertex) != shapes(vertices[0]):
+            raise ValueError(f"Component {number} has another backbone architecture than component 1.")
+        other = _architecture(config)
+        if differing := sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name)):
+            name = differing[0]
+            raise ValueError(
+                f"Component {number} has another backbone architecture than component 1: {name} is "
+                f"{other.get(name)!r}, not {first.get(name)!r}."
+            )
+        if config.id2label != configs[0].id2label:
+            raise ValueError(
+                f"Component {number} has other labels than component 1: {config.id2label} and {configs[0].id2label}."
+            )
+
+
+def _architecture(config: SimplexConfig) -> dict[str, Any]:
+    """The backbone settings that change its predictions. Labels, dropout and initialization do not."""
+    assert config.backbone_config is not None
+    settings = config.backbone_config.to_dict()
+    # Settings common to all configurations change with use: a forward pass with labels sets problem_type.
+    ignored = {*PreTrainedConfig().to_dict(), "_name_or_path", "label_names", "num_classes", "pretrained_cfg"}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in ignored and "drop" not in name and not name.startswith("initializer")
+    }
+
+
+def set_labels(config: PreTrainedConfig, id2label: Any, label2id: Any) -> None:
+    """Set the labels of a backbone's configuration, in timm's form too.
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> config = ViTConfig()
+        >>> set_labels(config, {0: "ant", 1: "bee"}, {"ant": 0, "bee": 1})
+        >>> config.id2label[1]
+        'bee'
+    """
+    config.id2label, config.label2id = id2label, label2id
+    if hasattr(config, "label_names"):
+        # timm saves label_names in place of id2label. They may still be those of the former task.
+        config.label_names = list(id2label.values())
+
+
+def parameters_and_buffers(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the parameters and the persistent buffers of a module by name, not copied.
+
+    Example:
+        >>> parameters, buffers = parameters_and_buffers(nn.BatchNorm1d(2))
+        >>> sorted(parameters), sorted(buffers)
+        (['bias', 'weight'], ['num_batches_tracked', 'running_mean', 'running_var'])
+    """
+    persistent = module.state_dict().keys()
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in persistent}
+    return {name: parameter.data for name, parameter in module.named_parameters()}, buffers
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each tensor by name.
+
+    Example:
+        >>> shapes({"bias": torch.zeros(3)})
+        {'bias': torch.Size([3])}
+    """
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def copy_tensors(source: nn.Module, target: nn.Module) -> None:
+    """Copy parameters and buffers of `source` into the tensors of the same names in `target`, in place.
+
+    Sharded tensors of `source` are gathered: all ranks call this together.
+
+    Example:
+        >>> source, target = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> copy_tensors(source, target)
+        >>> torch.equal(source.weight, target.weight)
+        True
+    """
+    tensors = dict(source.named_parameters()) | dict(source.named_buffers())
+    for name, tensor in (dict(target.named_parameters()) | dict(target.named_buffers())).items():
+        if name in tensors:
+            tensor.copy_(full_tensor(tensors[name]))

@@ -1,0 +1,392 @@
+"""A simplicial complex in the weight space of a backbone: its vertices, and the backbone at any point of it."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .backbones import build_backbone, check_same_architecture, copy_tensors, parameters_and_buffers
+from .batch_norm import batch_norm_statistics, recompute_statistics
+from .complexes import SimplicialComplex
+from .configuration_simplex import CONNECTOR, ROLES, SimplexConfig
+from .coordinates import centroid_coordinates
+from .ready_members import ReadyMembers, num_bytes
+from .tensor_tree import TensorTree, empty_like
+from .volumes import simplex_log_volumes
+from .weight_space import stacked_parameters, trainable_names, write_point
+
+__all__ = ["ComplexOfBackbones"]
+
+
+class ComplexOfBackbones(PreTrainedModel):
+    """The vertices of a simplicial complex, and one working backbone that holds one point at a time.
+
+    `SimplexForImageClassification` adds prediction and files. The vertices hold the weights and make up the state
+    dict. The working backbone is built at first use and is not part of the state dict.
+
+    Args:
+        config: the structure.
+
+    Raises:
+        ValueError: the configuration has no backbone, or another number of labels than its backbone.
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> model = ComplexOfBackbones(SimplexConfig(ViTConfig(hidden_size=12, num_hidden_layers=1)))
+        >>> model.add_vertex()
+        1
+        >>> type(model.backbone_at([0.5, 0.5])).__name__
+        'ViTForImageClassification'
+    """
+
+    config_class = SimplexConfig
+    config: SimplexConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]  # noqa: RUF012
+    accepts_loss_kwargs = False
+    _no_split_modules = ["TensorTree"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: SimplexConfig) -> None:
+        super().__init__(config)
+        if config.backbone_config is None:
+            raise ValueError(
+                "The configuration has no backbone_config. Build a model with "
+                "SimplexForImageClassification.from_backbone(id_or_path, num_labels=...)."
+            )
+        if config.num_labels != config.backbone_config.num_labels:
+            raise ValueError(
+                f"The ensemble was trained for {config.backbone_config.num_labels} labels and cannot have "
+                f"{config.num_labels}. Build a new one with from_backbone(..., num_labels={config.num_labels})."
+            )
+        self.vertices = nn.ModuleList()
+        self.members = nn.ModuleList()
+        self.centroids = nn.ModuleList()
+        self.growing: int | None = None
+        # In __dict__, not a submodule: the working backbone stays out of the state dict.
+        self.__dict__["_backbone"] = None
+        self._ready = ReadyMembers()
+
+        on_meta = torch.empty(0).device.type == "meta"
+        with torch.device("meta" if on_meta else "cpu"):
+            prototype = build_backbone(config)
+        parameters, buffers = parameters_and_buffers(prototype)
+        for _ in range(config.num_vertices):
+            # Without a checkpoint all vertices start as the same randomly initialized backbone.
+            tree = TensorTree(empty_like(parameters), empty_like(buffers))
+            if not on_meta:
+                copy_tensors(prototype, tree)
+            self.vertices.append(tree)
+        if config.members:
+            names = batch_norm_statistics(prototype)
+            self.members.extend(TensorTree({}, empty_like(names)) for _ in config.members if names)
+            self.centroids.extend(TensorTree({}, empty_like(names)) for _ in config.simplexes if names)
+            if not on_meta:
+                for tree in (*self.members, *self.centroids):
+                    copy_tensors(prototype, tree)
+        self.post_init()
+
+    # ---- vertices ----------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> list[dict[str, Tensor]]:
+        """The vertices: parameters and buffers of each by the backbone's names, not copied."""
+        return [cast(TensorTree, vertex).tensors() for vertex in self.vertices]
+
+    def log_volumes(self) -> Tensor:
+        """Natural logarithm of each simplex's volume, [simplexes] float64, in units of the weights."""
+        return simplex_log_volumes(
+            self.config.complex, stacked_parameters(self.weights, trainable_names(self.vertices[0]))
+        )
+
+    def vertex_statistics(self, vertex: int) -> dict[str, Tensor]:
+        """Return the BatchNorm statistics of a vertex by buffer name, not copied; empty without BatchNorm."""
+        tensors = self.weights[vertex]
+        return {name: tensors[name] for name in batch_norm_statistics(self.backbone)}
+
+    def add_vertex(self, simplexes: Sequence[int] | None = None, *, role: str = CONNECTOR) -> int:
+        """Add a vertex to some simplexes, at the mean of their vertices.
+
+        This drops the members: they were drawn from a smaller complex.
+
+        Args:
+            simplexes: indices of the simplexes that the vertex joins; default: all.
+            role: `"connector"`, or `"pretrained"` for a vertex that will be trained as another mode.
+
+        Returns:
+            The index of the new vertex.
+
+        Raises:
+            ValueError: the role is unknown, or a simplex would have more dimensions than the backbone has weights.
+
+        Example:
+            >>> from transformers import ViTConfig
+            >>> model = ComplexOfBackbones(SimplexConfig(ViTConfig(hidden_size=12, num_hidden_layers=1)))
+            >>> model.add_vertex(), model.config.simplexes
+            (1, [[0, 1]])
+        """
+        if role not in ROLES:
+            raise ValueError(f"role is {role!r}: choose from {', '.join(ROLES)}.")
+        self.dematerialize()
+        structure = self.config.complex.with_vertex(simplexes)
+        self._check_dimensions(structure)
+        neighbours = {v for s in structure.simplexes_with(self.config.num_vertices) for v in structure.simplexes[s]}
+        neighbours.discard(self.config.num_vertices)
+        mean = [(v in neighbours) / len(neighbours) for v in range(self.config.num_vertices)]
+        vertex = copy.deepcopy(self.vertices[min(neighbours)])
+        write_point(vertex, self.weights, mean)
+        self.vertices.append(vertex)
+        self.config.roles.append(role)
+        self._set_structure(structure)
+        return structure.num_vertices - 1
+
+    def _check_dimensions(self, structure: SimplicialComplex) -> None:
+        weights = sum(p.numel() for p in self.vertices[0].parameters())
+        if (dimension := max(map(structure.dimension, range(len(structure.simplexes))))) > weights:
+            raise ValueError(
+                f"A simplex of {dimension} dimensions has no volume among {weights} weights: grow fewer vertices."
+            )
+
+    def _set_structure(self, structure: SimplicialComplex) -> None:
+        """Set another structure of the same vertices, and drop the members of the former one."""
+        self._check_dimensions(structure)
+        self.config.simplexes = [list(simplex) for simplex in structure.simplexes]
+        self.config.members = []
+        self.members, self.centroids = nn.ModuleList(), nn.ModuleList()
+
+    def store_vertex(self, vertex: int) -> None:
+        """Copy the working backbone's weights and buffers into a vertex. All ranks of a sharded run call this.
+
+        Args:
+            vertex: index of the vertex that is overwritten.
+        """
+        self.dematerialize()
+        copy_tensors(self.backbone, self.vertices[vertex])
+
+    def replace_with(self, other: "ComplexOfBackbones") -> None:
+        """Replace vertices, structure and members by those of another model, on this model's device.
+
+        Args:
+            other: its tensors are moved, not copied.
+
+        Raises:
+            ValueError: the two differ in architecture or labels.
+        """
+        check_same_architecture([self.config, other.config], [self.weights[0], other.weights[0]])
+        self.dematerialize()
+        other.to(self.device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
+        # Keep this model's memory format: the order of elements decides the rounding of sums over them.
+        present = self.weights[0]
+        for vertex in other.weights:
+            for name, tensor in vertex.items():
+                tensor.data = torch.empty_like(present[name], dtype=tensor.dtype).copy_(tensor)
+        self.vertices, self.members, self.centroids = other.vertices, other.members, other.centroids
+        for name in ("simplexes", "roles", "members", "sampling", "provenance"):
+            setattr(self.config, name, getattr(other.config, name))
+
+    # ---- points ------------------------------------------------------------------------------------------------
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The working backbone. It holds the point that was written last."""
+        backbone: Any = self.__dict__["_backbone"]
+        if backbone is None:
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                backbone = build_backbone(self.config)
+            backbone.to(self.device, self.dtype)
+            # The vertices' memory format makes writing a point fast, and keeps the order of sums.
+            first = self.weights[0]
+            for name, parameter in backbone.named_parameters():
+                if (strides := first[name].stride()) != parameter.stride():
+                    empty = torch.empty_strided(
+                        parameter.shape, strides, dtype=parameter.dtype, device=parameter.device
+                    )
+                    parameter.data = empty.copy_(parameter.data)
+            self.__dict__["_backbone"] = backbone
+        return backbone
+
+    def reset_backbone(self) -> None:
+        """Drop the working backbone, for example after an engine has sharded it. The next use builds a new one."""
+        self.__dict__["_backbone"] = None
+
+    def backbone_at(self, coordinates: Sequence[float], batches: Iterable[Any] | None = None) -> PreTrainedModel:
+        """Write a point into the working backbone and return it in evaluation mode. The next point overwrites it.
+
+        Args:
+            coordinates: [vertices] barycentric coordinates.
+            batches: inputs of training images for `recompute_statistics`. Needed for a point between vertices of a
+                backbone with BatchNorm.
+
+        Raises:
+            ValueError: the coordinates are not a point of the complex, or batches are needed and missing.
+            RuntimeError: the working backbone is in training.
+        """
+        self.config.check_points([coordinates])
+        backbone = self._write(coordinates)
+        if max(coordinates) < 1 and batch_norm_statistics(backbone):
+            if batches is None:
+                raise ValueError(
+                    f"The point at {list(coordinates)} lies between vertices, where the BatchNorm statistics are not "
+                    "known: give batches of training images to compute them from."
+                )
+            recompute_statistics(backbone, batches)
+        return backbone
+
+    def write_centroid(self, simplex: int = 0) -> PreTrainedModel:
+        """Write the centroid of a simplex into the working backbone and return it in evaluation mode.
+
+        Args:
+            simplex: index of the simplex.
+
+        Raises:
+            IndexError: the simplex does not exist.
+            RuntimeError: the backbone has BatchNorm and the members are not drawn, so the statistics are unknown.
+        """
+        if not 0 <= simplex < len(self.config.simplexes):
+            raise IndexError(f"There is no simplex {simplex}: they are 0 to {len(self.config.simplexes) - 1}.")
+        if batch_norm_statistics(self.backbone) and not len(self.centroids):
+            raise RuntimeError("The centroid's BatchNorm statistics are computed with the members: draw those first.")
+        tree = self.centroids[simplex] if len(self.centroids) else None
+        return self._write(self._centroid_coordinates()[simplex], tree)
+
+    def member_backbone(self, member: int) -> PreTrainedModel:
+        """Return the backbone of a member, in evaluation mode.
+
+        This is a backbone of its own if `materialize` keeps the member ready, else the working backbone.
+
+        Args:
+            member: index of the member.
+
+        Raises:
+            IndexError: the member does not exist.
+            RuntimeError: the working backbone is in training.
+        """
+        if not 0 <= member < len(self.config.members):
+            raise IndexError(f"There is no member {member}: the ensemble has {len(self.config.members)}, from 0.")
+        if member < len(self._ready):
+            self._check_not_training()
+            return self._ready.modules[member]
+        return self._write(self.config.members[member], self.members[member] if len(self.members) else None)
+
+    def _member_backbones(self) -> Iterator[PreTrainedModel]:
+        """All members in order. A streamed one is valid until the next."""
+        self._check_not_training()
+        yield from self._ready
+        streamed = range(len(self._ready), len(self.config.members))
+        if streamed:
+            # Look up the tensors once: for a small backbone it takes as long as a forward pass.
+            backbone, weights = self.backbone.eval(), self.weights
+            for index in streamed:
+                point_statistics = self.members[index] if len(self.members) else None
+                _write_point_and_buffers(backbone, weights, self.config.members[index], point_statistics)
+                yield backbone
+
+    def _centroid_coordinates(self) -> list[list[float]]:
+        structure = self.config.complex
+        return [centroid_coordinates(structure, simplex).tolist() for simplex in range(len(structure.simplexes))]
+
+    def _check_not_training(self) -> None:
+        if self.growing is not None:
+            raise RuntimeError(
+                f"Vertex {self.growing} is being trained in the working backbone: ask for points after its stage."
+            )
+
+    def _write(self, coordinates: Sequence[float], point_statistics: nn.Module | None = None) -> PreTrainedModel:
+        self._check_not_training()
+        _write_point_and_buffers(self.backbone, self.weights, coordinates, point_statistics)
+        return self.backbone.eval()
+
+    # ---- ready members -----------------------------------------------------------------------------------------
+
+    def materialize(self, max_bytes: int | None = None, *, cuda_graph: bool = False) -> int:
+        """Keep members ready as backbones of their own, so that a prediction mixes no weights.
+
+        Other members are streamed: their weights are mixed into the working backbone for each batch. For single
+        images this can cost as much as the forward pass; for large batches it costs little. A change of vertices or
+        members (`set_members`, growth, `load_state_dict`) drops the ready members.
+
+        Args:
+            max_bytes: memory limit in bytes; default: none. A member takes as much as a backbone.
+            cuda_graph: replay the forward passes of all members from one CUDA graph, captured for each shape and
+                dtype. This helps small batches and backbones on a GPU. Calls with extra arguments use no graph. See
+                `cuda_graph.GraphedMembers`.
+
+        Returns:
+            The number of ready members: the first ones, as many as fit.
+
+        Raises:
+            RuntimeError: the members are not drawn yet.
+            ValueError: `max_bytes` is negative; or with `cuda_graph`, the model is not on a GPU or not all members
+                fit.
+        """
+        self._check_drawn()
+        if max_bytes is not None and max_bytes < 0:
+            raise ValueError(f"max_bytes is {max_bytes}: expected at least 0, or None for no bound.")
+        self.dematerialize()
+        member_bytes, members = num_bytes(self.backbone), len(self.config.members)
+        fit = members if max_bytes is None else min(members, max_bytes // member_bytes)
+        if cuda_graph and self.device.type != "cuda":
+            raise ValueError(f"cuda_graph=True, but the model is on {self.device}: move it to a GPU first.")
+        if cuda_graph and fit < members:
+            raise ValueError(
+                f"A CUDA graph needs all {members} members ready, which take {members * member_bytes} bytes, and "
+                f"max_bytes is {max_bytes}."
+            )
+        self._ready.fill(self._member_backbones(), fit, cuda_graph=cuda_graph)
+        return fit
+
+    @property
+    def num_materialized(self) -> int:
+        """The number of members that `materialize` keeps ready."""
+        return len(self._ready)
+
+    def dematerialize(self) -> None:
+        """Free the ready members. All members are streamed again."""
+        self._ready.clear()
+
+    def _check_drawn(self) -> None:
+        if not self.config.members:
+            raise RuntimeError(
+                "The ensemble has no members: SimplexTrainer.grow() draws them at its end, or call "
+                "model.draw_members(number, batches=...)."
+            )
+
+    # ---- torch and transformers --------------------------------------------------------------------------------
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if self.__dict__["_backbone"] is not None:
+            self.__dict__["_backbone"]._apply(fn, recurse)
+        self._ready.apply_to_tensors(fn, recurse)
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load a state dict as `torch.nn.Module.load_state_dict` does, and drop the ready members."""
+        self.dematerialize()
+        return super().load_state_dict(*args, **kwargs)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Do nothing: vertices are copied from a backbone or read from files."""
+
+
+@torch.no_grad()
+def _write_point_and_buffers(
+    backbone: nn.Module,
+    weights: Sequence[Mapping[str, Tensor]],
+    coordinates: Sequence[float],
+    point_statistics: nn.Module | None,
+) -> None:
+    """Write mixed parameters, the point's own statistics, and the nearest vertex's other buffers into a backbone."""
+    write_point(backbone, weights, coordinates)
+    nearest = weights[max(range(len(weights)), key=lambda index: coordinates[index])]
+    own = {} if point_statistics is None else dict(point_statistics.named_buffers())
+    for name, buffer in backbone.named_buffers():
+        # No vertex has the non-persistent buffers: the backbone keeps its own.
+        if (source := own.get(name, nearest.get(name))) is not None:
+            buffer.copy_(source)

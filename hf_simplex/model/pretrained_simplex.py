@@ -1,0 +1,223 @@
+"""The files of the model: from_pretrained, save_pretrained, push_to_hub, exports and the image processor."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import BaseImageProcessor
+
+from .checkpoint import check_target
+from .complex_of_backbones import ComplexOfBackbones
+from .configuration_simplex import SimplexConfig
+from .coordinates import vertex_coordinates
+from .image_processors import LazyImageProcessor, check_image_processor, processor_source, timm_settings
+from .save_and_load import export_backbone, load_ensemble, save_ensemble
+
+__all__ = ["SimplexPreTrainedModel"]
+
+
+class SimplexPreTrainedModel(ComplexOfBackbones):
+    """A complex of backbones that loads from and saves to folders and the Hub, with its image processor.
+
+    Args:
+        config: the structure.
+
+    Example::
+
+        model = SimplexForImageClassification.from_pretrained("me/resnet50-simplex")
+        model.save_pretrained("ensemble")
+        model.export_centroid("centroid")   # loads without hf_simplex
+    """
+
+    def __init__(self, config: SimplexConfig) -> None:
+        super().__init__(config)
+        self._image_processor = LazyImageProcessor()
+
+    @property
+    def image_processor(self) -> BaseImageProcessor | None:
+        """The backbone's image processor; None where its folder or repository has none."""
+        return self._image_processor.load()
+
+    @image_processor.setter
+    def image_processor(self, image_processor: BaseImageProcessor | None) -> None:
+        if image_processor is not None:
+            check_image_processor(image_processor, self.config.backbone_config)
+        self._image_processor = LazyImageProcessor(image_processor)
+        if (settings := timm_settings(image_processor)) is not None:
+            configs: list[Any] = [self.config.backbone_config, self.backbone.config]
+            for config in configs:
+                config.pretrained_cfg = {**config.pretrained_cfg, **settings}
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *model_args: Any,
+        simplex: int | Sequence[int] | None = None,
+        num_members: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load an ensemble, or a part of one, from a folder or the Hub.
+
+        A part is an ensemble of its own. Only the vertex files that it needs are downloaded.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a Hub id.
+            simplex: load only this simplex (or these), and the members in it.
+            num_members: load only the first members, and their simplexes.
+            **kwargs: arguments of `PreTrainedModel.from_pretrained`: `revision`, `token`, `cache_dir`,
+                `local_files_only`, `dtype`, `device_map`, ...
+
+        Raises:
+            OSError: the repository or revision does not exist, or the token has no access to it.
+            FileNotFoundError: the folder or repository is not an ensemble, or a file of its index is missing.
+            ValueError: a file is corrupt; the index names a file outside the folder; tensors are missing or have
+                other shapes or dtypes; another model's weights lie in the folder; or the simplex or the number of
+                members does not exist.
+
+        Example::
+
+            model = SimplexForImageClassification.from_pretrained("me/resnet50-simplex", dtype="bfloat16")
+            small = SimplexForImageClassification.from_pretrained("me/resnet50-simplex", num_members=2)
+        """
+        with_loading_info = kwargs.pop("output_loading_info", False)
+        name_or_path = pretrained_model_name_or_path
+        model, loading = load_ensemble(
+            super().from_pretrained, name_or_path, *model_args, simplex=simplex, num_members=num_members, **kwargs
+        )
+        revision = model.config._commit_hash or kwargs.get("revision")
+        source = processor_source(name_or_path, {**kwargs, "revision": revision})
+        model._image_processor = LazyImageProcessor(source=source)
+        return (model, loading) if with_loading_info else model
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        *,
+        include_code: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save one safetensors file for each vertex, the standard index, config.json and the image processor.
+
+        All files are written to a temporary folder and then renamed. An unchanged vertex gets the same bytes.
+
+        Args:
+            save_directory: created if it does not exist.
+            is_main_process: False writes nothing.
+            push_to_hub: also upload, to `kwargs["repo_id"]` or a repository named after the folder.
+            include_code: save the inference code, so that `trust_remote_code=True` loads the ensemble without
+                hf_simplex; default: only if this ensemble was loaded that way.
+            **kwargs: arguments of `push_to_hub`.
+
+        Raises:
+            ValueError: `save_directory` is a file, or holds another kind of model or an adapter; or pickles, a variant
+                or other weights were asked for.
+
+        Example::
+
+            model.save_pretrained("ensemble")
+        """
+        if kwargs.pop("safe_serialization", True) is False:
+            raise ValueError("safe_serialization=False was given: weights are only written to safetensors files.")
+        for name in ("state_dict", "variant"):
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(
+                    f"{name} was given, but an ensemble is saved with its own weights under their own names: "
+                    "leave it out."
+                )
+        check_target(save_directory, self.config.model_type)
+        if not is_main_process:
+            return
+        include_code = self.is_remote_code() if include_code is None else include_code
+        save_ensemble(self, self.image_processor, save_directory, include_code=include_code)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = None,
+        tags: str | list[str] | None = None,
+        include_code: bool = True,
+    ) -> Any:
+        """Publish the ensemble in one commit, with its model card.
+
+        Args:
+            max_shard_size: ignored: every vertex is one file.
+            include_code: also publish the code that loads the ensemble without hf_simplex.
+
+        Raises:
+            ImportError: hf_simplex is not installed: this model came from the Hub with its own code.
+            ValueError, OSError: see `hub.publishing.publish_folder`.
+
+        Example::
+
+            model.push_to_hub("me/resnet50-simplex", private=True)
+        """
+        # hf_simplex/registration.py replaces this method where the whole package is installed.
+        raise ImportError("Publishing needs all of hf-simplex: pip install hf-simplex, then import hf_simplex.")
+
+    def export_vertex(self, vertex: int, save_directory: str | os.PathLike[str]) -> None:
+        """Save one vertex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
+
+        Args:
+            vertex: index of the vertex.
+            save_directory: created if it does not exist.
+
+        Raises:
+            IndexError: the vertex does not exist.
+
+        Example::
+
+            model.export_vertex(0, "mode")
+            AutoModelForImageClassification.from_pretrained("mode")
+        """
+        if not 0 <= vertex < self.config.num_vertices:
+            raise IndexError(f"There is no vertex {vertex}: the vertices are 0 to {self.config.num_vertices - 1}.")
+        backbone = self._write(vertex_coordinates(self.config.complex, vertex).tolist())
+        export_backbone(backbone, self.config, self.image_processor, save_directory)
+
+    def export_member(self, member: int, save_directory: str | os.PathLike[str]) -> None:
+        """Save one member as an ordinary checkpoint of the backbone, which loads without hf_simplex.
+
+        Args:
+            member: index of the member.
+            save_directory: created if it does not exist.
+
+        Raises:
+            IndexError: the member does not exist.
+
+        Example::
+
+            model.export_member(0, "member")
+            AutoModelForImageClassification.from_pretrained("member")
+        """
+        export_backbone(self.member_backbone(member), self.config, self.image_processor, save_directory)
+
+    def export_centroid(self, save_directory: str | os.PathLike[str], simplex: int = 0) -> None:
+        """Save the centroid of one simplex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
+
+        Args:
+            save_directory: created if it does not exist.
+            simplex: index of the simplex.
+
+        Raises:
+            IndexError: the simplex does not exist.
+            RuntimeError: the backbone has BatchNorm and the members are not drawn, so the statistics are unknown.
+
+        Example::
+
+            model.export_centroid("centroid")
+            AutoModelForImageClassification.from_pretrained("centroid")
+        """
+        export_backbone(self.write_centroid(simplex), self.config, self.image_processor, save_directory)

@@ -1,0 +1,73 @@
+"""Ready members: a backbone in memory for each, so that a prediction mixes no weights."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .cuda_graph import GraphedMembers
+
+__all__ = ["ReadyMembers", "num_bytes"]
+
+
+class ReadyMembers:
+    """The first members of an ensemble as backbones of their own, optionally replayed from one CUDA graph.
+
+    A member beyond these is streamed: its weights are mixed when its turn comes.
+
+    Attributes:
+        modules: the ready members, in order.
+        graph: their forward passes as one CUDA graph; None without.
+
+    Example:
+        >>> ready = ReadyMembers()
+        >>> ready.fill([nn.Linear(2, 3)], 1)
+        >>> len(ready)
+        1
+    """
+
+    def __init__(self) -> None:
+        self.modules: list[PreTrainedModel] = []
+        self.graph: GraphedMembers | None = None
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def __iter__(self) -> Iterator[PreTrainedModel]:
+        return iter(self.modules)
+
+    def fill(self, members: Iterable[Any], number: int, *, cuda_graph: bool = False) -> None:
+        """Copy the first `number` members.
+
+        Args:
+            members: backbones in evaluation mode; each may be the same module with other weights.
+            number: how many to copy.
+            cuda_graph: replay the forward passes of the copies from one CUDA graph.
+        """
+        self.modules = [copy.deepcopy(member) for member in islice(members, number)]
+        self.graph = GraphedMembers(self.modules) if cuda_graph else None
+
+    def clear(self) -> None:
+        """Free the ready members."""
+        self.modules, self.graph = [], None
+
+    def apply_to_tensors(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> None:
+        """Cast or move the members, as `torch.nn.Module._apply` does."""
+        for member in self.modules:
+            member._apply(function, recurse)
+        if self.graph is not None:
+            # A captured graph reads the memory where the weights were before.
+            self.graph = GraphedMembers(self.modules)
+
+
+def num_bytes(module: nn.Module) -> int:
+    """Memory of a module's parameters and buffers, in bytes.
+
+    Example:
+        >>> num_bytes(nn.Linear(2, 3))
+        36
+    """
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))

@@ -1,0 +1,85 @@
+"""What the snippets of the documents find: backbones, data sets and ensembles under the names that they type.
+
+The backbones are tiny stand-ins on the loopback Hub. The text of a snippet runs as a reader would type it.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Image
+from huggingface_hub import HfApi
+from loopback_hub import LoopbackHub
+from loopback_hub.server import Account
+from PIL import Image as Picture
+from tiny import SIZE, backbone, batches
+from transformers import ViTImageProcessor
+
+from hf_simplex import SimplexForImageClassification
+
+LABELS = 10
+PRETRAINED_LABELS = 12
+BACKBONES = {
+    "timm/resnet50.a1_in1k": ("timm", PRETRAINED_LABELS),
+    "google/vit-base-patch16-224": ("vit", PRETRAINED_LABELS),
+    "me/first-mode": ("resnet", LABELS),
+    "me/second-mode": ("resnet", LABELS),
+}
+DATA_SETS = ("zalando-datasets/fashion_mnist",)
+ENSEMBLES = ("me/resnet50-simplex",)
+FOLDERS = ("output/quickstart/ensemble", "job-1/ensemble", "job-2/ensemble", "ensemble")
+
+
+def furnish(hub: LoopbackHub, directory: Path) -> None:
+    """Publish the backbones, data sets and ensembles, and write the pictures and folders of the documents."""
+    names = [*BACKBONES, *DATA_SETS, *ENSEMBLES]
+    hub.accounts[hub.token] = Account(hub.user, tuple({name.split("/")[0] for name in names}))
+    api = HfApi()
+    for number, (name, (kind, labels)) in enumerate(BACKBONES.items()):
+        folder = directory / ".published" / name
+        backbone(kind, seed=number, labels=labels).save_pretrained(folder)
+        if kind != "timm":
+            ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
+        api.create_repo(name)
+        api.upload_folder(repo_id=name, folder_path=folder)
+    for name in DATA_SETS:
+        folder = directory / ".published" / name
+        folder.mkdir(parents=True)
+        for split, examples in (("train", 30), ("test", 20)):
+            _pictures(examples).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        api.create_repo(name, repo_type="dataset")
+        api.upload_folder(repo_id=name, folder_path=folder, repo_type="dataset")
+    for name in ENSEMBLES:
+        _ensemble().push_to_hub(name)
+    for seed, folder in enumerate(FOLDERS):
+        _ensemble(seed).save_pretrained(directory / folder)
+    for name in ("cat.png", "dog.png"):
+        _picture(7).save(directory / name)
+
+
+def _picture(label: int) -> Picture.Image:
+    pixels = np.random.default_rng(label).integers(0, 25 * (label + 1), (20, 20, 3), dtype=np.uint8)
+    return Picture.fromarray(pixels)
+
+
+def _pictures(number: int) -> Dataset:
+    labels = [index % LABELS for index in range(number)]
+    features = Features({"image": Image(), "label": ClassLabel(num_classes=LABELS)})
+    return Dataset.from_dict({"image": [_picture(label) for label in labels], "label": labels}, features=features)
+
+
+@cache
+def _ensemble(seed: int = 0) -> SimplexForImageClassification:
+    """Two simplexes of three vertices each."""
+    components = []
+    for component in (0, 3):
+        model = SimplexForImageClassification.from_backbone(backbone("resnet", seed + component, LABELS))
+        for other in (1, 2):
+            vertex = model.add_vertex()
+            model.backbone.load_state_dict(backbone("resnet", seed + component + other, LABELS).state_dict())
+            model.store_vertex(vertex)
+        model.draw_members("auto", batches=batches())
+        components.append(model)
+    united = SimplexForImageClassification.disjoint_union(components)
+    united.image_processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
+    return united
