@@ -11,7 +11,7 @@ quickstart: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
 
-# What takes longer than every change can wait for: the recipe killed at many moments.
+# Too slow for every change: the recipe, killed at many moments and resumed.
 nightly: .venv/installed
 	$(BIN)/python -m pytest -s tests/training/test_killed.py --kills 32 $(ARGS)
 

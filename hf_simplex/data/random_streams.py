@@ -1,4 +1,4 @@
-"""Random streams that follow from what they are for, and not from what else a process happened to draw."""
+"""Random streams with seeds of their own, independent of what else a process has drawn."""
 
 import random
 from collections.abc import Iterator
@@ -9,21 +9,46 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+__all__ = ["SeededDataset", "isolate_rng", "stream", "stream_seed"]
+
 
 def stream_seed(*key: int) -> int:
-    """A seed of its own for each key of non-negative numbers, below 2**63."""
-    # Keys are filled up with zeros to a fixed length, so a 0 of their own would make some of them equal.
+    """Return a seed below 2**63 for a key of non-negative integers. Different keys give different streams.
+
+    Example:
+        >>> from hf_simplex.data.random_streams import stream_seed
+        >>> stream_seed(0, 1) == stream_seed(0, 1), stream_seed(0) == stream_seed(0, 0)
+        (True, False)
+    """
+    # SeedSequence pads keys with zeros, so 0 must not occur in a key.
     return int(np.random.SeedSequence([part + 1 for part in key]).generate_state(1, np.uint64)[0]) % 2**63
 
 
 def stream(*key: int) -> torch.Generator:
-    """A random stream of its own for each key of non-negative numbers."""
+    """Return a generator on the CPU for a key of non-negative integers, see `stream_seed`.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.data.random_streams import stream
+        >>> torch.equal(torch.rand(2, generator=stream(3, 1)), torch.rand(2, generator=stream(3, 1)))
+        True
+    """
     return torch.Generator().manual_seed(stream_seed(*key))
 
 
 @contextmanager
 def isolate_rng(seed: int) -> Iterator[None]:
-    """Seeds what Python, NumPy and torch draw on the CPU; afterwards they go on as if nothing had been drawn."""
+    """Seed Python, NumPy and torch on the CPU within the context. Their former states are restored at its end.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.data.random_streams import isolate_rng
+        >>> with isolate_rng(0):
+        ...     first = torch.rand(2)
+        >>> with isolate_rng(0):
+        ...     print(torch.equal(torch.rand(2), first))
+        True
+    """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -37,24 +62,35 @@ def isolate_rng(seed: int) -> Iterator[None]:
 
 
 class SeededDataset(Dataset):
-    """Gives each example random streams of its own, so that its augmentation depends on seed, epoch and index alone.
+    """Map-style data set whose random augmentation depends on seed, epoch and index only.
 
-    Without it an example's augmentation depends on the number of data loader workers, and on whether the epoch was
-    interrupted.
+    The number of data loader workers and an interruption within an epoch make no difference.
 
     Args:
-        dataset: any with a length.
-        seed: of all streams.
+        dataset: Map-style data set with a length.
+        seed: Seed of all examples.
+
+    Example:
+        >>> import torch
+        >>> from hf_simplex.data.random_streams import SeededDataset
+        >>> class Noise:
+        ...     def __len__(self):
+        ...         return 2
+        ...     def __getitem__(self, index):
+        ...         return torch.rand(3)
+        >>> dataset = SeededDataset(Noise(), seed=0)
+        >>> torch.equal(dataset[0], dataset[0]), torch.equal(dataset[0], dataset[1])
+        (True, False)
     """
 
     def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
-        # Shared, so that workers that outlive an epoch see the next one.
+        # In shared memory, so that persistent workers see the next epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Give the examples other streams than those of other epochs."""
+        """Set the epoch. Each has random streams of its own."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

@@ -1,1 +1,1 @@
-"""SPRO, and the trainer that grows vertices with it."""
+"""SimplexTrainer and SPRO, the training of one vertex while the others are frozen."""

@@ -9,118 +9,140 @@ from ..model.configuration_simplex import SAMPLINGS
 from .frozen_vertices import FROZEN_VERTICES
 from .volume_measure import VOLUME_MEASURES
 
+__all__ = ["POINT_BATCHES", "VOLUME_WEIGHT_SCALINGS", "SimplexTrainingArguments"]
+
 POINT_BATCHES = ("split", "full")
+"""What each point of a step sees: its part of the batch, or all of it."""
+
 VOLUME_WEIGHT_SCALINGS = ("random_complex", "none")
+"""What `volume_weight` is divided by: the log volume of a random complex, or nothing."""
 
 
 @dataclass
 class SimplexTrainingArguments(TrainingArguments):
-    """All of `transformers.TrainingArguments`, which hold for every vertex, and what SPRO adds.
+    """Arguments of a growth. Those of `transformers.TrainingArguments` apply to the training of each vertex.
+
+    The fields below, with their help texts, are what SPRO adds.
 
     Raises:
-        ValueError: an argument is out of its range; the message names it.
+        ValueError: An argument is out of its range. The message names it.
+
+    Example::
+
+        args = SimplexTrainingArguments("out", num_vertices=4, num_modes=2, num_train_epochs=10, bf16=True)
     """
 
-    output_dir: str = field(default="trainer_output", metadata={"help": "Where checkpoints and vertices go."})
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
-    num_vertices: int = field(default=4, metadata={"help": "Vertices that each simplex grows to, its modes included."})
+    output_dir: str = field(default="trainer_output", metadata={"help": "Folder for checkpoints and vertices."})
+    logging_steps: float = field(default=1, metadata={"help": "Steps between two logs."})
+    num_vertices: int = field(default=4, metadata={"help": "Vertices of each simplex at the end, modes included."})
     num_modes: int = field(
         default=1,
         metadata={
-            "help": "Modes that each simplex begins with, trained one by one from the same weights; the rest of "
-            "num_vertices are connectors. More than 1 is for pretrained weights: modes from scratch have barriers."
+            "help": "Modes of each simplex, fine-tuned one by one from the same weights. The other vertices are "
+            "connectors. Use more than 1 for pretrained weights only: between modes from scratch there are barriers."
         },
     )
     connector_epochs: float | None = field(
-        default=None, metadata={"help": "Epochs of each connector; default: num_train_epochs, the modes' epochs."}
+        default=None, metadata={"help": "Epochs of each connector. Default: num_train_epochs, as for modes."}
     )
     connector_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of each connector; default: learning_rate, the modes' rate."}
+        default=None, metadata={"help": "Initial learning rate of connectors. Default: learning_rate, as for modes."}
     )
     connector_lr_scheduler_type: str | None = field(
-        default=None, metadata={"help": "Schedule of each connector; default: lr_scheduler_type, the modes' schedule."}
+        default=None, metadata={"help": "Schedule of connectors. Default: lr_scheduler_type, as for modes."}
     )
     points_per_step: int = field(default=1, metadata={"help": "Points drawn from the simplex for each batch (H)."})
     point_batches: str = field(
         default="split",
         metadata={
-            "help": "'split' divides each batch over the points, at the cost of one ordinary step; "
-            "'full' shows each point the whole batch, as the paper does, at H times the cost.",
+            "help": "'split': the points share the batch, at the cost of one ordinary step. 'full': each point sees "
+            "the whole batch, as in the paper, at H times the cost.",
             "choices": POINT_BATCHES,
         },
     )
-    volume_weight: float = field(default=1e-8, metadata={"help": "Weight of the log volume in the objective."})
+    volume_weight: float = field(
+        default=1e-8, metadata={"help": "Weight of the log volume in the loss, in nats. 0: no volume term."}
+    )
     volume_weight_scaling: str = field(
         default="random_complex",
         metadata={
-            "help": "'random_complex' divides volume_weight by the log volume of a random complex, as the paper does; "
-            "'none' takes it plainly.",
+            "help": "'random_complex': divide volume_weight by the log volume of a random complex, as in the paper. "
+            "'none': use volume_weight as it is.",
             "choices": VOLUME_WEIGHT_SCALINGS,
         },
     )
     volume_interval: int = field(
         default=1,
         metadata={
-            "help": "Add the gradient of the log volume at every so many steps, that many times: the same pull on "
-            "average at a part of the cost."
+            "help": "Steps between two volume gradients. Each is multiplied by this number: the same pull on average "
+            "at less cost."
         },
     )
     volume_measure: str = field(
         default="weights",
         metadata={
-            "help": "The volume is that of the 'weights' (the paper), or of weights 'normalized' by the norm that "
-            "each tensor has in the first vertex of the simplex, so that scale alone gains little.",
+            "help": "'weights': volume of the weights, as in the paper. 'normalized': each tensor counts relative to "
+            "its norm in the first vertex of the simplex, so that scale alone adds little volume.",
             "choices": VOLUME_MEASURES,
         },
     )
     volume_target: float | None = field(
         default=None,
         metadata={
-            "help": "Pull the volume to that of a regular simplex of this radius, relative to the norm of the first "
-            "vertex: volume_weight weighs half the squared difference of log volumes. Default: more is always better "
-            "(the paper)."
+            "help": "Radius of a regular simplex whose volume is the target, relative to the norm of the first "
+            "vertex. The volume term is then volume_weight times half the squared difference of log volumes. "
+            "Default: no target, more volume is always better, as in the paper."
         },
     )
     frozen_vertices: str = field(
         default="device",
         metadata={
-            "help": "Where frozen vertices are while another grows: on the 'device' as they are, there in 'bfloat16' "
-            "(training sees them rounded, what is saved is not), or on the 'cpu', fetched while the step before "
-            "computes.",
+            "help": "Where frozen vertices are kept while another one trains. 'device': unchanged. 'bfloat16': on the "
+            "device, rounded for training only. 'cpu': fetched during the step before.",
             "choices": FROZEN_VERTICES,
         },
     )
     start_jitter: float = field(
         default=0.0,
-        metadata={"help": "Noise on a new vertex, relative to the root mean square of each weight tensor."},
+        metadata={
+            "help": "Standard deviation of the noise on a new connector, relative to the root mean square of each "
+            "weight tensor."
+        },
     )
     sampling: str = field(
         default="equal",
         metadata={
-            "help": "How points choose among several simplexes: with 'equal' chance or in proportion to 'volume'.",
+            "help": "How points choose among several simplexes: with 'equal' chance, or in proportion to 'volume'.",
             "choices": SAMPLINGS,
         },
     )
     num_members: int | None = field(
         default=None,
         metadata={
-            "help": "Random members, drawn uniformly when the growth ends (the paper); default: in each simplex "
-            "as many as it has vertices, placed so that their mean stands for that of all points."
+            "help": "Number of random members, drawn uniformly at the end as in the paper. Default: as many members "
+            "in each simplex as it has vertices, placed symmetrically round the centroid."
         },
     )
-    member_seed: int = field(default=0, metadata={"help": "Seed of the draw of the members."})
+    member_seed: int = field(default=0, metadata={"help": "Seed of the random members and of BatchNorm images."})
     batch_norm_images: int = field(
-        default=1024, metadata={"help": "Training images that each member's BatchNorm statistics are computed from."}
+        default=1024, metadata={"help": "Training images for the BatchNorm statistics of each member."}
     )
     sync_batch_norm: bool = field(
         default=False,
-        metadata={"help": "Normalize over the images of all processes while a vertex trains (SyncBatchNorm)."},
+        metadata={"help": "Use SyncBatchNorm during training: batch statistics over the images of all processes."},
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sync_batch_norm and self.device.type == "cpu":
-            raise ValueError("sync_batch_norm is True, but torch has no SyncBatchNorm for the CPU.")
+            raise ValueError(
+                "sync_batch_norm is True, but torch has no SyncBatchNorm for the CPU. Train on GPUs, or leave it out."
+            )
+        self._check_numbers()
+        self._check_choices()
+        self._check_volume_target()
+
+    def _check_numbers(self) -> None:
         for name in ("num_vertices", "num_modes", "points_per_step", "num_members", "volume_interval"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
@@ -135,32 +157,33 @@ class SimplexTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}: expected a finite number of at least 0.")
+
+    def _check_choices(self) -> None:
         for name, choices in (
             ("point_batches", POINT_BATCHES),
             ("volume_weight_scaling", VOLUME_WEIGHT_SCALINGS),
             ("volume_measure", VOLUME_MEASURES),
             ("frozen_vertices", FROZEN_VERTICES),
             ("sampling", SAMPLINGS),
+            ("connector_lr_scheduler_type", (None, *(schedule.value for schedule in SchedulerType))),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(choices)}.")
-        schedules = [schedule.value for schedule in SchedulerType]
-        if self.connector_lr_scheduler_type not in (None, *schedules):
+                listed = ", ".join(choice for choice in choices if choice is not None)
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {listed}.")
+
+    def _check_volume_target(self) -> None:
+        if self.volume_target is None:
+            return
+        if not (math.isfinite(self.volume_target) and self.volume_target > 0):
+            raise ValueError(f"volume_target is {self.volume_target}: expected a positive number, or None.")
+        if not self.volume_weight:
             raise ValueError(
-                f"connector_lr_scheduler_type is {self.connector_lr_scheduler_type!r}: choose from "
-                f"{', '.join(schedules)}."
+                f"volume_target is {self.volume_target}, but volume_weight is 0: nothing pulls to the target. Give a "
+                "volume_weight, or no target."
             )
-        if self.volume_target is not None:
-            if not (math.isfinite(self.volume_target) and self.volume_target > 0):
-                raise ValueError(f"volume_target is {self.volume_target}: expected a positive number, or none at all.")
-            if not self.volume_weight:
-                raise ValueError(
-                    f"volume_target is {self.volume_target}, but volume_weight is 0: nothing pulls to the target. "
-                    "Give a volume_weight, or no target."
-                )
 
     @property
     def place_model_on_device(self) -> bool | None:
-        """As in `TrainingArguments`, except that an ensemble whose frozen vertices are kept elsewhere stays there."""
+        """As in `TrainingArguments`. With frozen vertices kept off the device, the ensemble stays on the CPU."""
         placed: bool | None = super().place_model_on_device
         return placed if self.frozen_vertices == "device" else False

@@ -1,9 +1,11 @@
-"""What a card tells of a training run: the arguments that shaped the weights."""
+"""Training arguments that a model card shows."""
 
 from enum import Enum
 from typing import Any
 
 from .arguments import SimplexTrainingArguments
+
+__all__ = ["shown_arguments"]
 
 _SHOWN_ARGUMENTS = (
     "num_vertices",
@@ -35,7 +37,12 @@ _SHOWN_ARGUMENTS = (
 
 
 def shown_arguments(args: SimplexTrainingArguments) -> dict[str, Any]:
-    """The arguments of a training that a card shows: what shaped the weights, not where they were written."""
+    """Select the arguments that shape the weights, as YAML values by name. Unset ones are left out.
+
+    Example::
+
+        write_card(model, "out", Evidence(arguments=shown_arguments(args)))
+    """
     shown = {name: getattr(args, name) for name in _SHOWN_ARGUMENTS}
     return {
         name: value.value if isinstance(value, Enum) else value

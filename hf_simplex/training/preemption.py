@@ -1,4 +1,4 @@
-"""SIGTERM, which a cluster sends before it takes a machine away: the run saves and ends with a code of its own."""
+"""Preemption: on SIGTERM a run saves a checkpoint and exits with a code of its own."""
 
 import signal
 import threading
@@ -10,15 +10,25 @@ import torch
 
 from ..model.processes import any_rank
 
+__all__ = ["EXIT_CODE", "Preemption"]
+
 EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: nothing is wrong, try again (with what was saved)."""
+"""Exit code of a preempted run, EX_TEMPFAIL of sysexits.h: not an error, start it again with `--resume`."""
 
 
 class Preemption:
-    """Whether SIGTERM has arrived, and the end of the process where that is safe.
+    """Notes SIGTERM, and exits once it is safe.
 
     Args:
-        is_busy: whether the process is within something that has to come to its own end first.
+        is_busy: Returns whether the process must finish something before it may exit. If not, SIGTERM exits at once.
+
+    Example:
+        >>> from hf_simplex.training.preemption import Preemption
+        >>> preemption = Preemption(is_busy=lambda: True)
+        >>> with preemption.heeded():
+        ...     pass  # train
+        >>> preemption.requested
+        False
     """
 
     def __init__(self, is_busy: Callable[[], bool]) -> None:
@@ -27,10 +37,7 @@ class Preemption:
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """While the context lasts SIGTERM is noted, or ends the process at once where it is not busy.
-
-        Python delivers signals to the main thread alone: in another one the context has no effect.
-        """
+        """Handle SIGTERM within the context. Outside the main thread, which alone gets signals, it does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -46,20 +53,24 @@ class Preemption:
             self.end()
 
     def agreed(self, device: torch.device) -> bool:
-        """Whether SIGTERM has arrived at any process; all processes of a distributed run must ask this together."""
+        """Return whether any process has received SIGTERM. All processes of a distributed run call this together."""
         self.requested = any_rank(self.requested, device)
         return self.requested
 
     @staticmethod
-    def begin_worker(begin: Callable[[int], None] | None, worker: int) -> None:
-        """The beginning of a data loader's worker, which leaves SIGTERM to the process that it works for.
+    def begin_worker(init: Callable[[int], None] | None, worker: int) -> None:
+        """Worker init function of a data loader: ignore SIGTERM, then call `init`.
 
-        A cluster sends the signal to all processes at once, and without its workers the run could not finish its step.
+        A cluster signals all processes at once. The training process needs its workers until the step is finished.
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if begin is not None:
-            begin(worker)
+        if init is not None:
+            init(worker)
 
     def end(self) -> None:
-        """Leave the process with `EXIT_CODE`."""
+        """Exit with `EXIT_CODE`.
+
+        Raises:
+            SystemExit: always.
+        """
         raise SystemExit(EXIT_CODE)

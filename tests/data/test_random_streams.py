@@ -11,7 +11,7 @@ from hf_simplex.data.random_streams import SeededDataset, isolate_rng, stream, s
 
 
 class Noise(Dataset):
-    """Eight examples, each of which draws from every stream that augmentation may draw from."""
+    """Eight examples that draw from torch, Python and NumPy."""
 
     def __len__(self) -> int:
         return 8
@@ -20,13 +20,13 @@ class Noise(Dataset):
         return torch.tensor([float(torch.rand(())), random.random(), float(np.random.rand())])
 
 
-def test_each_key_has_a_stream_of_its_own() -> None:
+def test_each_key_has_its_own_stream() -> None:
     keys = [(0,), (0, 0), (0, 0, 0), (1,), (0, 1), (1, 0), (7, 0, 3)]
     assert len({stream_seed(*key) for key in keys}) == len(keys)
     assert torch.equal(torch.rand(3, generator=stream(1, 2)), torch.rand(3, generator=stream(1, 2)))
 
 
-def test_what_is_drawn_apart_leaves_no_trace() -> None:
+def test_isolated_draws_leave_the_global_streams_unchanged() -> None:
     drawn = []
     for apart in (False, True):
         torch.manual_seed(3), random.seed(3), np.random.seed(3)
@@ -38,7 +38,7 @@ def test_what_is_drawn_apart_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_an_examples_streams_depend_on_seed_epoch_and_index_alone(workers: int) -> None:
+def test_streams_of_an_example_depend_on_seed_epoch_and_index_only(workers: int) -> None:
     expected = torch.stack([SeededDataset(Noise(), seed=5)[index] for index in range(8)])
     dataset = SeededDataset(Noise(), seed=5)
     loader = DataLoader(dataset, batch_size=2, num_workers=workers, persistent_workers=workers > 0)

@@ -1,4 +1,4 @@
-"""The configurations for `accelerate launch` are ones that accelerate reads, and say how they are used."""
+"""accelerate reads the configurations for `accelerate launch`. Each header shows its command."""
 
 import subprocess
 import sys
@@ -23,12 +23,12 @@ KINDS = {
 }
 
 
-def test_there_is_one_for_each_way_to_run() -> None:
+def test_each_way_to_run_has_a_configuration() -> None:
     assert [config.stem for config in CONFIGS] == sorted(KINDS)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
-def test_accelerate_reads_it_and_its_header_tells_the_command(config: Path) -> None:
+def test_accelerate_reads_each_and_its_header_shows_the_command(config: Path) -> None:
     loaded = load_config_from_file(str(config))
     assert str(getattr(loaded.distributed_type, "value", loaded.distributed_type)) == KINDS[config.stem]
     assert loaded.mixed_precision in ("no", "bf16")
@@ -38,7 +38,7 @@ def test_accelerate_reads_it_and_its_header_tells_the_command(config: Path) -> N
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
-def test_the_launcher_takes_it(config: Path) -> None:
+def test_the_launcher_accepts_each(config: Path) -> None:
     parser = launch_command_parser()
     args, defaults, _ = _validate_launch_command(parser.parse_args(["--config_file", str(config), "train_espro.py"]))
     assert args.num_processes == defaults.num_processes
@@ -50,6 +50,6 @@ def test_the_launcher_takes_it(config: Path) -> None:
 
 
 @pytest.mark.parametrize("script", ["components.sh", "components.slurm"])
-def test_the_shell_scripts_are_whole(script: str) -> None:
+def test_the_shell_scripts_parse(script: str) -> None:
     subprocess.run(["bash", "-n", str(RECIPES / script)], check=True)
     assert sys.platform != "linux" or (RECIPES / "components.sh").stat().st_mode & 0o100

@@ -1,6 +1,6 @@
-"""A recipe that is killed at random moments and resumed ends with the bytes of one that ran through.
+"""A recipe that is killed at random moments and resumed writes the same bytes as an uninterrupted one.
 
-`make nightly` kills it more often.
+`make nightly` kills it 32 times.
 """
 
 import multiprocessing
@@ -24,9 +24,9 @@ SECONDS = 600.0
 
 
 class Recipe:
-    """Processes of the recipe, one after the other, that write to one folder.
+    """Successive processes of the recipe with one output folder.
 
-    They are forked from a server that has done the imports, which take longer than this training.
+    They are forked from a server with the imports done, which take longer than the training.
     """
 
     def __init__(self, path: Path, backbone: Path) -> None:
@@ -48,38 +48,38 @@ class Recipe:
         )
 
     def start(self) -> BaseProcess:
-        """A process of the recipe, which goes on from what the one before it left."""
+        """Start a process that resumes what the one before it left."""
         process = self.context.Process(target=train_espro.main, args=([str(self.file), "--resume"],))
         process.start()
         return process
 
     def wait(self, process: BaseProcess, is_reached: Callable[[], bool] = lambda: False) -> None:
-        """Return when something is reached or the process has ended."""
+        """Wait until the condition holds or the process has ended."""
         end = time.monotonic() + SECONDS
         while process.exitcode is None and not is_reached():
             assert time.monotonic() < end, "the recipe hangs"
             process.join(0.002)
 
     def files(self) -> dict[str, bytes]:
-        """All weights that a user gets: vertices and members of the components and of the ensemble."""
+        """Contents of all published weight files: vertices and members of components and ensemble."""
         places = [self.output / "ensemble", *self.output.glob("components/*")]
         return {f"{place.name}/{file.name}": file.read_bytes() for place in places for file in place.glob("*.saf*")}
 
 
 def is_saving(output: Path) -> bool:
-    """Whether a checkpoint or an ensemble is half written, or a decided save half moved."""
+    """Whether a checkpoint or an ensemble is half written or half moved."""
     folders = [output, output / "ensemble", *output.glob("components/*"), *output.glob("components/*/vertex-*")]
     return any(next(folder.glob(".sav*"), None) is not None for folder in folders)
 
 
-def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bytes(
+def test_a_run_killed_at_random_moments_writes_the_same_bytes(
     tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The server that forks the processes does not know of pytest's own paths.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(RECIPE.parent), str(Path(__file__).parents[1])]))
+    # The fork server does not know the paths of pytest.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (RECIPE.parent, *Path(__file__).parents[1:3]))))
     kills = pytestconfig.getoption("--kills")
     backbone = folder("resnet", tmp_path / "backbone", labels=7)
-    # The first process waits for the imports and its time tells nothing.
+    # The first process waits for the imports, so its time is not representative.
     Recipe(tmp_path / "warm", backbone).start().join()
     whole = Recipe(tmp_path / "whole", backbone)
     process, began = whole.start(), time.monotonic()
@@ -93,7 +93,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bytes(
     while killed < kills or not completed:
         process, began = recipe.start(), time.monotonic()
         if killed < kills:
-            # By turns: any moment, within a save, and the cluster's polite way.
+            # In turn: at any moment, within a save, by SIGTERM.
             number = signal.SIGTERM if killed % 3 == 2 else signal.SIGKILL
             moment = began + chance.uniform(0, span)
             recipe.wait(process, lambda moment=moment: time.monotonic() > moment)  # type: ignore[misc]
@@ -108,6 +108,6 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bytes(
             completed += 1
             shutil.rmtree(recipe.output)
         else:
-            # SIGTERM before the recipe has begun, or after its end, ends it at once.
+            # Before and after the recipe, SIGTERM has its default effect.
             assert process.exitcode in (-number, EXIT_CODE)
             killed, completed = killed + 1, 0

@@ -1,4 +1,4 @@
-"""Two processes on one CPU, through gloo: each claim is checked in `two_processes.py`, within both of them."""
+"""Two processes on one CPU (gloo). Both check each claim, in `two_processes.py`."""
 
 import os
 import subprocess
@@ -11,11 +11,13 @@ from two_processes import CLAIMS
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names of the claims that held in both processes; one launch for all, since imports take most of its time."""
+    """Names of the claims that hold in both processes. One launch checks all, since imports take most of its time."""
     directory = tmp_path_factory.mktemp("two")
     script = Path(__file__).with_name("two_processes.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    paths = os.pathsep.join(str(path) for path in (script.parent, script.parent.parent / "recipes"))
+    tests = script.parent.parent
+    folders = [tests.parent, tests, *(tests / room for room in ("training", "evaluation", "model"))]
+    paths = os.pathsep.join(map(str, folders))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [*command, str(script), str(directory)], capture_output=True, text=True, timeout=500, env=environment

@@ -1,4 +1,4 @@
-"""What two processes do together, for test_two_processes.py: each checks its claims."""
+"""Claims about two processes, each checked by both. test_two_processes.py launches them."""
 
 import os
 import signal
@@ -17,8 +17,8 @@ import torch.distributed as dist
 from accelerate import FullyShardedDataParallelPlugin, ParallelismConfig
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from growing import trainer
 from test_comparison import arguments
-from test_trainer import trainer
 from tiny import Images, backbone, batches, ensemble, images
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -35,6 +35,7 @@ from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.sharding import full_tensor, local_parameters, replica_index, sharded_like
 from hf_simplex.training.preemption import EXIT_CODE
 from hf_simplex.training.spro import GrowingVertex
+from hf_simplex.training.step import StepStreams
 from hf_simplex.training.trainer import NonFiniteError
 
 SHARDS = ParallelismConfig(dp_shard_size=2)
@@ -42,7 +43,7 @@ POINT = [0.2, 0.3, 0.5]
 
 
 def replicated_shards() -> DeviceMesh:
-    """HSDP with a replica a process; its shards are the whole weights."""
+    """HSDP with one replica in each process. A shard is the whole weights."""
     return init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicas", "shards"))
 
 
@@ -51,7 +52,7 @@ def weights(seed: int) -> dict[str, torch.Tensor]:
 
 
 def spro_steps(module: nn.Module, rank: int, average: bool, **settings: Any) -> dict[str, torch.Tensor]:
-    """Two steps of SPRO at fixed points on this process's half of the images; returns weights and volumes."""
+    """Weights and log volumes after two steps of SPRO at fixed points, on the half of the images of this process."""
     structure = SimplicialComplex(3, [[0, 1, 2]])
     vertices = [weights(seed) for seed in range(3)]
     growing = GrowingVertex(module, vertices, structure, 2, volume_weight=0.1, **settings)
@@ -72,7 +73,7 @@ def spro_steps(module: nn.Module, rank: int, average: bool, **settings: Any) -> 
     }
 
 
-def sharded_weights_train_as_whole_ones(rank: int, mesh: DeviceMesh | None = None, **settings: Any) -> None:
+def sharded_weights_train_like_whole_ones(rank: int, mesh: DeviceMesh | None = None, **settings: Any) -> None:
     module = backbone("vit", 2)
     fully_shard(module, mesh=init_device_mesh("cpu", (2,)) if mesh is None else mesh)
     found = spro_steps(module, rank, average=True, **settings)
@@ -81,14 +82,14 @@ def sharded_weights_train_as_whole_ones(rank: int, mesh: DeviceMesh | None = Non
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def weights_in_replicated_shards_train_as_whole_ones(rank: int) -> None:
-    sharded_weights_train_as_whole_ones(rank, replicated_shards())
+def replicated_shards_train_like_whole_weights(rank: int) -> None:
+    sharded_weights_train_like_whole_ones(rank, replicated_shards())
 
 
-def shards_are_fetched_or_rounded_as_whole_weights_are(rank: int) -> None:
+def shards_are_fetched_and_rounded_like_whole_weights(rank: int) -> None:
     with mock.patch("hf_simplex.training.placement.are_fetched", lambda device: True):
         for frozen_vertices in ("cpu", "bfloat16"):
-            sharded_weights_train_as_whole_ones(
+            sharded_weights_train_like_whole_ones(
                 rank, frozen_vertices=frozen_vertices, volume_measure="normalized", volume_target=0.2
             )
 
@@ -103,7 +104,7 @@ def each_process_keeps_its_shards_of_frozen_vertices(rank: int) -> None:
     assert int(sizes) == sum(tensor.numel() for tensor in weights(0).values())
 
 
-def copies_are_numbered_by_replica(rank: int) -> None:
+def replicas_are_numbered(rank: int) -> None:
     assert replica_index(backbone("vit"), rank) == rank
     for mesh, expected in ((init_device_mesh("cpu", (2,)), 0), (replicated_shards(), rank)):
         module = backbone("vit")
@@ -111,7 +112,7 @@ def copies_are_numbered_by_replica(rank: int) -> None:
         assert replica_index(module, rank) == expected
 
 
-def weights_divided_in_several_ways_are_refused(rank: int) -> None:
+def weights_sharded_in_several_ways_are_refused(rank: int) -> None:
     module = backbone("vit")
     fully_shard(module.classifier, mesh=init_device_mesh("cpu", (2,)))
     with pytest.raises(ValueError, match="sharded in 2 different ways"):
@@ -122,7 +123,7 @@ def weights_divided_in_several_ways_are_refused(rank: int) -> None:
 
 
 class Watch(TrainerCallback):
-    """The first step of a stage: the vertex, its gradient, the points, and the bytes that DDP all-reduces."""
+    """Records vertex, gradient, points and all-reduced bytes of the first step of a stage."""
 
     def __init__(self, run: SimplexTrainer) -> None:
         self.run, self.bytes, self.points, self.is_sharded = run, 0, [], False
@@ -152,7 +153,7 @@ class Watch(TrainerCallback):
 
 
 def grown(**arguments: Any) -> tuple[SimplexTrainer, Watch]:
-    """One step of a connector to the two vertices of `ensemble`, on images 0 to 3 here and 4 to 7 there."""
+    """One step of a connector of `ensemble`, on images 0 to 3 in one process and 4 to 7 in the other."""
     settings: dict[str, Any] = {
         "number": 8,
         "per_device_train_batch_size": 4,
@@ -210,7 +211,7 @@ def results_do_not_depend_on_data_loader_workers(rank: int) -> None:
         assert torch.equal(tensor, workers.simplex.weights[3][name])
 
 
-def machines_that_share_files_move_a_checkpoint_once(rank: int) -> None:
+def machines_with_a_shared_file_system_move_a_checkpoint_once(rank: int) -> None:
     first_of_its_machine = mock.patch.object(SimplexTrainingArguments, "local_process_index", 0)
     slow = mock.patch.object(TrainerState, "save_to_json", slowly(TrainerState.save_to_json))
     with first_of_its_machine, slow:
@@ -220,7 +221,7 @@ def machines_that_share_files_move_a_checkpoint_once(rank: int) -> None:
     assert all((checkpoint / "trainer_state.json").is_file() for checkpoint in folder.iterdir())
 
 
-def a_loss_that_is_not_finite_in_one_process_ends_both(rank: int) -> None:
+def a_non_finite_loss_in_one_process_ends_both(rank: int) -> None:
     loss, found = SimplexTrainer.compute_loss, "nan" if rank == 1 else "not finite on another process"
 
     def poisoned(*arguments: Any, **settings: Any) -> torch.Tensor:
@@ -247,7 +248,7 @@ def sigterm_between_the_stages_ends_both_processes_together(rank: int) -> None:
 
 
 def slowly(function: Callable[..., None]) -> Callable[..., None]:
-    """The function, after time enough for a process that should have waited for it."""
+    """The function, delayed so that a process that does not wait for it would fail."""
 
     def after_a_while(*arguments: Any) -> None:
         time.sleep(0.2)
@@ -259,7 +260,7 @@ def slowly(function: Callable[..., None]) -> Callable[..., None]:
 # ---- members, evaluation, surfaces -----------------------------------------------------------------------------
 
 
-def members_statistics_are_divided_and_gathered(rank: int) -> None:
+def batch_norm_statistics_of_members_are_divided_and_gathered(rank: int) -> None:
     alone, together = ensemble("resnet"), ensemble("resnet")
     coordinates = [[0.2, 0.3, 0.5], [0.6, 0.2, 0.2], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2]]
     alone.set_members(coordinates, batches())
@@ -345,34 +346,34 @@ def fsdp2_shares_points_and_takes_the_same_step(rank: int) -> None:
         assert run.evaluate()["eval_loss"] > 0
 
 
-def replicas_of_shards_draw_points_of_their_own(rank: int) -> None:
+def replicas_draw_their_own_points(rank: int) -> None:
     for mesh, is_shared in ((init_device_mesh("cpu", (2,)), True), (replicated_shards(), False)):
         run = trainer(DIRECTORY / "replicas", model=ensemble("vit"))
         fully_shard(run.simplex.backbone, mesh=mesh)
         drawn: list[Any] = [None, None]
-        dist.all_gather_object(drawn, run._step_generator().initial_seed())
+        dist.all_gather_object(drawn, StepStreams(0, run.simplex.backbone, rank).next(0).initial_seed())
         assert (drawn[0] == drawn[1]) == is_shared
 
 
 CLAIMS = [
-    sharded_weights_train_as_whole_ones,
-    weights_in_replicated_shards_train_as_whole_ones,
-    shards_are_fetched_or_rounded_as_whole_weights_are,
+    sharded_weights_train_like_whole_ones,
+    replicated_shards_train_like_whole_weights,
+    shards_are_fetched_and_rounded_like_whole_weights,
     each_process_keeps_its_shards_of_frozen_vertices,
-    copies_are_numbered_by_replica,
-    weights_divided_in_several_ways_are_refused,
+    replicas_are_numbered,
+    weights_sharded_in_several_ways_are_refused,
     averaged_gradient_is_that_of_one_process_given_the_same_points,
     only_the_growing_vertex_is_communicated,
     results_do_not_depend_on_data_loader_workers,
-    machines_that_share_files_move_a_checkpoint_once,
-    a_loss_that_is_not_finite_in_one_process_ends_both,
+    machines_with_a_shared_file_system_move_a_checkpoint_once,
+    a_non_finite_loss_in_one_process_ends_both,
     sigterm_between_the_stages_ends_both_processes_together,
-    members_statistics_are_divided_and_gathered,
+    batch_norm_statistics_of_members_are_divided_and_gathered,
     no_image_is_counted_twice,
     surfaces_are_divided_by_points,
     fsdp_is_refused_where_accelerate_would_run_ddp,
     fsdp2_shares_points_and_takes_the_same_step,
-    replicas_of_shards_draw_points_of_their_own,
+    replicas_draw_their_own_points,
 ]
 
 

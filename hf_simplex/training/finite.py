@@ -1,0 +1,30 @@
+"""The error that ends a stage whose loss or weights are not finite."""
+
+from transformers import TrainerState
+
+from .stage_checkpoints import StageCheckpoints
+
+__all__ = ["NonFiniteError", "non_finite_error"]
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the weights of a vertex are not finite. The message names stage, step and learning rate.
+
+    Example::
+
+        try:
+            trainer.grow()
+        except NonFiniteError as error:
+            print(error)  # names the last checkpoint
+    """
+
+
+def non_finite_error(
+    what: str, step: int, state: TrainerState, checkpoints: StageCheckpoints, learning_rate: float
+) -> NonFiniteError:
+    """Return the error for `what` was found at `step` of a stage."""
+    return NonFiniteError(
+        f"{what} in stage {checkpoints.folder.name}, step {step} of {state.max_steps}, at learning rate "
+        f"{learning_rate:.3g}. The last checkpoint is {checkpoints.last()}. Resume from it with a lower learning "
+        "rate, more warm-up steps or clipped gradients, and look for images or labels that are not finite."
+    )

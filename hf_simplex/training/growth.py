@@ -1,0 +1,124 @@
+"""Rules of a growth: what it refuses before it trains, the volume weights, and the loss of a stage."""
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator
+
+from torch import nn
+from transformers import AutoModelForImageClassification
+
+from ..data.random_streams import isolate_rng
+from ..model.complexes import SimplicialComplex
+from ..model.configuration_simplex import PRETRAINED
+from ..model.modeling_simplex import SimplexForImageClassification
+from .arguments import SimplexTrainingArguments
+
+__all__ = ["check_growth", "mean_loss", "random_edge", "unchanged_on_error"]
+
+
+def check_growth(
+    args: SimplexTrainingArguments,
+    structure: SimplicialComplex,
+    roles: list[str],
+    volume_weight: Callable[[SimplicialComplex], float],
+) -> None:
+    """Raise if the arguments do not fit the complex that grows.
+
+    Args:
+        args: Arguments of the growth.
+        structure: The complex before it.
+        roles: Role of each vertex.
+        volume_weight: Returns the volume weight for the last vertex of a complex, or raises ValueError.
+
+    Raises:
+        ValueError: More modes than there are, but the weights that they start from are gone; fewer members than
+            simplexes; volume sampling with symmetric members or among simplexes of different size; no volume weight.
+
+    Example::
+
+        check_growth(args, model.config.complex, model.config.roles, lambda complex: args.volume_weight)
+    """
+    simplexes = len(structure.simplexes)
+    for vertices in structure.simplexes:
+        if len(vertices) < args.num_modes and any(roles[vertex] != PRETRAINED for vertex in vertices):
+            raise ValueError(
+                f"num_modes is {args.num_modes}, but vertices {list(vertices)} are trained already, so the weights "
+                "that further modes would start from are gone. Train each mode on its own and join them with "
+                "SimplexForImageClassification.simplex_of_modes."
+            )
+    if args.num_members is None and args.sampling == "volume" and simplexes > 1:
+        raise ValueError(
+            "sampling is 'volume' and num_members is not given: the default members weigh all simplexes alike. Give "
+            "the number of random members."
+        )
+    if args.num_members is not None and args.sampling == "equal" and args.num_members < simplexes:
+        raise ValueError(
+            f"num_members is {args.num_members}: expected at least one for each of {simplexes} simplexes."
+        )
+    sizes = [max(len(simplex), args.num_vertices) for simplex in structure.simplexes]
+    if args.sampling == "volume" and len(set(sizes)) > 1:
+        raise ValueError(
+            f"sampling is 'volume', but the simplexes will have {sizes} vertices: volumes of different dimension "
+            "cannot be compared. Choose 'equal', or num_vertices of the largest."
+        )
+    for simplex in range(simplexes):
+        while len(structure.simplexes[simplex]) < args.num_vertices:
+            structure = structure.with_vertex([simplex])
+            volume_weight(structure)
+
+
+def random_edge(simplex: SimplexForImageClassification) -> float:
+    """Return the distance between two random initializations of the backbone, in the units of the weights.
+
+    Example::
+
+        random_edge(SimplexForImageClassification.from_backbone("timm/resnet18.a1_in1k"))
+    """
+    with isolate_rng(0):
+        first, second = (
+            AutoModelForImageClassification.from_config(copy.deepcopy(simplex.config.backbone_config))
+            for _ in range(2)
+        )
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return math.sqrt(sum(float((a.detach().double() - b.detach().double()).square().sum()) for a, b in pairs))
+
+
+def mean_loss(log_history: list[dict[str, float]], otherwise: float) -> float:
+    """Return the mean loss of the steps of a stage, with those before an interruption.
+
+    Args:
+        log_history: `TrainerState.log_history`. Each entry with a loss stands for the steps since the one before.
+        otherwise: Result if no loss was logged.
+
+    Example:
+        >>> from hf_simplex.training.growth import mean_loss
+        >>> mean_loss([{"loss": 2.0, "step": 1}, {"loss": 1.0, "step": 4}], otherwise=0.0)
+        1.25
+    """
+    total, last = 0.0, 0
+    for entry in log_history:
+        if "loss" in entry:
+            total, last = total + entry["loss"] * (entry["step"] - last), int(entry["step"])
+    return total / last if last else otherwise
+
+
+@contextlib.contextmanager
+def unchanged_on_error(simplex: SimplexForImageClassification) -> Iterator[None]:
+    """Restore vertices, members and structure if the context raises, so that no untrained vertex stays.
+
+    Example::
+
+        with unchanged_on_error(model):
+            vertex = model.add_vertex()
+            ...  # train it
+    """
+    config = simplex.config
+    structure = copy.deepcopy((config.simplexes, config.roles, config.members))
+    modules = nn.ModuleList(simplex.vertices), simplex.members, simplex.centroids
+    try:
+        yield
+    except BaseException:
+        config.simplexes, config.roles, config.members = structure
+        simplex.vertices, simplex.members, simplex.centroids = modules
+        raise

@@ -1,0 +1,119 @@
+"""Checkpoints of one stage: written aside, then renamed, so that a killed run never leaves half a checkpoint."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
+
+__all__ = ["StageCheckpoints"]
+
+_ASIDE, _FORMER = ".saving", "former-"
+
+
+class StageCheckpoints:
+    """The checkpoints in `args.output_dir` of one stage.
+
+    A checkpoint is written to `.saving/checkpoint-<step>` and renamed to `checkpoint-<step>`. If the step was saved
+    before, the former checkpoint first moves to `.saving/former-checkpoint-<step>`. `resume` finishes that move.
+
+    All processes of a distributed run call each public method together.
+
+    Args:
+        args: Arguments of the stage. Its `save_total_limit` is ignored.
+        barrier: Waits for all processes, such as `accelerator.wait_for_everyone`.
+        limit: Number of checkpoints to keep. Default: all.
+
+    Example::
+
+        checkpoints = StageCheckpoints(args, accelerator.wait_for_everyone, limit=2)
+        start_from = checkpoints.resume()
+        with checkpoints.writing_aside(state):
+            ...  # write to args.output_dir/checkpoint-<state.global_step>
+    """
+
+    def __init__(self, args: TrainingArguments, barrier: Callable[[], None], limit: int | None = None) -> None:
+        self.args = args
+        self.folder = Path(str(args.output_dir))
+        self.limit = limit
+        self._barrier = barrier
+
+    def last(self) -> str | None:
+        """Return the path of the last checkpoint, None without one."""
+        return get_last_checkpoint(str(self.folder)) if self.folder.is_dir() else None
+
+    def resume(self) -> str | None:
+        """Return the path of the last checkpoint of an interrupted run, None without one."""
+        self._once_per_file_system(self._finish_move)
+        return self.last()
+
+    def clear(self) -> None:
+        """Delete the checkpoints of an earlier run."""
+        if self.args.should_save:
+            for checkpoint in self.folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+                shutil.rmtree(checkpoint)
+        self._barrier()
+
+    @contextmanager
+    def writing_aside(self, state: TrainerState) -> Iterator[None]:
+        """Set `args.output_dir` to a folder aside within the context, then move the checkpoint to its place.
+
+        The move happens on every machine, since machines without a shared file system hold a part of it each.
+        """
+        name, aside = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", self.folder / _ASIDE
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        self._barrier()
+        self.args.output_dir = str(aside)
+        try:
+            yield
+        finally:
+            self.args.output_dir = str(self.folder)
+        self._barrier()
+        if state.best_global_step:
+            best = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+            if best.name == name or best.is_dir():
+                state.best_model_checkpoint = str(best)
+        if self.args.should_save:
+            state.save_to_json(str(aside / name / TRAINER_STATE_NAME))
+        self._once_per_file_system(partial(self.put_in_place, name, state.best_model_checkpoint))
+
+    def put_in_place(self, name: str, best: str | None = None) -> None:
+        """Move a checkpoint that was written aside to its place and delete old ones. Call it in one process.
+
+        Args:
+            name: Name of the checkpoint, such as "checkpoint-3". Nothing happens if it is not aside any more.
+            best: Path of the best checkpoint, which is kept.
+        """
+        aside, place = self.folder / _ASIDE, self.folder / name
+        if not (aside / name).is_dir():
+            return
+        if place.is_dir():
+            os.replace(place, aside / f"{_FORMER}{name}")
+        os.replace(aside / name, place)
+        shutil.rmtree(aside)
+        rotate_checkpoints(output_dir=str(self.folder), save_total_limit=self.limit, best_model_checkpoint=best)
+
+    def _finish_move(self) -> None:
+        """Put the new checkpoint in place if the run was killed after the former one had moved out of the way."""
+        for former in (self.folder / _ASIDE).glob(f"{_FORMER}*"):
+            name = former.name.removeprefix(_FORMER)
+            if not (self.folder / name).exists():
+                os.replace(self.folder / _ASIDE / name, self.folder / name)
+
+    def _once_per_file_system(self, work: Callable[[], None]) -> None:
+        """Run `work` on the main process, then on the first process of each other machine.
+
+        Those may share the file system of the main process, so `work` must do nothing if it is done already.
+        """
+        if self.args.should_save:
+            work()
+        self._barrier()
+        if self.args.local_process_index == 0 and not self.args.should_save:
+            work()
+        self._barrier()

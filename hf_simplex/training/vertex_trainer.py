@@ -1,0 +1,325 @@
+"""VertexTrainer: one stage, the training run of one vertex with transformers' Trainer."""
+
+import contextlib
+import copy
+import os
+import time
+from functools import partial
+from typing import Any
+
+import datasets
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import SchedulerType, Trainer, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ..data.random_streams import SeededDataset
+from ..model.batch_norm import batch_norm_layers, recompute_statistics
+from ..model.configuration_simplex import CONNECTOR
+from ..model.modeling_simplex import SimplexForImageClassification
+from ..model.processes import any_rank
+from ..model.sharding import local_parameters, shard_group
+from .arguments import SimplexTrainingArguments
+from .batch_norm_images import batch_norm_batches
+from .callbacks import StageCallback, StageProgressCallback
+from .engines import check_engine, unwrap
+from .finite import NonFiniteError, non_finite_error
+from .growth import mean_loss
+from .preemption import Preemption
+from .spro import GrowingVertex
+from .stage_checkpoints import StageCheckpoints
+from .step import ConnectorStep
+
+__all__ = ["VertexTrainer"]
+
+
+class VertexTrainer(Trainer):
+    """Trains the plain backbone of a `SimplexForImageClassification` as one vertex, a mode or a connector.
+
+    Within a stage, Trainer trains, wraps and saves the backbone. Outside the stages its model is the ensemble.
+    `SimplexTrainer` makes a growth out of stages.
+
+    Args:
+        model: The complex that holds the vertex.
+        args: Arguments of the growth.
+        batch_norm_dataset: Training images for BatchNorm statistics. Default: `train_dataset`.
+        **kwargs: Those of `transformers.Trainer`.
+
+    Raises:
+        ValueError: The engine cannot train a vertex, see `engines.check_engine`.
+
+    Example::
+
+        trainer = VertexTrainer(model, args, train_dataset=images)
+        trainer.train_vertex(0, "mode", epochs=10, learning_rate=0.01, resume=False)
+    """
+
+    args: SimplexTrainingArguments
+
+    def __init__(
+        self,
+        model: SimplexForImageClassification,
+        args: SimplexTrainingArguments,
+        *,
+        batch_norm_dataset: Dataset | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, **kwargs)
+        check_engine(args, self.accelerator.state)
+        if (args.fp16_full_eval or args.bf16_full_eval) and args.frozen_vertices == "device":
+            # Trainer moves the model when it casts it. Here it casts a copy.
+            self._move_model_to_device(model, args.device)
+        self.simplex = model
+        self.batch_norm_dataset = batch_norm_dataset
+        self.is_in_stage = False
+        self._connector: ConnectorStep | None = None
+        self._checkpoints: StageCheckpoints | None = None
+        self._seeded_dataset: SeededDataset | None = None
+        # Several processes exit together. One alone would leave the others waiting.
+        self.preemption = Preemption(lambda: self.is_in_stage or self.args.world_size > 1)
+        self.add_callback(StageCallback(self._begin_training, self._begin_epoch, self.preemption))
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(StageProgressCallback)
+        self.remove_callback(PrinterCallback)
+
+    # ---- the stage -----------------------------------------------------------------------------------------------
+
+    def train_vertex(
+        self,
+        vertex: int,
+        role: str,
+        epochs: float,
+        learning_rate: float,
+        resume: bool,
+        growing: GrowingVertex | None = None,
+    ) -> dict[str, Any]:
+        """Train the backbone, which holds the start of a vertex, and store it there.
+
+        Args:
+            vertex: Index of the vertex.
+            role: `MODE` or `CONNECTOR`.
+            epochs: Epochs of the stage.
+            learning_rate: Initial learning rate.
+            resume: Continue from the last checkpoint of the stage. If False, earlier checkpoints are deleted.
+            growing: SPRO objective of a connector. None trains a mode.
+
+        Returns:
+            The report: vertex, role, epochs, steps, wall_time [s], loss [nats], for connectors log_volume.
+        """
+        run_args, simplex, backbone = self.args, self.simplex, self.simplex.backbone
+        self.args = self._stage_args(vertex, role, epochs, learning_rate)
+        self._checkpoints = StageCheckpoints(
+            self.args, self.accelerator.wait_for_everyone, limit=run_args.save_total_limit
+        )
+        self._connector = None if growing is None else ConnectorStep(growing, self.args)
+        self.accelerator.dataloader_config.data_seed = self.args.data_seed
+        set_seed(self.args.seed)
+        self.optimizer = self.lr_scheduler = None
+        if self.args.sync_batch_norm:
+            backbone = convert_sync_batchnorm(backbone)
+        if self.args.frozen_vertices != "device" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            # Of the ensemble, only the backbone moves to the device, and it does so before the optimizer is made.
+            self._move_model_to_device(backbone, self.args.device)
+        self.model = self.model_wrapped = backbone
+        simplex.growing = vertex
+        self.is_in_stage = True
+        report: dict[str, Any] = {"vertex": vertex, "role": role}
+        started = time.perf_counter()
+        try:
+            result = super().train(resume_from_checkpoint=self._stage_start(resume))
+            self._end_if_preempted()
+            loss = mean_loss(self.state.log_history, result.training_loss)
+            report |= {"epochs": self.state.epoch, "steps": result.global_step}
+            if growing is not None:
+                report["log_volume"] = growing.volume_term().log_volume
+                # Training has averaged statistics over points of the whole simplex.
+                self._recompute_batch_norm()
+            simplex.store_vertex(vertex)
+        finally:
+            self.is_in_stage = self.is_in_train = False
+            simplex.growing = self._connector = self._checkpoints = None
+            self._release(backbone)
+            if shard_group(backbone) is not None or self.args.sync_batch_norm:
+                simplex.reset_backbone()
+            self.args = run_args
+            self.accelerator.dataloader_config.data_seed = run_args.data_seed
+        return {**report, "wall_time": time.perf_counter() - started, "loss": loss}
+
+    def _stage_args(self, vertex: int, role: str, epochs: float, learning_rate: float) -> SimplexTrainingArguments:
+        args = copy.copy(self.args)
+        args.output_dir = os.path.join(str(self.args.output_dir), f"vertex-{vertex:05d}")
+        args.num_train_epochs, args.learning_rate = epochs, learning_rate
+        if role == CONNECTOR and args.connector_lr_scheduler_type is not None:
+            args.lr_scheduler_type = SchedulerType(args.connector_lr_scheduler_type)
+        # StageCheckpoints keeps the limit. Trainer would delete the last checkpoint at the end of a stage.
+        args.save_total_limit = None
+        # Each stage has its own data order and dropout.
+        args.seed += vertex
+        if args.data_seed is not None:
+            args.data_seed += vertex
+        return args
+
+    def _stage_start(self, resume: bool) -> str | None:
+        assert self._checkpoints is not None
+        if resume:
+            return self._checkpoints.resume()
+        self._checkpoints.clear()
+        return None
+
+    def _begin_training(self) -> None:
+        if self._connector is not None:
+            # The engine may have sharded or moved the backbone.
+            self._connector.growing.place_vertices()
+
+    def _begin_epoch(self, epoch: int) -> None:
+        if self._seeded_dataset is not None:
+            self._seeded_dataset.set_epoch(epoch)
+
+    def _end_if_preempted(self) -> None:
+        if self.preemption.agreed(self.args.device):
+            self.preemption.end()
+
+    def _release(self, module: nn.Module) -> None:
+        """Undo what accelerate did to a module and make the ensemble the trainer's model again."""
+        unwrap(self.accelerator, self.model_wrapped, module)
+        self.optimizer = self.lr_scheduler = None
+        self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
+        self.model = self.model_wrapped = self.callback_handler.model = self.simplex
+        self.accelerator.free_memory()
+        module.zero_grad(set_to_none=True)
+
+    # ---- the step ------------------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor | Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward at each drawn point, then the gradient of the volume term. Modes: as in `Trainer`."""
+        connector = self._connector
+        if connector is None:
+            return self._finite(super().training_step(model, inputs, num_items_in_batch))
+        drawn = connector.draw(inputs, self.state.global_step, self.accelerator.sync_gradients)
+        loss = torch.zeros((), device=self.args.device)
+        for number, point in enumerate(drawn):
+            items: Any = num_items_in_batch
+            if items is not None and self.args.point_batches == "split":
+                items = items * point.part.share
+            is_last = number == len(drawn) - 1
+            with connector.at(point), contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
+                loss += super().training_step(model, point.part.inputs, items)
+        self._finite(loss)
+        if self.accelerator.sync_gradients:
+            scaler = self.accelerator.scaler
+            connector.add_volume_gradient(self.state.global_step, 1.0 if scaler is None else scaler.get_scale())
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """As in `Trainer`. At a point of a connector, the loss is weighted, see `ConnectorStep.weighted`."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if self._connector is not None:
+            loss = self._connector.weighted(loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `Trainer`. Steps of a connector also log its volume term, see `ConnectorStep.logs`."""
+        if self._connector is not None and "loss" in logs:
+            logs |= self._connector.logs(logs["loss"])
+        super().log(logs, start_time)
+
+    def _finite(self, loss: Tensor) -> Tensor:
+        # All processes raise together. One alone would leave the others waiting.
+        if any_rank(~loss.isfinite(), loss.device):
+            found = "not finite on another process" if bool(loss.isfinite()) else float(loss)
+            raise self._non_finite_error(f"The loss is {found}", self.state.global_step + 1)
+        return loss
+
+    def _check_finite_weights(self) -> None:
+        parameters = local_parameters(self.simplex.backbone)
+        found = next((name for name, tensor in parameters.items() if not bool(tensor.isfinite().all())), None)
+        if any_rank(found is not None, self.args.device):
+            raise self._non_finite_error(
+                f"The weights of {found or 'another process'} are no longer finite", self.state.global_step
+            )
+
+    def _non_finite_error(self, what: str, step: int) -> NonFiniteError:
+        assert self._checkpoints is not None
+        return non_finite_error(what, step, self.state, self._checkpoints, self._get_learning_rate())
+
+    # ---- data ----------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`. Augmentation depends neither on workers nor on processes nor on interruptions."""
+        dataset: Any = self.train_dataset
+        if hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset):
+            examples = dataset
+            if isinstance(dataset, datasets.Dataset):
+                examples = self._remove_unused_columns(dataset, description="training")
+            self.train_dataset = self._seeded_dataset = SeededDataset(examples, self.args.seed)
+        try:
+            loader = super().get_train_dataloader()
+        finally:
+            self.train_dataset = dataset
+        if self.args.dataloader_num_workers:
+            loader.worker_init_fn = partial(Preemption.begin_worker, loader.worker_init_fn)
+        return loader
+
+    def _recompute_batch_norm(self) -> None:
+        if batch_norm_layers(self.simplex.backbone):
+            recompute_statistics(self.simplex.backbone, self._batch_norm_batches())
+
+    def _batch_norm_batches(self) -> list[dict[str, Any]]:
+        dataset: Any = self.train_dataset if self.batch_norm_dataset is None else self.batch_norm_dataset
+        if dataset is None:
+            raise ValueError("BatchNorm statistics need training images: give train_dataset or batch_norm_dataset.")
+        collate = self.data_collator
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description="batch norm")
+        else:
+            collate = self._get_collator_with_removed_columns(collate, description="batch norm")
+        return batch_norm_batches(
+            dataset,
+            images=self.args.batch_norm_images,
+            batch_size=self.args.eval_batch_size,
+            seed=self.args.member_seed,
+            collate=collate,
+            label_names=self.label_names,
+            num_workers=self.args.dataloader_num_workers,
+        )
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._check_finite_weights()
+        assert self._checkpoints is not None
+        with self._checkpoints.writing_aside(self.state):
+            super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_backbone(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            assert self.state.best_model_checkpoint is not None
+            self._load_backbone(self.state.best_model_checkpoint)
+
+    def _load_backbone(self, checkpoint_folder: str) -> None:
+        # In checkpoints of ViT and others, tensors have other names than in the module. Trainer skips unknown names
+        # (huggingface/transformers issue 48805). from_pretrained maps them.
+        backbone = self.simplex.backbone
+        saved: Any = type(backbone).from_pretrained(checkpoint_folder, use_safetensors=True)
+        backbone.load_state_dict(saved.state_dict())
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Do nothing: the checkpoint of a stage is one vertex, not an ensemble."""
