@@ -112,6 +112,8 @@ IMPORT_ORDERS = {
     "everything": "from hf_simplex import *",
     "model module": "import hf_simplex.model.modeling_simplex",
     "base of the model": "import hf_simplex.model.pretrained_simplex",
+    "backbones": "import hf_simplex.model.backbones",
+    "image processors": "import hf_simplex.model.image_processors",
     "pipeline module": "import hf_simplex.model.pipeline_simplex",
     "inference code": "import hf_simplex.model.remote_code",
     "publishing": "import hf_simplex.hub.publishing",

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from .configuration_simplex import SimplexConfig
 from .image_processors import ProcessorSource, processor_source
@@ -108,7 +109,7 @@ def load_backbone(
         weights_file = getattr(AutoConfig.from_pretrained(name_or_path, **source.kwargs), "transformers_weights", None)
         if str(weights_file).endswith(".bin"):
             raise ValueError(f"{name_or_path} keeps its weights in {weights_file}: only safetensors are read.")
-        module, loading = AutoModelForImageClassification.from_pretrained(
+        module, loading = transformers.AutoModelForImageClassification.from_pretrained(
             name_or_path, output_loading_info=True, use_safetensors=True, **labels, **kwargs
         )
     except OSError as error:
@@ -128,7 +129,8 @@ def build_backbone(config: SimplexConfig) -> PreTrainedModel:
         'ViTForImageClassification'
     """
     backbone_config = copy.deepcopy(config.backbone_config)
-    return AutoModelForImageClassification.from_config(backbone_config, dtype=config.dtype)
+    # Not imported by name: that import registers the model, whose file imports this one.
+    return transformers.AutoModelForImageClassification.from_config(backbone_config, dtype=config.dtype)
 
 
 def check_same_architecture(configs: Sequence[SimplexConfig], vertices: Sequence[Mapping[str, Tensor]]) -> None:
