@@ -266,7 +266,9 @@ def batch_norm_statistics_of_members_are_divided_and_gathered(rank: int) -> None
     alone.set_members(coordinates, batches())
     # SyncBatchNorm would refuse the CPU, or wait for the other process, if it communicated.
     together.__dict__["_backbone"] = nn.SyncBatchNorm.convert_sync_batchnorm(together.backbone)
-    with mock.patch("hf_simplex.model.modeling_simplex.recompute_statistics", wraps=recompute_statistics) as recompute:
+    with mock.patch(
+        "hf_simplex.model.complex_of_backbones.recompute_statistics", wraps=recompute_statistics
+    ) as recompute:
         together.set_members(coordinates, batches(), among_processes=True)
     # Four members and a centroid.
     assert recompute.call_count == (3, 2)[rank]
