@@ -102,15 +102,15 @@ def _check_recipe(arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *flags])
         patch.setattr(sys, "path", [str((ROOT / script).parent), *sys.path])
-        recipe_arguments = importlib.import_module("recipe_arguments")
-        patch.setattr(recipe_arguments, "parse_arguments", stops(recipe_arguments.parse_arguments))
+        parsing = importlib.import_module("hf_simplex.training.recipe.parsing")
+        patch.setattr(parsing, "parse_arguments", stops(parsing.parse_arguments))
         # HfArgumentParser has methods of its own: this stops the recipes that use argparse plainly.
         patch.setattr(argparse.ArgumentParser, "parse_args", stops(argparse.ArgumentParser.parse_args))
         # A benchmark of processes takes no arguments.
         patch.setattr("torch.distributed.init_process_group", stops(lambda *_, **__: None))
         # A module imported before holds the function itself.
         for module in list(sys.modules.values()):
-            if vars(module).get("parse_arguments") and module.__name__ != "recipe_arguments":
-                patch.setattr(module, "parse_arguments", recipe_arguments.parse_arguments)
+            if vars(module).get("parse_arguments") and module.__name__ != parsing.__name__:
+                patch.setattr(module, "parse_arguments", parsing.parse_arguments)
         with pytest.raises(_ParsedError):
             runpy.run_path(str(ROOT / script), run_name="__main__")
