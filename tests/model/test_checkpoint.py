@@ -121,7 +121,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "tensor of another part": (rename_tensor("edges.0.head.weight"), "names the tensor 'edges.0.head.weight'"),
     "tensor of no number": (rename_tensor("vertices.x.head.weight"), "names the tensor 'vertices.x.head.weight'"),
     "another model's file": (all_in_one_file, "holds model.safetensors, which transformers would load in place"),
-    "adapter": (add_adapter, "holds adapter_config.json, which peft would take"),
+    "adapter": (add_adapter, "holds adapter_config.json, which makes transformers load an adapter"),
     "lost tensor": (cut_tensors, "missing keys"),
     "other shape": (misshape, r"mismatched|shape|size"),
     "config is no JSON": (lambda path: (path / "config.json").write_text("{"), "config.json"),
