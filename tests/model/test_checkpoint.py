@@ -337,7 +337,7 @@ def test_a_model_of_another_kind_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "weights" / "model.safetensors").write_bytes((tmp_path / "backbone/model.safetensors").read_bytes())
     before = contents(tmp_path)
     for name, message in (
-        ("backbone", "'vit' and one of 'simplex'"),
+        ("backbone", "model_type 'vit', and a model of type 'simplex'"),
         ("settings", "None and one of 'simplex'"),
         ("weights", "model.safetensors, which transformers would load in place"),
     ):

@@ -129,7 +129,7 @@ def test_a_way_that_fails_is_named_and_does_not_end_the_run(tmp_path: Path, monk
 def test_vmapped_members_predict_what_members_predict() -> None:
     args = ensemble_cost.argparse.Namespace(image_size=32, num_vertices=2, seed=0, channels_last=False)
     model = workloads.ensemble("test_resnet", args, torch.device("cpu"), members=3)
-    members = [ensemble_cost.copy.deepcopy(model._member(index)) for index in range(3)]
+    members = [ensemble_cost.copy.deepcopy(model.member_backbone(index)) for index in range(3)]
     images = torch.randn(2, 3, 32, 32)
     mean = ensemble_cost.vmapped(members)(images).softmax(-1).mean(0)
     assert torch.allclose(mean, model(images).logits.exp(), atol=1e-5)

@@ -192,7 +192,7 @@ def test_transformers_have_mc_dropout_and_lora_ensembles(training: list[str], tm
         (["--shared_head", "true"], "shared_head with from_scratch"),
         (["--methods", "mc_dropout"], "has no dropout"),
         (["--methods", "lora_ensemble"], "LoRA-Ensemble is for transformers"),
-        (["--out_of_distribution", "clouds"], "unknown data set 'clouds'"),
+        (["--out_of_distribution", "clouds"], "Unknown data set 'clouds'"),
     ],
 )
 def test_a_mistake_ends_the_comparison_with_one_line(
