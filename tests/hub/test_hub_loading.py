@@ -93,17 +93,16 @@ def test_a_revision_is_loaded_as_it_was(hub: LoopbackHub, tmp_path: Path) -> Non
 def test_all_files_are_of_one_commit_whatever_is_committed_meanwhile(
     hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_simplex.model import modeling_simplex
 
     old = ensemble("vit")
     upload(old, tmp_path / "old")
-    check_files = modeling_simplex.check_files
+    check_files = save_and_load.check_files
 
     def commit_meanwhile(*args: Any, **kwargs: Any) -> Any:
         upload(ensemble("vit", seed=3), tmp_path / "new")
         return check_files(*args, **kwargs)
 
-    monkeypatch.setattr(modeling_simplex, "check_files", commit_meanwhile)
+    monkeypatch.setattr(save_and_load, "check_files", commit_meanwhile)
     found = SimplexForImageClassification.from_pretrained(ID)
     assert same_tensors(found, old) and found.config.members == old.config.members
 

@@ -338,15 +338,15 @@ def test_a_model_of_another_kind_is_never_replaced(tmp_path: Path) -> None:
     before = contents(tmp_path)
     for name, message in (
         ("backbone", "model_type 'vit', and a model of type 'simplex'"),
-        ("settings", "None and one of 'simplex'"),
+        ("settings", "model_type None, and a model of type 'simplex'"),
         ("weights", "model.safetensors, which transformers would load in place"),
     ):
         with pytest.raises(ValueError, match=message):
             model.save_pretrained(tmp_path / name)
     for name, message in (
-        ("ensemble", "'simplex' and one of 'vit'"),
-        ("settings", "None and one of 'vit'"),
-        ("resnet", "'resnet' and one of 'vit'"),
+        ("ensemble", "model_type 'simplex', and a model of type 'vit'"),
+        ("settings", "model_type None, and a model of type 'vit'"),
+        ("resnet", "model_type 'resnet', and a model of type 'vit'"),
     ):
         for export in (model.export_centroid, lambda path: model.export_vertex(0, path)):
             with pytest.raises(ValueError, match=message):
