@@ -16,6 +16,7 @@ from tiny import Trap, batches, ensemble, images, same_tensors
 from transformers import AutoModelForImageClassification
 
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.model import save_and_load
 
 ID = "alice/ensemble"
 VERTEX = "vertex-00001.safetensors"
