@@ -4,6 +4,9 @@ The commands import torch and transformers themselves, because that takes second
 """
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
     from hf_simplex import SimplexForImageClassification
 
 
@@ -32,7 +37,7 @@ class OneLineErrors(TyperGroup):
 
 app = typer.Typer(
     cls=OneLineErrors,
-    help="Inspect, evaluate, export and publish ensembles of fine-tuned models.",
+    help="Inspect, calibrate, evaluate, export and publish ensembles of fine-tuned models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -81,16 +86,18 @@ def predict(
     revision: Revision = None,
     token: Token = None,
 ) -> None:
-    """Classify images, with uncertainty.
+    """Classify images, and say which ones the ensemble is not sure of.
 
-    Entropy measures the total uncertainty, mutual information the members' disagreement; both are in nats. The vote
-    share is the fraction of members that predict the first label. The standard deviation is over the members.
+    A calibrated ensemble (hf-simplex calibrate) abstains below its threshold of confidence, gives a set of labels that
+    holds the true one at the fitted rate, and compares the image with the validation images. --json adds entropy and
+    mutual information in nats, and the share of the members that vote for the first label.
 
     Example: hf-simplex predict me/resnet50-simplex cat.png dog.png --top-k 3
 
     Example: hf-simplex predict output/quickstart/ensemble digit.png --json
     """
     from hf_simplex import SimplexImageClassificationPipeline
+    from hf_simplex.evaluation.answers import answer_bars, answer_line
 
     model = _load(ensemble, revision, token)
     classify = SimplexImageClassificationPipeline(model=model, image_processor=model.image_processor, device=device)
@@ -98,12 +105,18 @@ def predict(
     if as_json:
         _print_json([{"image": image, **result} for image, result in zip(images, results, strict=True)])
         return
+    decisions = model.decisions
+    goal = None if decisions is None or decisions.abstention is None else decisions.abstention.target_error
     for image, result in zip(images, results, strict=True):
-        typer.echo(
-            f"{image}: entropy {result['predictive_entropy_nats']:.4f} nats, mutual information "
-            f"{result['mutual_information_nats']:.4f} nats, vote share {result['vote_share']:.4f}"
-        )
-        _print_table(list(result["labels"][0]), [list(entry.values()) for entry in result["labels"]])
+        typer.echo(f"{image}: {answer_line(result, goal)}")
+        for bar in answer_bars(result["labels"]):
+            typer.echo(f"  {bar}")
+        if result["prediction_set"] is not None:
+            typer.echo(f"  set: {', '.join(result['prediction_set'])}")
+        if result["more_uncertain_than"]:
+            typer.echo(f"  more uncertain than {_unlike(result['more_uncertain_than'])} of the validation images")
+    if decisions is None:
+        typer.echo("Not calibrated: hf-simplex calibrate ID DATASET fits temperature and threshold.", err=True)
 
 
 @app.command()
@@ -136,6 +149,73 @@ def evaluate(
         _print_json({"ensemble": ensemble, "data_set": data_set, **results})
     else:
         _print_table(list(results), [list(results.values())])
+
+
+@app.command()
+def calibrate(
+    ensemble: Ensemble,
+    data_set: Annotated[
+        str,
+        typer.Argument(metavar="DATASET", help="Hub id or folder of images, 'digits' or 'fashion_mnist'."),
+    ],
+    split: Annotated[str | None, typer.Option(help="Split to fit on; default: validation.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to; default: the ensemble's own.")] = None,
+    keep_members: Annotated[bool, typer.Option("--keep-members", help="Do not choose other members.")] = False,
+    max_forward_passes: Annotated[int | None, typer.Option(min=1, help="Largest number of members.")] = None,
+    target_error: Annotated[float, typer.Option(help="Largest acceptable error of the answers.")] = 0.05,
+    coverage: Annotated[float, typer.Option(help="Rate at which a prediction set holds the true label.")] = 0.9,
+    as_json: Json = False,
+    batch_size: BatchSize = 32,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    revision: Revision = None,
+    token: Token = None,
+) -> None:
+    """Fit members, temperature, abstention threshold and prediction sets on validation images.
+
+    The images must be new to the ensemble, and must not be its test images. config.json keeps what was fitted.
+
+    Example: hf-simplex calibrate output/pets/ensemble pictures/ --split validation
+
+    Example: hf-simplex calibrate me/pets-simplex me/pets --target-error 0.02 --output calibrated/
+    """
+    from hf_simplex.data.image_data import load_image_data
+    from hf_simplex.data.image_transforms import collate
+    from hf_simplex.evaluation.calibrate import describe_decisions
+
+    target = Path(ensemble) if output is None else output
+    if output is None and not target.is_dir():
+        raise ValueError(f"{ensemble} is not a folder, so give --output, the folder to write the ensemble to.")
+    if output is not None:
+        _check_free(output)
+    model = _load(ensemble, revision, token)
+    data = load_image_data(data_set, test_split=split, token=token)
+    images = data.validation if split is None else data.test
+    if images is None:
+        raise ValueError(
+            f"{data_set} has no validation split. Name one with --split: its images must be new to the ensemble, and "
+            "no test images."
+        )
+    inputs, order = _inputs(model, images, data.label_names)
+    with _evaluation_arguments(batch_size, cpu) as args:
+        decisions = model.calibrate(
+            _Relabeled(inputs, order),
+            args=args,
+            data_collator=collate,
+            choose=not keep_members,
+            max_forward_passes=max_forward_passes,
+            target_error=target_error,
+            coverage=coverage,
+            data_set=data.name,
+        )
+    if decisions is None:
+        raise ValueError(f"There are {len(images)} validation images, too few to fit anything.")
+    model.save_pretrained(target)
+    if as_json:
+        _print_json(decisions.to_json())
+        return
+    for line in describe_decisions(decisions):
+        typer.echo(line)
+    typer.echo(f"Written to {target}")
 
 
 @app.command()
@@ -283,21 +363,41 @@ def _describe(model: "SimplexForImageClassification", name: str) -> dict[str, An
 
 
 def _metrics(model: "SimplexForImageClassification", data: Any, batch_size: int, cpu: bool) -> dict[str, float]:
-    import tempfile
-
-    from transformers import TrainingArguments
-
-    from hf_simplex.data.image_transforms import build_transforms, collate, with_pixel_values
-    from hf_simplex.evaluation.comparison import member_probabilities
+    from hf_simplex.data.image_transforms import collate
+    from hf_simplex.evaluation.calibration import scale_temperature
+    from hf_simplex.evaluation.comparison import predict_members
     from hf_simplex.evaluation.metrics import classification_metrics
+
+    inputs, order = _inputs(model, data.test, data.label_names)
+    with _evaluation_arguments(batch_size, cpu) as args:
+        predicted = predict_members(model, inputs, args, collate)
+    probabilities = predicted.probabilities.mean(axis=1)
+    if (decisions := model.decisions) is not None:
+        probabilities = scale_temperature(probabilities, decisions.temperature)
+    metrics = classification_metrics(probabilities[:, order], predicted.references)
+    return {"images": len(predicted.references), **metrics}
+
+
+def _inputs(
+    model: "SimplexForImageClassification", images: Any, label_names: tuple[str, ...]
+) -> tuple[Any, list[int]]:
+    """The model's inputs of a split, and the model's label of each label of the data."""
+    from hf_simplex.data.image_transforms import build_transforms, with_pixel_values
 
     if model.image_processor is None:
         raise ValueError("The ensemble has no image processor. Save it with one: set `model.image_processor`.")
     names: Any = model.config.id2label
-    order = _label_order([names[label] for label in sorted(names)], data.label_names)
+    order = _label_order([names[label] for label in sorted(names)], label_names)
     _, transform = build_transforms(model.image_processor)
+    return with_pixel_values(images, transform), order
+
+
+@contextmanager
+def _evaluation_arguments(batch_size: int, cpu: bool) -> Iterator["TrainingArguments"]:
+    from transformers import TrainingArguments
+
     with tempfile.TemporaryDirectory() as directory:
-        args = TrainingArguments(
+        yield TrainingArguments(
             directory,
             per_device_eval_batch_size=batch_size,
             remove_unused_columns=False,
@@ -306,9 +406,24 @@ def _metrics(model: "SimplexForImageClassification", data: Any, batch_size: int,
             report_to="none",
             use_cpu=cpu,
         )
-        members, references = member_probabilities(model, with_pixel_values(data.test, transform), args, collate)
-    metrics = classification_metrics(members.mean(axis=1)[:, order], references)
-    return {"images": len(references), **metrics}
+
+
+class _Relabeled:
+    """Inputs with the labels of the model instead of those of the data."""
+
+    def __init__(self, inputs: Any, order: list[int]) -> None:
+        self.inputs, self.order = inputs, order
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.inputs[index]
+        return {**row, "labels": self.order[int(row["labels"])]}
+
+
+def _unlike(shares: dict[str, float]) -> str:
+    return ", ".join(f"{share:.0f} % by {name.replace('_', ' ')}" for name, share in shares.items())
 
 
 def _label_order(of_model: list[str], of_data: tuple[str, ...]) -> list[int]:

@@ -27,10 +27,15 @@ def _register_model(ours: ModuleType, auto: ModuleType) -> None:
 
     @wraps(model_class.push_to_hub)
     def push_to_hub(self: Any, repo_id: str, **kwargs: Any) -> Any:
-        # The model's room does not import the room that publishes.
+        # The model's room does not import the rooms that publish and evaluate.
         return import_module(f"{__package__}.hub.publishing").publish_model(self, repo_id, **kwargs)
 
+    @wraps(model_class.calibrate)
+    def calibrate(self: Any, validation: Any, **kwargs: Any) -> Any:
+        return import_module(f"{__package__}.evaluation.calibrate").calibrate(self, validation, **kwargs)
+
     model_class.push_to_hub = push_to_hub
+    model_class.calibrate = calibrate
 
 
 def _register_pipeline(ours: ModuleType, pipelines: ModuleType) -> None:

@@ -15,7 +15,7 @@ from ..model.modeling_simplex import SimplexForImageClassification
 from .inputs import FloatArray, IntArray
 from .metrics import classification_metrics
 
-__all__ = ["Prediction", "Result", "member_probabilities", "predict_parts", "results_of"]
+__all__ = ["MemberPredictions", "Prediction", "Result", "predict_members", "predict_parts", "results_of"]
 
 
 class Result(TypedDict):
@@ -61,6 +61,25 @@ class Prediction(NamedTuple):
     probabilities: FloatArray
     training_epochs: float
     forward_passes: int
+
+
+class MemberPredictions(NamedTuple):
+    """Predictions of each member, without the temperature of the decisions.
+
+    Attributes:
+        probabilities: [images, members, labels] float64.
+        energies: [images, members] float64 in nats, -logsumexp of the logits.
+        references: [images] int64 label ids.
+
+    Example::
+
+        predicted = predict_members(model, dataset, TrainingArguments("out"))
+        predicted.probabilities.mean(axis=1)
+    """
+
+    probabilities: FloatArray
+    energies: FloatArray
+    references: IntArray
 
 
 def results_of(predictions: Mapping[str, Prediction], references: IntArray) -> dict[str, Result]:
@@ -141,7 +160,8 @@ def predict_parts(
     found = [model.vertex_statistics(mode) for mode in modes]
     found += [tree.tensors() for tree in (*model.centroids[:1], *model.members)]
 
-    probabilities, references = member_probabilities(model.with_members(points, found), dataset, args, data_collator)
+    predicted = predict_members(model.with_members(points, found), dataset, args, data_collator)
+    probabilities, references = predicted.probabilities, predicted.references
     epochs = {stage["vertex"]: float(stage["epochs"]) for stage in model.config.provenance.get("stages", [])}
     after = len(modes) + 1
     parts = {
@@ -162,13 +182,13 @@ def predict_parts(
     return predictions, references
 
 
-def member_probabilities(
+def predict_members(
     model: SimplexForImageClassification,
     dataset: Dataset,
     args: TrainingArguments,
     data_collator: DataCollator | None = None,
-) -> tuple[FloatArray, IntArray]:
-    """Predicts the probabilities of each member through `Trainer.predict`.
+) -> MemberPredictions:
+    """Predicts with each member through `Trainer.predict`.
 
     Args:
         model: an ensemble. It is not changed.
@@ -177,15 +197,15 @@ def member_probabilities(
         data_collator: default: transformers' own.
 
     Returns:
-        Probabilities [images, members, labels] float64 and label ids [images] int64.
+        Probabilities, energies and label ids.
 
     Raises:
         ValueError: The data set has no labels.
 
     Example::
 
-        probabilities, references = member_probabilities(model, test_dataset, TrainingArguments("out"))
-        classification_metrics(probabilities.mean(axis=1), references)
+        predicted = predict_members(model, test_dataset, TrainingArguments("out"))
+        classification_metrics(predicted.probabilities.mean(axis=1), predicted.references)
     """
     if args.fp16_full_eval or args.bf16_full_eval:
         # Trainer casts the model in place.
@@ -203,4 +223,8 @@ def member_probabilities(
         raise ValueError("The data set gives no labels: each image needs 'labels' (or 'label'), to be evaluated.")
     predictions: Any = output.predictions
     probabilities = np.asarray(predictions[1], np.float64)
-    return probabilities / probabilities.sum(axis=-1, keepdims=True), np.asarray(output.label_ids, np.int64)
+    return MemberPredictions(
+        probabilities / probabilities.sum(axis=-1, keepdims=True),
+        np.asarray(predictions[2], np.float64),
+        np.asarray(output.label_ids, np.int64),
+    )

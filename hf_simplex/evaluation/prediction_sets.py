@@ -14,8 +14,10 @@ draw of all images: it holds on average, not for each label or kind of image.
 import math
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ..model.decisions import label_scores
 from .inputs import FloatArray, check_predictions, check_probabilities, check_scores
 
 __all__ = ["conformal_quantile", "conformity_scores", "prediction_set_metrics", "prediction_sets"]
@@ -28,9 +30,8 @@ def conformity_scores(probabilities: ArrayLike, references: ArrayLike, *, method
     average. APS (adaptive prediction sets) scores it by the mass of the labels up to it, in descending order of
     probability; its sets are larger for harder images.
 
-    .. math:: s_\text{LAC}(y) = 1 - p_y \qquad s_\text{APS}(y) = \sum_{j : p_j \ge p_y} p_j
-
-    The first label wins a tie. APS is not randomized here: the same image always gets the same set.
+    The formulas are those of `decisions.label_scores`. The first label wins a tie. APS is not randomized here: the
+    same image always gets the same set.
 
     Args:
         probabilities: [images, labels], each row summing to 1 within 0.001.
@@ -151,14 +152,6 @@ def prediction_set_metrics(sets: ArrayLike, references: ArrayLike) -> dict[str, 
 
 
 def _label_scores(probabilities: FloatArray, method: str) -> FloatArray:
-    """Scores of all labels, [images, labels]."""
-    if method == "lac":
-        return 1 - probabilities
-    if method == "aps":
-        order = np.argsort(-probabilities, axis=1, kind="stable")
-        mass = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)
-        scores = np.empty_like(mass)
-        # Sums may exceed 1 by rounding.
-        np.put_along_axis(scores, order, np.minimum(mass, 1.0), axis=1)
-        return scores
-    raise ValueError(f"method is {method!r}: expected 'lac' or 'aps'.")
+    """Scores of all labels, [images, labels]: those of the checkpoint's own sets."""
+    scores: FloatArray = label_scores(torch.from_numpy(probabilities), method).numpy()
+    return scores

@@ -22,7 +22,7 @@ from transformers.image_utils import load_image
 from ..data.image_transforms import ImageTransform, collate, with_pixel_values
 from ..model.modeling_simplex import SimplexForImageClassification
 from .calibration import scale_temperature
-from .comparison import member_probabilities
+from .comparison import predict_members
 from .metrics import classification_metrics
 
 __all__ = [
@@ -245,7 +245,7 @@ def evaluate_under_shift(
         references = np.asarray(dataset["label"])
         for name, method in methods.items():
             if isinstance(method, SimplexForImageClassification):
-                probabilities = member_probabilities(method, data, args, collate)[0].mean(axis=1)
+                probabilities = predict_members(method, data, args, collate).probabilities.mean(axis=1)
             else:
                 probabilities = np.asarray(method(data))
             row = ShiftResult(method=name, corruption=corruption, severity=severity)

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
-from ..model.members import symmetric_members
+from ..model.members import MEMBER_RULES, place_members
 from ..model.modeling_simplex import SimplexForImageClassification
 from .evidence import PARTS, Evidence
 
@@ -138,7 +138,8 @@ def sampling(config: SimplexConfig) -> str:
         >>> sampling(SimplexConfig(roles=["mode"], simplexes=[[0]]))
         ''
     """
-    if len(config.simplexes) == 1 or not config.members or config.members == symmetric_members(config.complex):
+    placed = [place_members(config.complex, rule) for rule in MEMBER_RULES]
+    if len(config.simplexes) == 1 or not config.members or config.members in placed:
         return ""
     return "with equal chance" if config.sampling == "equal" else "in proportion to volume"
 

@@ -7,18 +7,22 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from .backbones import build_backbone, check_same_architecture, copy_tensors, parameters_and_buffers
 from .batch_norm import batch_norm_statistics, recompute_statistics
 from .complexes import SimplicialComplex
 from .configuration_simplex import CONNECTOR, ROLES, SimplexConfig
 from .coordinates import centroid_coordinates
+from .decisions import Decisions
 from .ready_members import ReadyMembers, num_bytes
 from .tensor_tree import TensorTree, empty_like
 from .volumes import simplex_log_volumes
 from .weight_space import stacked_parameters, trainable_names, write_point
 
 __all__ = ["ComplexOfBackbones"]
+
+logger = logging.get_logger(__name__)
 
 
 class ComplexOfBackbones(PreTrainedModel):
@@ -156,9 +160,36 @@ class ComplexOfBackbones(PreTrainedModel):
     def _set_structure(self, structure: SimplicialComplex) -> None:
         """Set another structure of the same vertices, and drop the members of the former one."""
         self._check_dimensions(structure)
+        self._drop_decisions()
         self.config.simplexes = [list(simplex) for simplex in structure.simplexes]
         self.config.members = []
         self.members, self.centroids = nn.ModuleList(), nn.ModuleList()
+
+    @property
+    def decisions(self) -> Decisions | None:
+        """What was fitted on validation images; None if nothing was.
+
+        Raises:
+            ValueError: the configuration's decisions are malformed.
+
+        Example::
+
+            model.decisions.temperature   # 1.2
+        """
+        values = self.config.decisions
+        return None if values is None else Decisions.from_json(values)
+
+    @decisions.setter
+    def decisions(self, decisions: Decisions | None) -> None:
+        self.config.decisions = None if decisions is None else decisions.to_json()
+
+    def _drop_decisions(self) -> None:
+        if self.config.decisions is not None:
+            logger.warning(
+                "The members change, so the decisions are dropped: temperature, threshold and prediction sets were "
+                "fitted for the former members. Call calibrate again."
+            )
+            self.config.decisions = None
 
     def store_vertex(self, vertex: int) -> None:
         """Copy the working backbone's weights and buffers into a vertex. All ranks of a sharded run call this.
@@ -187,7 +218,7 @@ class ComplexOfBackbones(PreTrainedModel):
             for name, tensor in vertex.items():
                 tensor.data = torch.empty_like(present[name], dtype=tensor.dtype).copy_(tensor)
         self.vertices, self.members, self.centroids = other.vertices, other.members, other.centroids
-        for name in ("simplexes", "roles", "members", "sampling", "provenance"):
+        for name in ("simplexes", "roles", "members", "sampling", "provenance", "decisions"):
             setattr(self.config, name, getattr(other.config, name))
 
     # ---- points ------------------------------------------------------------------------------------------------

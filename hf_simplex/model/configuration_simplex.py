@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from .complexes import SimplicialComplex
 from .coordinates import validate_coordinates
+from .decisions import Decisions
 
 __all__ = ["CONNECTOR", "MODE", "PRETRAINED", "ROLES", "SAMPLINGS", "TASK", "SimplexConfig"]
 
@@ -35,11 +36,12 @@ class SimplexConfig(PreTrainedConfig):
         sampling: how to draw points from several simplexes: with `"equal"` chance, or in proportion to `"volume"`.
         provenance: how the vertices were trained, as JSON values; written by the trainer. `stages` is a list of
             dictionaries, each with the index of the trained `vertex`.
+        decisions: what was fitted on validation images, as the dictionary of `decisions.Decisions`; default: nothing.
         **kwargs: arguments of `PreTrainedConfig`.
 
     Raises:
         ValueError: a simplex has an unknown vertex, a role or sampling is unknown, a member is not a point of the
-            complex, or the provenance is malformed.
+            complex, or the provenance or the decisions are malformed.
 
     Example:
         >>> config = SimplexConfig(simplexes=[[0, 1, 2]], roles=["mode", "mode", "connector"], members=[[0.5, 0.5, 0]])
@@ -57,6 +59,7 @@ class SimplexConfig(PreTrainedConfig):
         members: Sequence[Sequence[float]] = (),
         sampling: str = "equal",
         provenance: dict[str, Any] | None = None,
+        decisions: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.backbone_config = _backbone_config(backbone_config)
@@ -73,6 +76,7 @@ class SimplexConfig(PreTrainedConfig):
         if not isinstance(provenance, dict | None):
             raise ValueError(f"provenance is {provenance!r}; expected a dictionary.")
         self.provenance = dict(provenance or {})
+        self.decisions = decisions
         if self.backbone_config is not None and "id2label" not in kwargs and "num_labels" not in kwargs:
             kwargs["id2label"] = self.backbone_config.id2label
             kwargs["label2id"] = self.backbone_config.label2id
@@ -87,7 +91,7 @@ class SimplexConfig(PreTrainedConfig):
         self.check()
 
     def check(self) -> None:
-        """Check structure, roles, members and provenance.
+        """Check structure, roles, members, provenance and decisions.
 
         Raises:
             ValueError: see the class.
@@ -105,6 +109,13 @@ class SimplexConfig(PreTrainedConfig):
                 "of the vertex that was trained under 'vertex'."
             )
         self.check_points(self.members)
+        if self.decisions is not None:
+            centroids = Decisions.from_json(self.decisions).centroid_temperatures
+            if len(centroids) not in (0, len(self.simplexes)):
+                raise ValueError(
+                    f"decisions: centroid_temperatures has {len(centroids)} entries; expected one for each of "
+                    f"{len(self.simplexes)} simplexes."
+                )
 
     def check_points(self, coordinates: Sequence[Sequence[float]]) -> None:
         """Check that points lie in the complex.
@@ -136,7 +147,8 @@ class SimplexConfig(PreTrainedConfig):
         """Return the configuration of the disjoint union of complexes.
 
         Backbone, labels, sampling and provenance are those of the first. Members are kept if every configuration has
-        some. `stages` of all provenances are kept, with their vertices renumbered.
+        some. `stages` of all provenances are kept, with their vertices renumbered. Decisions are not: they were fitted
+        for other members.
 
         Args:
             configs: at least one.

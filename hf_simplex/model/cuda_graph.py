@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MAX_GRAPHS", "STREAMS", "WARM_UP_PASSES", "GraphedMembers", "log_probabilities"]
+__all__ = ["MAX_GRAPHS", "STREAMS", "WARM_UP_PASSES", "GraphedMembers", "member_logits"]
 
 WARM_UP_PASSES = 3
 """Passes before a capture. Libraries choose algorithms and allocate workspaces in them, as torch requires."""
@@ -23,7 +23,7 @@ MAX_GRAPHS = 8
 class _CapturedGraph:
     graph: "torch.cuda.CUDAGraph"
     pixel_values: Tensor
-    log_probabilities: Tensor
+    member_logits: Tensor
 
 
 class GraphedMembers:
@@ -41,7 +41,7 @@ class GraphedMembers:
     Example::
 
         graphed = GraphedMembers([first.eval().cuda(), second.eval().cuda()])
-        graphed(images.cuda())   # [batch, 2, labels] log probabilities
+        graphed(images.cuda())   # [batch, 2, labels] logits
     """
 
     def __init__(self, members: Sequence[nn.Module], streams: int = STREAMS) -> None:
@@ -50,7 +50,7 @@ class GraphedMembers:
         self._pool: Any = None
 
     def __call__(self, pixel_values: Tensor) -> Tensor:
-        """Return log probabilities, [batch, members, labels] float32.
+        """Return the logits of each member, [batch, members, labels] float32.
 
         Args:
             pixel_values: [batch, channels, height, width] on the members' device.
@@ -62,13 +62,13 @@ class GraphedMembers:
         key = (pixel_values.shape, pixel_values.stride(), pixel_values.dtype, pixel_values.device, autocast)
         if key not in self._captured:
             if len(self._captured) >= MAX_GRAPHS:
-                return log_probabilities(self.members, pixel_values)
+                return member_logits(self.members, pixel_values)
             self._captured[key] = self._capture(pixel_values)
         captured = self._captured[key]
         captured.pixel_values.copy_(pixel_values)
         captured.graph.replay()
         # The next replay overwrites the output.
-        return captured.log_probabilities.clone()
+        return captured.member_logits.clone()
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the graphs: a copy captures its own."""
@@ -99,13 +99,13 @@ class GraphedMembers:
             side.wait_stream(current)
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP_PASSES):
-                    log_probabilities(self.members, static, streams)
+                    member_logits(self.members, static, streams)
             current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             try:
                 # Other threads, such as image loaders, may allocate memory during the capture.
                 with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                    output = log_probabilities(self.members, static, streams)
+                    output = member_logits(self.members, static, streams)
             except RuntimeError as error:
                 raise RuntimeError(
                     f"The members could not be captured in a CUDA graph ({error}). Call materialize() without "
@@ -114,13 +114,13 @@ class GraphedMembers:
         return _CapturedGraph(graph, static, output)
 
 
-def log_probabilities(
+def member_logits(
     members: Iterable[nn.Module],
     pixel_values: Tensor,
     streams: "Sequence[torch.cuda.Stream]" = (),
     **kwargs: Any,
 ) -> Tensor:
-    """Return the log probabilities of each member, [batch, members, labels] float32.
+    """Return the logits of each member, [batch, members, labels] float32.
 
     Args:
         members: modules from `pixel_values` to an output with `logits`. Without `streams` each may be the same module
@@ -132,23 +132,23 @@ def log_probabilities(
     Example:
         >>> from transformers import ViTConfig, ViTForImageClassification
         >>> vit = ViTForImageClassification(ViTConfig(hidden_size=12, num_hidden_layers=1, num_labels=5)).eval()
-        >>> log_probabilities([vit, vit], torch.zeros(1, 3, 224, 224)).shape
+        >>> member_logits([vit, vit], torch.zeros(1, 3, 224, 224)).shape
         torch.Size([1, 2, 5])
     """
     if not streams:
-        return torch.stack([_log_softmax(member, pixel_values, **kwargs) for member in members], dim=1)
+        return torch.stack([_logits(member, pixel_values, **kwargs) for member in members], dim=1)
     current = torch.cuda.current_stream(pixel_values.device)
     for stream in streams:
         stream.wait_stream(current)
     found = []
     for number, member in enumerate(members):
         with torch.cuda.stream(streams[number % len(streams)]):
-            found.append(_log_softmax(member, pixel_values, **kwargs))
+            found.append(_logits(member, pixel_values, **kwargs))
     for stream in streams:
         current.wait_stream(stream)
     return torch.stack(found, dim=1)
 
 
-def _log_softmax(member: nn.Module, pixel_values: Tensor, **kwargs: Any) -> Tensor:
+def _logits(member: nn.Module, pixel_values: Tensor, **kwargs: Any) -> Tensor:
     logits: Tensor = member(pixel_values=pixel_values, **kwargs).logits
-    return logits.float().log_softmax(dim=-1)
+    return logits.float()

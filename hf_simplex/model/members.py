@@ -5,9 +5,14 @@ import math
 from torch import Generator, Tensor
 
 from .complexes import SimplicialComplex
+from .coordinates import centroid_coordinates, vertex_coordinates
 from .sampling import sample_complex
 
-__all__ = ["draw_members", "symmetric_members"]
+__all__ = ["DEFAULT_RULE", "MEMBER_RULES", "draw_members", "place_members", "symmetric_members"]
+
+DEFAULT_RULE = "vertices_and_centroid"
+MEMBER_RULES = (DEFAULT_RULE, "vertices", "centroid", "symmetric")
+"""Rules of `place_members`."""
 
 
 def draw_members(
@@ -59,6 +64,39 @@ def draw_members(
         generator=generator,
     )
     return coordinates.tolist()
+
+
+def place_members(structure: SimplicialComplex, rule: str = DEFAULT_RULE) -> list[list[float]]:
+    """Place the members of an ensemble by a rule.
+
+    A simplex of one vertex has that vertex as its centroid. A point of several simplexes is one member.
+
+    Args:
+        structure: the complex.
+        rule: `"vertices_and_centroid"` of each simplex, `"vertices"`, `"centroid"` of each simplex, or `"symmetric"`
+            (`symmetric_members`).
+
+    Returns:
+        [members, vertices] barycentric coordinates, simplex after simplex.
+
+    Raises:
+        ValueError: the rule is unknown.
+
+    Example:
+        >>> place_members(SimplicialComplex(2, ((0, 1),)))
+        [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
+    """
+    if rule not in MEMBER_RULES:
+        raise ValueError(f"The rule of the members is {rule!r}: choose from {', '.join(MEMBER_RULES)}.")
+    if rule == "symmetric":
+        return symmetric_members(structure)
+    members = []
+    for index, simplex in enumerate(structure.simplexes):
+        if rule != "centroid":
+            members += [vertex_coordinates(structure, vertex).tolist() for vertex in simplex]
+        if rule != "vertices":
+            members.append(centroid_coordinates(structure, index).tolist())
+    return [member for number, member in enumerate(members) if member not in members[:number]]
 
 
 def symmetric_members(structure: SimplicialComplex) -> list[list[float]]:

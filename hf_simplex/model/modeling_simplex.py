@@ -24,9 +24,10 @@ from .backbones import (
 from .batch_norm import batch_norm_statistics, copy_statistics
 from .complexes import SimplicialComplex
 from .configuration_simplex import MODE, PRETRAINED, SimplexConfig
-from .cuda_graph import log_probabilities
+from .cuda_graph import member_logits
+from .decisions import scale_log_probabilities
 from .image_processors import LazyImageProcessor
-from .members import draw_members, symmetric_members
+from .members import DEFAULT_RULE, draw_members, place_members
 from .pretrained_simplex import SimplexPreTrainedModel
 from .processes import map_over_ranks
 from .ready_members import ReadyMembers
@@ -41,8 +42,13 @@ class SimplexImageClassifierOutput(ModelOutput):
 
     Attributes:
         loss: scalar float32, the mean negative log-likelihood of the labels in nats. Returned when labels are given.
-        logits: [batch, labels] float32, log of the mean of the members' probabilities. Their softmax is that mean.
-        member_probabilities: [batch, members, labels] float32, the softmax of each member. Returned on request.
+        logits: [batch, labels] float32, log of the ensemble's probabilities: the mean of the members' softmax, at the
+            temperature of the decisions if there are any.
+        member_probabilities: [batch, members, labels] float32, the softmax of each member, without a temperature.
+            Returned on request.
+        member_energies: [batch, members] float32, -logsumexp of each member's logits, in nats: high for images unlike
+            the training images (Liu et al. 2020, Energy-based Out-of-distribution Detection). Returned with the
+            members' probabilities.
 
     Example:
         >>> SimplexImageClassifierOutput(logits=torch.zeros(1, 2)).logits.shape
@@ -52,6 +58,7 @@ class SimplexImageClassifierOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     member_probabilities: Tensor | None = None
+    member_energies: Tensor | None = None
 
 
 class SimplexForImageClassification(SimplexPreTrainedModel):
@@ -224,18 +231,19 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         sampling: str | None = None,
         among_processes: bool = False,
     ) -> None:
-        """Choose the members of the ensemble: random or symmetric points of the complex.
+        """Choose the members of the ensemble: random points of the complex, or points placed by a rule.
 
         Args:
-            num_members: how many to draw uniformly (`members.draw_members`); or `"auto"` for one member for each
-                vertex of each simplex (`members.symmetric_members`).
+            num_members: how many to draw uniformly (`members.draw_members`); or a rule of `members.place_members`:
+                `"vertices_and_centroid"`, `"vertices"`, `"centroid"` or `"symmetric"`. `"auto"` is the first.
             seed: of the draw.
             batches: re-iterable inputs of training images for the BatchNorm statistics, if the backbone has BatchNorm.
             sampling: `"equal"` or `"volume"`; default: the configuration's.
             among_processes: see `set_members`.
 
         Raises:
-            ValueError: there are too few members; or `"auto"` with volume sampling of several simplexes.
+            ValueError: there are too few members, or the rule is unknown; or a rule with volume sampling of several
+                simplexes.
 
         Example::
 
@@ -244,7 +252,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         """
         sampling = sampling or self.config.sampling
         if isinstance(num_members, str):
-            coordinates = self._symmetric_members(num_members, sampling)
+            coordinates = self._placed_members(num_members, sampling)
         else:
             log_volumes = self.log_volumes() if sampling == "volume" else None
             coordinates = draw_members(
@@ -253,14 +261,14 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         self.set_members(coordinates, batches=batches, among_processes=among_processes)
         self.config.sampling = sampling
 
-    def _symmetric_members(self, rule: str, sampling: str) -> list[list[float]]:
-        if rule != "auto":
-            raise ValueError(f"num_members is {rule!r}: expected a number or 'auto'.")
+    def _placed_members(self, rule: str, sampling: str) -> list[list[float]]:
+        placed = place_members(self.config.complex, DEFAULT_RULE if rule == "auto" else rule)
         if sampling == "volume" and len(self.config.simplexes) > 1:
             raise ValueError(
-                "Members by 'auto' weigh all simplexes alike, but sampling is 'volume': give a number of members."
+                f"Members by the rule {rule!r} weigh all simplexes alike, but sampling is 'volume': give a number of "
+                "members."
             )
-        return symmetric_members(self.config.complex)
+        return placed
 
     def set_members(
         self,
@@ -289,17 +297,66 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             raise ValueError("An ensemble needs at least one member, and no point was given.")
         self.config.check_points(coordinates)
         self.dematerialize()
-        trees = self._compute_statistics([*coordinates, *self._centroid_coordinates()], batches, among_processes)
-        self.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
-        self.members = nn.ModuleList(trees[: len(coordinates)])
+        found = self.point_statistics(
+            [*coordinates, *self._centroid_coordinates()], batches, among_processes=among_processes
+        )
+        trees = [TensorTree({}, tensors).to(self.device) for tensors in found if tensors]
+        self._assign_members(coordinates, trees[: len(coordinates)])
         self.centroids = nn.ModuleList(trees[len(coordinates) :])
 
-    def _compute_statistics(
-        self, points: Sequence[Sequence[float]], batches: Iterable[Any] | None, among_processes: bool
-    ) -> list[TensorTree]:
-        """The BatchNorm statistics of each point; empty without BatchNorm."""
+    def choose_members(
+        self, coordinates: Sequence[Sequence[float]], point_statistics: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        """Set the members to points whose BatchNorm statistics are known. The centroids stay.
+
+        Args:
+            coordinates: [members, vertices] barycentric coordinates.
+            point_statistics: the statistics of each member by buffer name; empty without BatchNorm.
+
+        Raises:
+            ValueError: there is no point, or one lies outside the complex.
+
+        Example::
+
+            model.choose_members([[1.0, 0.0], [0.0, 1.0]], [model.vertex_statistics(v) for v in (0, 1)])
+        """
+        if not len(coordinates):
+            raise ValueError("An ensemble needs at least one member, and no point was given.")
+        self.config.check_points(coordinates)
+        self.dematerialize()
+        copies = [{name: tensor.clone() for name, tensor in found.items()} for found in point_statistics if found]
+        self._assign_members(coordinates, [TensorTree({}, found).to(self.device) for found in copies])
+
+    def _assign_members(self, coordinates: Sequence[Sequence[float]], trees: Sequence[TensorTree]) -> None:
+        self._drop_decisions()
+        self.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
+        self.members = nn.ModuleList(trees)
+
+    def point_statistics(
+        self,
+        points: Sequence[Sequence[float]],
+        batches: Iterable[Any] | None = None,
+        *,
+        among_processes: bool = False,
+    ) -> list[dict[str, Tensor]]:
+        """Compute the BatchNorm statistics of points.
+
+        Args:
+            points: [points, vertices] barycentric coordinates.
+            batches, among_processes: see `set_members`.
+
+        Returns:
+            The statistics of each point by buffer name, on the CPU; empty without BatchNorm.
+
+        Raises:
+            ValueError: see `set_members`.
+
+        Example::
+
+            model.point_statistics([[0.5, 0.5]], batches=[{"pixel_values": images}])
+        """
         if not batch_norm_statistics(self.backbone):
-            return []
+            return [{} for _ in points]
         progress = logging.tqdm(total=len(points), desc="BatchNorm statistics", leave=False)
 
         def at(point: Sequence[float]) -> dict[str, Tensor]:
@@ -308,13 +365,14 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             return {name: tensor.cpu() for name, tensor in found.items()}
 
         with progress:
-            found = map_over_ranks(points, at) if among_processes else [at(point) for point in points]
-        return [TensorTree({}, tensors).to(self.device) for tensors in found]
+            return map_over_ranks(points, at) if among_processes else [at(point) for point in points]
 
     def with_members(
         self, coordinates: Sequence[Sequence[float]], point_statistics: Sequence[Mapping[str, Tensor]]
     ) -> Self:
         """Return an ensemble of other members that shares the vertices, with known BatchNorm statistics.
+
+        It has no decisions: those were fitted for the present members.
 
         Args:
             coordinates: [members, vertices] barycentric coordinates.
@@ -333,6 +391,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         other._ready = ReadyMembers()
         other.config = copy.deepcopy(self.config)
         other.config.members = [[float(coordinate) for coordinate in member] for member in coordinates]
+        other.config.decisions = None
         other.members = nn.ModuleList(TensorTree({}, found) for found in point_statistics if found)
         return other
 
@@ -347,15 +406,17 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SimplexImageClassifierOutput | tuple[Tensor, ...]:
-        """Predict with the ensemble: the mean of its members' softmax (Benton et al. 2021).
+        """Predict with the ensemble: the mean of its members' softmax (Benton et al. 2021), then the temperature.
+
+        The temperature is that of `decisions`, fitted by `calibrate`; without decisions there is none.
 
         No gradient flows. To explain predictions, export the centroid or a vertex and use that.
 
         Args:
             pixel_values: [batch, channels, height, width], from the image processor.
             labels: [batch] int64.
-            output_member_probabilities: return each member's probabilities; default: the configuration's attribute of
-                that name, else False.
+            output_member_probabilities: return each member's probabilities and energies; default: the configuration's
+                attribute of that name, else False.
             return_dict: return a `SimplexImageClassifierOutput` (default) or a tuple.
             **kwargs: arguments of the backbone.
 
@@ -372,14 +433,18 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             output_member_probabilities = getattr(self.config, "output_member_probabilities", False)
         if self._ready.graph is not None and pixel_values.is_cuda and not kwargs:
             self._check_not_training()
-            members = self._ready.graph(pixel_values)
+            raw = self._ready.graph(pixel_values)
         else:
-            members = log_probabilities(self._member_backbones(), pixel_values, **kwargs)
-        logits = members.logsumexp(dim=1) - math.log(len(self.config.members))
+            raw = member_logits(self._member_backbones(), pixel_values, **kwargs)
+        members = raw.log_softmax(dim=-1)
+        mean = members.logsumexp(dim=1) - math.log(len(self.config.members))
+        decisions = self.config.decisions
+        logits = mean if decisions is None else scale_log_probabilities(mean, decisions["temperature"])
         loss = None if labels is None else nn.functional.nll_loss(logits, labels.to(logits.device))
         output = SimplexImageClassifierOutput(
             loss=loss,
             logits=logits,
             member_probabilities=members.exp() if output_member_probabilities else None,
+            member_energies=-raw.logsumexp(dim=-1) if output_member_probabilities else None,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()

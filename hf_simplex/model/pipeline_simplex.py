@@ -31,9 +31,16 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
     - `predictive_entropy_nats`: total uncertainty, in nats, 0 to ln(labels);
     - `mutual_information_nats`: the members' disagreement, in nats, 0 to `predictive_entropy_nats`. It is large for
       images unlike the training images;
-    - `vote_share`: share of the members that vote for the ensemble's label, 0 to 1.
+    - `vote_share`: share of the members that vote for the ensemble's label, 0 to 1;
+    - `calibrated`: whether decisions were fitted on validation images (`SimplexForImageClassification.calibrate`). If
+      not, the entries below are None;
+    - `abstain`: whether the ensemble is less confident than its threshold. None also where no threshold reaches the
+      target error;
+    - `prediction_set`: labels that hold the true one at the fitted rate, most probable first;
+    - `more_uncertain_than`: percent of the validation images that look more certain, by `mutual_information` and by
+      `energy`.
 
-    `uncertainty` has the formulas and their sources.
+    `uncertainty` and `decisions` have the formulas and their sources.
 
     Args:
         model: a `SimplexForImageClassification`, or its Hub id or folder.
@@ -163,6 +170,26 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
             "predictive_entropy_nats": predictive_entropy(members).item(),
             "mutual_information_nats": mutual_information(members).item(),
             "vote_share": vote_share(members).item(),
+            **self._decide(torch.from_numpy(scores), members, model_outputs["member_energies"][0]),
+        }
+
+    def _decide(self, scores: torch.Tensor, members: torch.Tensor, energies: torch.Tensor) -> dict[str, Any]:
+        model: Any = self.model
+        decisions = model.decisions
+        if decisions is None:
+            return {"calibrated": False, "abstain": None, "prediction_set": None, "more_uncertain_than": None}
+        names, labels = model.config.id2label, decisions.prediction_set(scores)
+        shares = {
+            "mutual_information": decisions.more_uncertain_than(
+                "mutual_information", mutual_information(members).item()
+            ),
+            "energy": decisions.more_uncertain_than("energy", energies.double().mean().item()),
+        }
+        return {
+            "calibrated": True,
+            "abstain": decisions.abstains(scores),
+            "prediction_set": None if labels is None else [names[label] for label in labels],
+            "more_uncertain_than": {name: 100 * share for name, share in shares.items() if share is not None},
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:

@@ -1,12 +1,15 @@
 """The files of the model: from_pretrained, save_pretrained, push_to_hub, exports and the image processor."""
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import BaseImageProcessor
+from transformers.utils import logging
 
+from .calibrated_head import fold_temperature
 from .checkpoint import check_target
 from .complex_of_backbones import ComplexOfBackbones
 from .configuration_simplex import SimplexConfig
@@ -15,6 +18,8 @@ from .image_processors import LazyImageProcessor, check_image_processor, process
 from .save_and_load import export_backbone, load_ensemble, save_ensemble
 
 __all__ = ["SimplexPreTrainedModel"]
+
+logger = logging.get_logger(__name__)
 
 
 class SimplexPreTrainedModel(ComplexOfBackbones):
@@ -167,6 +172,31 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
         # hf_simplex/registration.py replaces this method where the whole package is installed.
         raise ImportError("Publishing needs all of hf-simplex: pip install hf-simplex, then import hf_simplex.")
 
+    def calibrate(self, validation: Any, *, batches: Any = None, **kwargs: Any) -> Any:
+        """Choose the members and fit temperature, abstention and prediction sets on validation images.
+
+        `decisions` keeps what was fitted, and `save_pretrained` writes it to config.json.
+
+        Args:
+            validation: images with labels that were not trained on, as the trainer takes them.
+            batches: inputs of training images, for the BatchNorm statistics of further candidate members.
+            **kwargs: see `evaluation.calibrate.calibrate`.
+
+        Returns:
+            A `decisions.Decisions`; None where there are too few images.
+
+        Raises:
+            ImportError: hf_simplex is not installed: this model came from the Hub with its own code.
+            ValueError: see `evaluation.calibrate.calibrate`.
+
+        Example::
+
+            decisions = model.calibrate(validation_images)
+            model.save_pretrained("ensemble")
+        """
+        # hf_simplex/registration.py replaces this method where the whole package is installed.
+        raise ImportError("Calibration needs all of hf-simplex: pip install hf-simplex, then import hf_simplex.")
+
     def export_vertex(self, vertex: int, save_directory: str | os.PathLike[str]) -> None:
         """Save one vertex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
 
@@ -207,6 +237,9 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
     def export_centroid(self, save_directory: str | os.PathLike[str], simplex: int = 0) -> None:
         """Save the centroid of one simplex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
 
+        With decisions, the head's weights and bias are divided by the centroid's temperature: the checkpoint is
+        calibrated by itself.
+
         Args:
             save_directory: created if it does not exist.
             simplex: index of the simplex.
@@ -220,4 +253,14 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
             model.export_centroid("centroid")
             AutoModelForImageClassification.from_pretrained("centroid")
         """
-        export_backbone(self.write_centroid(simplex), self.config, self.image_processor, save_directory)
+        backbone = self.write_centroid(simplex)
+        if self.decisions is None or not self.decisions.centroid_temperatures:
+            export_backbone(backbone, self.config, self.image_processor, save_directory)
+            return
+        calibrated = copy.deepcopy(backbone)
+        if not fold_temperature(calibrated, self.decisions.centroid_temperatures[simplex], self.image_processor):
+            logger.warning(
+                "The head of this backbone is not one linear layer, so the centroid is exported without its "
+                "temperature: its probabilities are not calibrated."
+            )
+        export_backbone(calibrated, self.config, self.image_processor, save_directory)

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from safetensors import safe_open
 from torch import Tensor
+from transformers.utils import logging
 
 from .configuration_simplex import SimplexConfig
 
 __all__ = ["read_part", "select_part"]
+
+logger = logging.get_logger(__name__)
 
 
 def select_part(
@@ -29,7 +32,8 @@ def select_part(
             and volumes and can be grown further.
 
     Returns:
-        The part's configuration, and its tensor names by those in the whole.
+        The part's configuration, and its tensor names by those in the whole. The configuration has no decisions unless
+        all members are kept.
 
     Raises:
         TypeError: `simplex` is neither an integer nor a sequence of integers.
@@ -63,6 +67,12 @@ def select_part(
     if "stages" in part.provenance:
         stages = [stage for stage in part.provenance["stages"] if stage["vertex"] in vertices]
         part.provenance["stages"] = [{**stage, "vertex": vertices.index(stage["vertex"])} for stage in stages]
+    if part.decisions is not None and part.members != config.members:
+        logger.warning(
+            "A part of the ensemble is loaded, without the decisions of the whole: temperature, threshold and "
+            "prediction sets were fitted for all members. Call calibrate on the part."
+        )
+        part.decisions = None
     part.check()
     kept = {"vertices": vertices, "members": members, "centroids": chosen if members else []}
     counts = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from transformers import SchedulerType, TrainingArguments
 
 from ..model.configuration_simplex import SAMPLINGS
+from ..model.members import DEFAULT_RULE, MEMBER_RULES
 from .frozen_vertices import FROZEN_VERTICES
 from .volume_measure import VOLUME_MEASURES
 
@@ -61,7 +62,8 @@ class SimplexTrainingArguments(TrainingArguments):
         },
     )
     volume_weight: float = field(
-        default=1e-8, metadata={"help": "Weight of the log volume in the loss, in nats. 0: no volume term."}
+        default=0.0,
+        metadata={"help": "Weight of the log volume in the loss, in nats. 0: no volume term. The paper: 1e-8."},
     )
     volume_weight_scaling: str = field(
         default="random_complex",
@@ -119,8 +121,16 @@ class SimplexTrainingArguments(TrainingArguments):
     num_members: int | None = field(
         default=None,
         metadata={
-            "help": "Number of random members, drawn uniformly at the end as in the paper. Default: as many members "
-            "in each simplex as it has vertices, placed symmetrically round the centroid."
+            "help": "Number of random members, drawn uniformly at the end as in the paper. Default: members by "
+            "member_rule."
+        },
+    )
+    member_rule: str = field(
+        default=DEFAULT_RULE,
+        metadata={
+            "help": "Members without num_members. 'vertices_and_centroid', 'vertices' or 'centroid' of each simplex; "
+            "'symmetric': one near each vertex, so that the mean of a quadratic function is exact.",
+            "choices": MEMBER_RULES,
         },
     )
     member_seed: int = field(default=0, metadata={"help": "Seed of the random members and of BatchNorm images."})
@@ -165,6 +175,7 @@ class SimplexTrainingArguments(TrainingArguments):
             ("volume_measure", VOLUME_MEASURES),
             ("frozen_vertices", FROZEN_VERTICES),
             ("sampling", SAMPLINGS),
+            ("member_rule", MEMBER_RULES),
             ("connector_lr_scheduler_type", (None, *(schedule.value for schedule in SchedulerType))),
         ):
             if getattr(self, name) not in choices:

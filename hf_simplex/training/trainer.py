@@ -10,11 +10,13 @@ from torch.utils.data import Dataset
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput
 
 from ..data.random_streams import stream
+from ..evaluation.calibrate import calibrate
 from ..model.batch_norm import batch_norm_layers
 from ..model.checkpoint import clear_saves, finish_saves
 from ..model.complexes import SimplicialComplex
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED
 from ..model.coordinates import vertex_coordinates
+from ..model.decisions import Decisions
 from ..model.modeling_simplex import SimplexForImageClassification
 from .arguments import SimplexTrainingArguments
 from .finite import NonFiniteError
@@ -230,12 +232,37 @@ class SimplexTrainer(VertexTrainer):
         backbone = self.simplex.backbone.to(self.args.device)  # type: ignore[arg-type]
         batches = self._batch_norm_batches() if batch_norm_layers(backbone) else None
         self.simplex.draw_members(
-            "auto" if self.args.num_members is None else self.args.num_members,
+            self.args.member_rule if self.args.num_members is None else self.args.num_members,
             seed=self.args.member_seed,
             batches=batches,
             sampling=self.args.sampling,
             among_processes=True,
         )
+
+    def calibrate(self, validation: Dataset, **kwargs: Any) -> Decisions | None:
+        """Choose the members and fit temperature, abstention and prediction sets on validation images.
+
+        All processes of a distributed run call this together.
+
+        Args:
+            validation: Images with labels. They must be new to the model, and no test images.
+            **kwargs: See `evaluation.calibrate.calibrate`.
+
+        Returns:
+            The decisions, which the model keeps; None where there are too few images.
+
+        Raises:
+            ValueError: See `evaluation.calibrate.calibrate`.
+
+        Example::
+
+            trainer.grow()
+            trainer.calibrate(validation_images, target_error=0.02)
+        """
+        backbone = self.simplex.backbone.to(self.args.device)  # type: ignore[arg-type]
+        batches = self._batch_norm_batches() if batch_norm_layers(backbone) else None
+        kwargs = {"args": self.args, "data_collator": self.data_collator, "batches": batches, **kwargs}
+        return calibrate(self.simplex, validation, **kwargs)
 
     # ---- evaluation and publishing -------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from workloads import TRANSFORMERS_VIT, ensemble
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.model.cuda_graph import WARM_UP_PASSES, GraphedMembers, log_probabilities
+from hf_simplex.model.cuda_graph import WARM_UP_PASSES, GraphedMembers, member_logits
 
 
 def vmapped(members: Sequence[PreTrainedModel]) -> Callable[[Tensor], Tensor]:
@@ -151,7 +151,7 @@ class Ways:
             found["graph_1_stream"] = lambda: GraphedMembers(self.members, streams=1)
             found["graph_vmapped"] = lambda: Captured(self.vmapped, images)
         if self.compile:
-            found["compiled"] = lambda: partial(log_probabilities, self.compiled)
+            found["compiled"] = lambda: partial(member_logits, self.compiled)
             if images.is_cuda:
                 found["graph_compiled"] = lambda: GraphedMembers(self.compiled, streams=1)
         return found

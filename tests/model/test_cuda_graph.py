@@ -11,7 +11,7 @@ from tiny import KINDS, LABELS, SIZE, backbone, images
 from torch import nn
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.model.cuda_graph import MAX_GRAPHS, GraphedMembers, log_probabilities
+from hf_simplex.model.cuda_graph import MAX_GRAPHS, GraphedMembers, member_logits
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures CUDA graphs: torch sees no GPU")
 
@@ -36,10 +36,10 @@ def ensemble(kind: str) -> SimplexForImageClassification:
     return model
 
 
-def test_the_log_probabilities_of_members_are_theirs_in_their_order() -> None:
+def test_the_member_logits_of_members_are_theirs_in_their_order() -> None:
     members = [backbone("vit", seed) for seed in range(3)]
     with torch.no_grad():
-        found = log_probabilities(members, images())
+        found = member_logits(members, images())
         assert found.shape == (len(images()), 3, LABELS)
         for number, member in enumerate(members):
             assert torch.equal(found[:, number], member(images()).logits.log_softmax(-1))
@@ -84,7 +84,7 @@ def test_members_on_several_streams_predict_the_same(streams: int) -> None:
     with torch.no_grad():
         for seed in range(20):
             batch = images(2, seed=seed).cuda()
-            torch.testing.assert_close(forked(batch), log_probabilities(members, batch), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(forked(batch), member_logits(members, batch), rtol=1e-4, atol=1e-5)
 
 
 @needs_cuda
@@ -93,7 +93,7 @@ def test_what_shapes_the_pass_is_captured_anew() -> None:
     model.materialize(cuda_graph=True)
     members = model._ready.modules
     batch = images(2).cuda()
-    expected = log_probabilities(members, batch)
+    expected = member_logits(members, batch)
     graphs = model._ready.graph
     with torch.inference_mode():
         torch.testing.assert_close(graphs(batch), expected, rtol=1e-4, atol=1e-5)
@@ -103,12 +103,12 @@ def test_what_shapes_the_pass_is_captured_anew() -> None:
     )
     for _ in range(2):
         with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
-            half, streamed = graphs(batch), log_probabilities(members, batch)
+            half, streamed = graphs(batch), member_logits(members, batch)
         torch.testing.assert_close(half, streamed, rtol=2e-2, atol=2e-2)
     assert len(graphs._captured) == 3
     for size in range(3, 3 + MAX_GRAPHS):
         more = images(size).cuda()
-        torch.testing.assert_close(graphs(more), log_probabilities(members, more), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(graphs(more), member_logits(members, more), rtol=1e-4, atol=1e-5)
     assert len(graphs._captured) == MAX_GRAPHS
 
 
@@ -124,7 +124,7 @@ def test_a_graph_follows_its_model_to_other_memory_and_into_copies() -> None:
     for _ in range(2):
         torch.testing.assert_close(wide(batch.double()).logits.float(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(twin(batch).logits, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(thawed(batch), log_probabilities(model._ready.modules, batch), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(thawed(batch), member_logits(model._ready.modules, batch), rtol=1e-4, atol=1e-5)
     model.cpu()
     torch.testing.assert_close(model(batch.cpu()).logits, expected.cpu(), rtol=1e-4, atol=1e-5)
     model.cuda()

@@ -133,8 +133,8 @@ def test_vmapped_members_predict_what_members_predict() -> None:
     images = torch.randn(2, 3, 32, 32)
     mean = ensemble_cost.vmapped(members)(images).softmax(-1).mean(0)
     assert torch.allclose(mean, model(images).logits.exp(), atol=1e-5)
-    log_probabilities = ensemble_cost.log_probabilities(members, images)
-    assert torch.allclose(log_probabilities.exp().mean(1), mean, atol=1e-5)
+    member_logits = ensemble_cost.member_logits(members, images)
+    assert torch.allclose(member_logits.exp().mean(1), mean, atol=1e-5)
 
 
 def test_loading_cost(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""An ensemble's answer as text: one line that a person reads, and bars."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["answer_bars", "answer_line"]
+
+BAR = 24
+"""Width of a full bar in characters."""
+
+
+def answer_line(result: Mapping[str, Any], target_error: float | None = None) -> str:
+    """Says what the ensemble answers, and whether it is sure.
+
+    Args:
+        result: of the pipeline `simplex-image-classification`, with at least one label.
+        target_error: of the abstention, 0 to 1; default: unknown.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> from hf_simplex.evaluation.answers import answer_line
+        >>> labels = [{"label": "dog", "score": 0.41}, {"label": "fox", "score": 0.38}, {"label": "cat", "score": 0.2}]
+        >>> answer_line({"labels": labels, "abstain": True}, target_error=0.05)
+        'not sure: dog 41 %, fox 38 %; abstains at a target error of 5 %'
+        >>> answer_line({"labels": [{"label": "dog", "score": 0.93}], "abstain": False})
+        'dog 93 %, sure'
+    """
+    named = [f"{entry['label']} {_percent(entry['score'])}" for entry in result["labels"]]
+    if result.get("abstain") is None:
+        return named[0]
+    if not result["abstain"]:
+        return f"{named[0]}, sure"
+    goal = "" if target_error is None else f" at a target error of {100 * target_error:g} %"
+    return f"not sure: {', '.join(named[:2])}; abstains{goal}"
+
+
+def answer_bars(labels: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Draws the probabilities of labels as bars of text.
+
+    Args:
+        labels: of the pipeline's result: `label`, `score` and `standard_deviation`, 0 to 1.
+
+    Returns:
+        A line for each label.
+
+    Example:
+        >>> from hf_simplex.evaluation.answers import answer_bars
+        >>> answer_bars([{"label": "dog", "score": 0.5, "standard_deviation": 0.04}])
+        ['dog  ████████████              50 % (members ± 4 points)']
+    """
+    width = max((len(str(entry["label"])) for entry in labels), default=0)
+    return [
+        f"{entry['label']!s:<{width}}  {'█' * round(BAR * entry['score']):<{BAR}}  {_percent(entry['score']):>4} "
+        f"(members ± {100 * entry['standard_deviation']:.0f} points)"
+        for entry in labels
+    ]
+
+
+def _percent(score: float) -> str:
+    # 99.6 % is not certainty.
+    if 0.995 <= score < 1:
+        return f"{min(100 * score, 99.9):.1f} %"
+    return f"{100 * score:.0f} %"

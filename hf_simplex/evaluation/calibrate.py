@@ -1,0 +1,358 @@
+"""Fits the decisions of an ensemble on validation images: members, temperature, abstention and prediction sets."""
+
+import math
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+from transformers.data.data_collator import DataCollator
+from transformers.utils import logging
+
+from ..model.configuration_simplex import MODE
+from ..model.coordinates import centroid_coordinates, vertex_coordinates
+from ..model.decisions import PERCENTILES, Abstention, Decisions, PredictionSets
+from ..model.members import place_members
+from ..model.modeling_simplex import SimplexForImageClassification
+from ..model.uncertainty import mutual_information
+from .calibration import fit_temperature
+from .comparison import MemberPredictions, predict_members
+from .inputs import FloatArray
+from .member_selection import choose_members, cross_fitted
+from .prediction_sets import conformal_quantile, conformity_scores
+from .selective import guaranteed_threshold
+
+__all__ = ["MIN_IMAGES", "CandidatePoints", "calibrate", "candidate_points", "describe_decisions", "fit_decisions"]
+
+logger = logging.get_logger(__name__)
+
+MIN_IMAGES = 50
+"""Fewer validation images fit nothing."""
+
+PRESENT = "present members"
+"""Name of the rule that keeps the members."""
+
+
+@dataclass(frozen=True)
+class CandidatePoints:
+    """Points that may become members, and the rules that choose among them.
+
+    Attributes:
+        coordinates: [points, vertices] barycentric coordinates.
+        statistics: BatchNorm statistics of each point by buffer name; empty dictionaries without BatchNorm.
+        rules: indices of points by the name of a rule.
+        modes: indices of the points that are modes.
+        centroids: [simplexes] index of each centroid.
+
+    Example::
+
+        candidate_points(model).rules["modes"]   # (0, 1)
+    """
+
+    coordinates: list[list[float]]
+    statistics: list[Mapping[str, Tensor]]
+    rules: dict[str, tuple[int, ...]]
+    modes: tuple[int, ...]
+    centroids: tuple[int, ...]
+
+
+def calibrate(
+    model: SimplexForImageClassification,
+    validation: Dataset,
+    *,
+    args: TrainingArguments | None = None,
+    data_collator: DataCollator | None = None,
+    batches: Iterable[Any] | None = None,
+    choose: bool = True,
+    max_forward_passes: int | None = None,
+    target_error: float = 0.05,
+    confidence_level: float = 0.95,
+    coverage: float = 0.9,
+    set_method: str = "lac",
+    data_set: str | None = None,
+) -> Decisions | None:
+    """Chooses the members, and fits temperature, abstention and prediction sets.
+
+    Threshold and prediction sets are fitted to cross-fitted probabilities: each image is scaled by a temperature that
+    was fitted on other images.
+
+    Args:
+        model: an ensemble whose members are drawn. Members and `decisions` change in place.
+        validation: images with labels, as the trainer takes them. They must be new to the model, and no test images.
+        args: batch size, precision and data loader workers; default: transformers' own, on the model's device.
+        data_collator: default: transformers' own.
+        batches: inputs of training images for the BatchNorm statistics of points between vertices. Without them, a
+            backbone with BatchNorm has the vertices, the centroids and the present members as candidates.
+        choose: choose the members; otherwise keep the present ones.
+        max_forward_passes: largest number of members; default: no limit.
+        target_error: largest acceptable error among the answers, between 0 and 1.
+        confidence_level: probability with which the error stays below the target, between 0 and 1.
+        coverage: rate at which prediction sets hold the true label, between 0 and 1.
+        set_method: `"lac"` or `"aps"`, see `prediction_sets`.
+        data_set: name of the data set, for the record.
+
+    Returns:
+        The decisions, which the model keeps. With fewer than 50 images nothing is fitted and the result is None.
+
+    Raises:
+        ValueError: the data set has no labels, or one that the model does not know; a rate is not between 0 and 1; or
+            no candidate is within `max_forward_passes`.
+        RuntimeError: the members are not drawn yet.
+
+    Example::
+
+        calibrate(model, validation_images, target_error=0.02).abstention
+        model.save_pretrained("ensemble")
+    """
+    if not model.config.members:
+        raise RuntimeError("The ensemble has no members yet: call model.draw_members first.")
+    number = len(validation)  # type: ignore[arg-type]
+    if number < MIN_IMAGES:
+        logger.warning(
+            f"There are {number} validation images, and at least {MIN_IMAGES} are needed: members, temperature, "
+            "abstention and prediction sets are not fitted."
+        )
+        return None
+    points = candidate_points(model, batches if choose else None, present_only=not choose)
+    with tempfile.TemporaryDirectory() as directory:
+        if args is None:
+            args = TrainingArguments(
+                directory,
+                use_cpu=model.device.type == "cpu",
+                report_to="none",
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                dataloader_pin_memory=False,
+            )
+        on_points = model.with_members(points.coordinates, points.statistics)
+        predicted = predict_members(on_points, validation, args, data_collator)
+    _warn_of_missing_labels(model, predicted)
+    if not choose:
+        chosen, selection = points.rules[PRESENT], {"name": PRESENT}
+    else:
+        selected = choose_members(
+            predicted.probabilities,
+            predicted.references,
+            points.rules,
+            points.modes,
+            max_forward_passes=max_forward_passes,
+        )
+        chosen, selection = selected.points, selected.to_json()
+        model.config.decisions = None
+        model.choose_members(
+            [points.coordinates[point] for point in chosen], [points.statistics[point] for point in chosen]
+        )
+    decisions = fit_decisions(
+        MemberPredictions(
+            predicted.probabilities[:, list(chosen)], predicted.energies[:, list(chosen)], predicted.references
+        ),
+        [predicted.probabilities[:, point] for point in points.centroids],
+        target_error=target_error,
+        confidence_level=confidence_level,
+        coverage=coverage,
+        set_method=set_method,
+        selection=selection,
+        fitted_on={"data_set": data_set, "images": number},
+    )
+    model.decisions = decisions
+    return decisions
+
+
+def candidate_points(
+    model: SimplexForImageClassification, batches: Iterable[Any] | None = None, *, present_only: bool = False
+) -> CandidatePoints:
+    """Lays out the points that may become members: modes, vertices, centroids, placed points and present members.
+
+    Args:
+        model: an ensemble whose members are drawn.
+        batches: inputs of training images, for the BatchNorm statistics of placed points.
+        present_only: the present members are the only rule.
+
+    Returns:
+        The points, each once.
+
+    Example::
+
+        candidate_points(model, batches=[{"pixel_values": images}]).coordinates
+    """
+    config, structure = model.config, model.config.complex
+    coordinates: list[list[float]] = []
+    statistics: list[Mapping[str, Tensor]] = []
+
+    def index(point: Sequence[float], found: Mapping[str, Tensor]) -> int:
+        if (listed := list(point)) not in coordinates:
+            coordinates.append(listed)
+            statistics.append(found)
+        return coordinates.index(listed)
+
+    vertices = tuple(
+        index(vertex_coordinates(structure, vertex).tolist(), model.vertex_statistics(vertex))
+        for vertex in range(0 if present_only else config.num_vertices)
+    )
+    trees: list[Any] = list(model.centroids) or [None] * len(config.simplexes)
+    centroids = tuple(
+        index(centroid_coordinates(structure, simplex).tolist(), {} if tree is None else tree.tensors())
+        for simplex, tree in enumerate(trees)
+    )
+    trees = list(model.members) or [None] * len(config.members)
+    present = tuple(
+        index(member, {} if tree is None else tree.tensors())
+        for member, tree in zip(config.members, trees, strict=True)
+    )
+    if present_only:
+        return CandidatePoints(coordinates, statistics, {PRESENT: present}, (), centroids)
+    modes = tuple(vertices[vertex] for vertex, role in enumerate(config.roles) if role == MODE)
+    # The first vertex stands for the mode of a simplex without one.
+    modes = modes or tuple(vertices[simplex[0]] for simplex in config.simplexes)
+    rules: dict[str, tuple[int, ...]] = {f"mode {vertex}": (vertex,) for vertex in modes}
+    rules |= {"modes": modes, "vertices": vertices, "centroids": centroids}
+    rules["vertices and centroids"] = tuple(dict.fromkeys((*vertices, *centroids)))
+    if batches is not None or not model.vertex_statistics(0):
+        placed = place_members(structure, "symmetric")
+        found = model.point_statistics(placed, batches)
+        rules["placed points"] = tuple(index(point, own) for point, own in zip(placed, found, strict=True))
+    rules[PRESENT] = present
+    # Two rules may name the same points: the first stays.
+    distinct: dict[tuple[int, ...], str] = {}
+    for name, chosen in rules.items():
+        distinct.setdefault(tuple(sorted(set(chosen))), name)
+    rules = {name: rules[name] for name in distinct.values()}
+    return CandidatePoints(coordinates, statistics, rules, modes, centroids)
+
+
+def fit_decisions(
+    predicted: MemberPredictions,
+    centroids: Sequence[FloatArray] = (),
+    *,
+    target_error: float = 0.05,
+    confidence_level: float = 0.95,
+    coverage: float = 0.9,
+    set_method: str = "lac",
+    selection: Mapping[str, Any] | None = None,
+    fitted_on: Mapping[str, Any] | None = None,
+) -> Decisions:
+    """Fits decisions to the predictions of the members on validation images.
+
+    Args:
+        predicted: of the chosen members.
+        centroids: [simplexes] probabilities [images, labels] of each centroid.
+        target_error, confidence_level, coverage, set_method: see `calibrate`.
+        selection: how the members were chosen, as JSON values.
+        fitted_on: data set and settings, as JSON values.
+
+    Returns:
+        The decisions.
+
+    Raises:
+        ValueError: as `metrics.accuracy`, or a rate is not between 0 and 1.
+
+    Source: Guo et al. 2017 (temperature); Geifman and El-Yaniv 2017 (abstention); Sadinle et al. 2019 and Romano et
+    al. 2020 (prediction sets).
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_simplex.evaluation.calibrate import fit_decisions
+        >>> from hf_simplex.evaluation.comparison import MemberPredictions
+        >>> probabilities = np.tile([[[0.8, 0.2]]], (300, 1, 1))
+        >>> predicted = MemberPredictions(probabilities, np.zeros((300, 1)), np.array([0, 0, 1] * 100))
+        >>> round(fit_decisions(predicted).temperature, 3)
+        2.0
+    """
+    mean, references = predicted.probabilities.mean(axis=1), predicted.references
+    if not (mean.argmax(axis=1) != references).any():
+        logger.warning(
+            f"All {len(references)} validation images are classified correctly: the temperature stays 1, since they "
+            "hold no information about overconfidence."
+        )
+    scaled = cross_fitted(mean, references)
+    threshold = guaranteed_threshold(
+        scaled.max(axis=1),
+        scaled.argmax(axis=1) == references,
+        target_error=target_error,
+        confidence_level=confidence_level,
+    )
+    if threshold.threshold is None:
+        logger.warning(f"{threshold} The ensemble does not abstain.")
+    quantile = conformal_quantile(conformity_scores(scaled, references, method=set_method), coverage)
+    information = mutual_information(torch.from_numpy(predicted.probabilities)).numpy()
+    return Decisions(
+        temperature=fit_temperature(mean, references),
+        centroid_temperatures=[fit_temperature(probabilities, references) for probabilities in centroids],
+        abstention=Abstention(
+            target_error, confidence_level, threshold.threshold, threshold.coverage, threshold.error
+        ),
+        prediction_sets=PredictionSets(set_method, coverage, quantile if math.isfinite(quantile) else None),
+        uncertainty_quantiles={
+            "mutual_information": _percentiles(information),
+            "energy": _percentiles(predicted.energies.mean(axis=1)),
+        },
+        selection=selection or {},
+        fitted_on=fitted_on or {},
+    )
+
+
+def describe_decisions(decisions: Decisions) -> list[str]:
+    """Says in plain words what was fitted, a sentence each.
+
+    Args:
+        decisions: of `calibrate`.
+
+    Example:
+        >>> from hf_simplex.evaluation.calibrate import describe_decisions
+        >>> from hf_simplex.model.decisions import Decisions
+        >>> describe_decisions(Decisions(temperature=1.25))
+        ['The temperature is 1.25: the members alone are overconfident.']
+    """
+    lines = []
+    if name := decisions.selection.get("name"):
+        rows = {row["name"]: row for row in decisions.selection.get("candidates", [])}
+        row = rows.get(name)
+        details = f" ({row['forward_passes']} forward passes, validation NLL {row['nll']:.3f})" if row else ""
+        lines.append(f"The members are the {name}{details}.")
+        if not decisions.selection.get("guaranteed", True):
+            lines.append("Within the allowed forward passes, no members are as accurate as the ensemble of the modes.")
+    tendency = "overconfident" if decisions.temperature > 1 else "underconfident"
+    shown = f"{decisions.temperature:.3g}"
+    lines.append(f"The temperature is {shown}" + ("." if shown == "1" else f": the members alone are {tendency}."))
+    if (abstention := decisions.abstention) is not None:
+        goal = (
+            f"an error below {abstention.target_error:.1%} at a confidence level of {abstention.confidence_level:.0%}"
+        )
+        if abstention.threshold is None or abstention.coverage is None:
+            lines.append(f"No threshold of confidence reaches {goal}.")
+        else:
+            lines.append(
+                f"For {goal}, answer where the confidence is at least {abstention.threshold:.3f}: "
+                f"{abstention.coverage:.0%} of the validation images."
+            )
+    if (sets := decisions.prediction_sets) is not None:
+        what = (
+            "need more validation images: they hold all labels"
+            if sets.quantile is None
+            else f"hold the true label for {sets.coverage:.0%} of the images ({sets.method.upper()})"
+        )
+        lines.append(f"Prediction sets {what}.")
+    return lines
+
+
+def _percentiles(values: FloatArray) -> list[float]:
+    return [float(value) for value in np.quantile(values, np.linspace(0, 1, PERCENTILES))]
+
+
+def _warn_of_missing_labels(model: SimplexForImageClassification, predicted: MemberPredictions) -> None:
+    names: Any = model.config.id2label
+    if unknown := sorted(set(predicted.references.tolist()) - set(range(len(names)))):
+        raise ValueError(
+            f"The validation images have the label {unknown[0]}; expected 0 to {len(names) - 1}, the model's labels."
+        )
+    if missing := sorted(set(range(len(names))) - set(predicted.references.tolist())):
+        shown = ", ".join(str(names[label]) for label in missing[:5])
+        logger.warning(
+            f"{len(missing)} of {len(names)} labels have no validation image ({shown}): threshold and prediction sets "
+            "say nothing about them."
+        )

@@ -1,0 +1,261 @@
+"""Chooses the members of an ensemble among points of its complex, on validation images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .calibration import fit_temperature, scale_temperature
+from .inputs import FloatArray, IntArray, check_predictions
+from .metrics import SMALLEST_PROBABILITY
+
+__all__ = ["GREEDY", "CandidateResult", "Selection", "choose_members", "cross_fitted", "greedy_members"]
+
+GREEDY = "greedy"
+"""Name of the candidate that forward selection finds."""
+
+FOLDS = 5
+"""Folds of the cross-fitted probabilities."""
+
+TIE = 1e-3
+"""Nats within which two candidates count as equal. The one of fewer forward passes wins."""
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """How a candidate does on the validation images.
+
+    Attributes:
+        name: of the candidate.
+        forward_passes: of the backbone, an image.
+        error: 0 to 1.
+        nll: cross-fitted negative log-likelihood in nats, at a temperature fitted on other images.
+        error_over_modes: error minus that of the ensemble of all modes.
+        error_over_modes_se: paired standard error of that difference.
+        error_over_best_mode: error minus that of the best single mode.
+        error_over_best_mode_se: paired standard error of that difference.
+        eligible: whether neither difference exceeds its standard error.
+
+    Example:
+        >>> from hf_simplex.evaluation.member_selection import CandidateResult
+        >>> CandidateResult("modes", 2, 0.1, 0.3, 0.0, 0.0, -0.01, 0.005, True).eligible
+        True
+    """
+
+    name: str
+    forward_passes: int
+    error: float
+    nll: float
+    error_over_modes: float
+    error_over_modes_se: float
+    error_over_best_mode: float
+    error_over_best_mode_se: float
+    eligible: bool
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen members.
+
+    Attributes:
+        name: of the chosen candidate.
+        points: indices of its points.
+        guaranteed: whether the candidate is eligible: within one paired standard error its error is no worse than that
+            of the ensemble of all modes, nor than that of the best single mode.
+        candidates: results of all candidates, lowest NLL first.
+
+    Example:
+        >>> from hf_simplex.evaluation.member_selection import Selection
+        >>> Selection("modes", (0, 1), True, ()).to_json()["name"]
+        'modes'
+    """
+
+    name: str
+    points: tuple[int, ...]
+    guaranteed: bool
+    candidates: tuple[CandidateResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the selection as JSON values.
+
+        Example:
+            >>> from hf_simplex.evaluation.member_selection import Selection
+            >>> Selection("modes", (0, 1), True, ()).to_json()["guaranteed"]
+            True
+        """
+        candidates = [asdict(candidate) for candidate in self.candidates]
+        return {"name": self.name, "guaranteed": self.guaranteed, "candidates": candidates}
+
+
+def choose_members(
+    probabilities: FloatArray,
+    references: ArrayLike,
+    candidates: Mapping[str, Sequence[int]],
+    modes: Sequence[int],
+    *,
+    max_forward_passes: int | None = None,
+    seed: int = 0,
+) -> Selection:
+    """Chooses the members with the lowest NLL among those whose error is no worse than the modes'.
+
+    A candidate is eligible if its error exceeds neither that of the ensemble of all modes nor that of the best single
+    mode by more than one paired standard error. Of the eligible ones the lowest cross-fitted NLL wins; within 0.001
+    nats, the fewest forward passes. A forward selection over all points competes, each of its folds selected without
+    the images that it is measured on.
+
+    Args:
+        probabilities: [images, points, labels] of each point on validation images.
+        references: [images] integer label ids.
+        candidates: indices of points, by name.
+        modes: indices of the points that are modes.
+        max_forward_passes: largest number of members; default: no limit.
+        seed: of the folds.
+
+    Returns:
+        The selection. `guaranteed` is False where no candidate within `max_forward_passes` is eligible; then the one
+        with the lowest error is chosen.
+
+    Raises:
+        ValueError: no candidate is within `max_forward_passes`, or as `metrics.accuracy`.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_simplex.evaluation.member_selection import choose_members
+        >>> right, wrong = [0.9, 0.1], [0.2, 0.8]
+        >>> probabilities = np.array([[right, wrong], [right, right], [right, wrong]] * 4)
+        >>> choose_members(probabilities, [0] * 12, {"first": [0], "both": [0, 1]}, modes=[0, 1]).name
+        'first'
+    """
+    _, labels = check_predictions(probabilities.mean(axis=1), references)
+    limit = probabilities.shape[1] if max_forward_passes is None else max_forward_passes
+    within = {name: tuple(points) for name, points in candidates.items() if len(points) <= limit}
+    if not within:
+        raise ValueError(
+            f"max_forward_passes is {max_forward_passes}, but the smallest candidate needs "
+            f"{min(map(len, candidates.values()))}: allow more forward passes."
+        )
+    folds = _folds(len(labels), seed)
+    of_modes = _wrong(probabilities[:, list(modes)].mean(axis=1), labels)
+    singles = [_wrong(probabilities[:, mode], labels) for mode in modes]
+    of_best = min(singles, key=np.mean)
+    predictions = {name: probabilities[:, list(points)].mean(axis=1) for name, points in within.items()}
+    if GREEDY not in within:
+        within[GREEDY] = tuple(greedy_members(probabilities, labels, limit))
+        predictions[GREEDY] = _cross_selected(probabilities, labels, folds, limit)
+    results = []
+    for name, points in within.items():
+        wrong = _wrong(predictions[name], labels)
+        over_modes, over_best = _paired(wrong, of_modes), _paired(wrong, of_best)
+        scaled = cross_fitted(predictions[name], labels, folds)
+        results.append(
+            CandidateResult(
+                name,
+                len(points),
+                float(wrong.mean()),
+                float(_negative_log_likelihoods(scaled, labels).mean()),
+                *over_modes,
+                *over_best,
+                eligible=over_modes[0] <= over_modes[1] and over_best[0] <= over_best[1],
+            )
+        )
+    results.sort(key=lambda result: (result.nll, result.forward_passes))
+    eligible = [result for result in results if result.eligible]
+    if eligible:
+        ties = [result for result in eligible if result.nll <= eligible[0].nll + TIE]
+        chosen = min(ties, key=lambda result: (result.forward_passes, result.nll))
+    else:
+        chosen = min(results, key=lambda result: (result.error, result.nll))
+    return Selection(chosen.name, within[chosen.name], bool(eligible), tuple(results))
+
+
+def greedy_members(probabilities: FloatArray, references: IntArray, max_members: int) -> list[int]:
+    """Adds one point after another, each the one that lowers the NLL of the mean most.
+
+    Args:
+        probabilities: [images, points, labels].
+        references: [images] integer label ids.
+        max_members: largest number of members.
+
+    Returns:
+        Indices of the points, without repeats, in the order of their selection. It ends where no point lowers the NLL.
+
+    Source: Caruana et al. 2004, Ensemble selection from libraries of models.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_simplex.evaluation.member_selection import greedy_members
+        >>> greedy_members(np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.3, 0.7], [0.9, 0.1]]]), np.array([0, 0]), 2)
+        [0, 1]
+    """
+    # Only the probabilities of the true labels count: [images, points].
+    of_truth = np.take_along_axis(probabilities, references[:, None, None], axis=2)[..., 0]
+    chosen: list[int] = []
+    lowest, total = np.inf, np.zeros(len(of_truth))
+    while len(chosen) < min(max_members, of_truth.shape[1]):
+        means = (total[:, None] + of_truth) / (len(chosen) + 1)
+        losses = -np.log(np.maximum(means, SMALLEST_PROBABILITY)).mean(axis=0)
+        losses[chosen] = np.inf
+        best = int(losses.argmin())
+        if losses[best] >= lowest:
+            break
+        lowest, total = losses[best], total + of_truth[:, best]
+        chosen.append(best)
+    return chosen
+
+
+def cross_fitted(probabilities: FloatArray, references: IntArray, folds: IntArray | None = None) -> FloatArray:
+    """Scales the probabilities of each fold by the temperature of the others.
+
+    Args:
+        probabilities: [images, labels].
+        references: [images] integer label ids.
+        folds: [images] fold of each image; default: five folds of seed 0.
+
+    Returns:
+        [images, labels] float64.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_simplex.evaluation.member_selection import cross_fitted
+        >>> cross_fitted(np.array([[0.8, 0.2]] * 6), np.array([0, 0, 1] * 2), np.array([0, 0, 0, 1, 1, 1]))[0].round(3)
+        array([0.667, 0.333])
+    """
+    folds = _folds(len(references), 0) if folds is None else folds
+    scaled = np.empty_like(probabilities)
+    for fold in np.unique(folds):
+        held = folds == fold
+        temperature = fit_temperature(probabilities[~held], references[~held])
+        scaled[held] = scale_temperature(probabilities[held], temperature)
+    return scaled
+
+
+def _cross_selected(probabilities: FloatArray, references: IntArray, folds: IntArray, limit: int) -> FloatArray:
+    """Forward selection whose every fold is predicted by points that the other folds selected."""
+    predicted = np.empty((len(references), probabilities.shape[2]))
+    for fold in np.unique(folds):
+        held = folds == fold
+        points = greedy_members(probabilities[~held], references[~held], limit)
+        predicted[held] = probabilities[held][:, points].mean(axis=1)
+    return predicted
+
+
+def _folds(images: int, seed: int) -> IntArray:
+    return np.random.default_rng(seed).permutation(images) % min(FOLDS, images)
+
+
+def _wrong(probabilities: FloatArray, references: IntArray) -> FloatArray:
+    return (probabilities.argmax(axis=1) != references).astype(np.float64)
+
+
+def _paired(first: FloatArray, second: FloatArray) -> tuple[float, float]:
+    """Mean difference over the images, and its standard error."""
+    difference = first - second
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
+
+
+def _negative_log_likelihoods(probabilities: FloatArray, references: IntArray) -> FloatArray:
+    of_truth = probabilities[np.arange(len(references)), references]
+    losses: FloatArray = -np.log(np.maximum(of_truth, SMALLEST_PROBABILITY))
+    return losses

@@ -1,0 +1,76 @@
+"""Folds a temperature into the head of a plain classifier, so that its softmax is calibrated without this package."""
+
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor, nn
+from transformers import BaseImageProcessor, PreTrainedModel
+
+__all__ = ["fold_temperature"]
+
+PROBE_IMAGES = 2
+"""Random images that show whether the folded head divides the logits by the temperature."""
+
+
+@torch.no_grad()
+def fold_temperature(
+    backbone: PreTrainedModel, temperature: float, image_processor: BaseImageProcessor | None = None
+) -> bool:
+    """Divide weight and bias of the last linear layer by a temperature, if that divides the logits by it.
+
+    Args:
+        backbone: an image classifier in evaluation mode; its head is changed in place.
+        temperature: T, above 0.
+        image_processor: gives the shape of the images that check the result; default: square images of the
+            configuration's `image_size`, else of 224 pixels.
+
+    Returns:
+        Whether the head is linear. If not, the backbone is left as it was.
+
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> vit = ViTForImageClassification(ViTConfig(hidden_size=12, num_hidden_layers=1, image_size=32)).eval()
+        >>> fold_temperature(vit, 2.0)
+        True
+    """
+    heads = [
+        module
+        for module in backbone.modules()
+        if isinstance(module, nn.Linear) and module.out_features == backbone.config.num_labels
+    ]
+    if not heads:
+        return False
+    images = _random_images(backbone.config, image_processor).to(backbone.device, backbone.dtype)
+    before = _logits(backbone, images)
+    parameters = list(heads[-1].parameters(recurse=False))
+    former = [parameter.clone() for parameter in parameters]
+    for parameter in parameters:
+        parameter.div_(temperature)
+    after = _logits(backbone, images)
+    # The weights are rounded once more: a few units in the last place of the largest logit.
+    tolerance = 16 * torch.finfo(backbone.dtype).eps * before.abs().max().clamp(min=1.0)
+    if bool(((after * temperature - before).abs() <= tolerance * max(temperature, 1.0)).all()):
+        return True
+    for parameter, value in zip(parameters, former, strict=True):
+        parameter.copy_(value)
+    return False
+
+
+def _random_images(config: Any, image_processor: BaseImageProcessor | None) -> Tensor:
+    if image_processor is None:
+        size = getattr(config, "image_size", 224)
+        height, width = (size, size) if isinstance(size, int) else size
+        shape = [PROBE_IMAGES, getattr(config, "num_channels", 3), height, width]
+    else:
+        blank = PIL.Image.new("RGB", (64, 64))
+        pixel_values: Tensor = image_processor([blank] * PROBE_IMAGES, return_tensors="pt")["pixel_values"]
+        shape = list(pixel_values.shape)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _logits(backbone: PreTrainedModel, images: Tensor) -> Tensor:
+    logits: Tensor = backbone(pixel_values=images).logits
+    return logits.double()
