@@ -19,9 +19,11 @@ from typer.testing import CliRunner
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.cli import _label_order, app
 from hf_simplex.data.image_data import load_image_data
+from hf_simplex.evaluation.calibration import fit_temperature
 from hf_simplex.evaluation.metrics import classification_metrics
+from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
 
-COMMANDS = ("inspect", "predict", "evaluate", "export", "merge", "push")
+COMMANDS = ("inspect", "predict", "evaluate", "calibrate", "export", "merge", "push")
 
 
 def run(*arguments: object) -> str:
@@ -124,13 +126,25 @@ def test_predict_says_what_the_pipeline_says(folder: Path, picture: Path) -> Non
     model = SimplexForImageClassification.from_pretrained(folder)
     result = SimplexImageClassificationPipeline(model=model, image_processor=model.image_processor)(str(picture))
     assert json.loads(run("predict", folder, picture, picture, "--json")) == [{"image": str(picture), **result}] * 2
-    table = run("predict", folder, picture, "--top-k", 2)
-    assert f"{picture}: entropy {result['predictive_entropy_nats']:.4f} nats" in table
-    assert f"mutual information {result['mutual_information_nats']:.4f} nats" in table
-    assert f"vote share {result['vote_share']:.4f}" in table
-    for entry in result["labels"]:
-        shown = f"{entry['label']} │ {entry['score']:.4f} │ {entry['standard_deviation']:.4f}"
-        assert (shown in table) == (entry in result["labels"][:2])
+    shown = run("predict", folder, picture, "--top-k", 2)
+    line, *bars = shown.splitlines()
+    best = result["labels"][0]
+    assert line == f"{picture}: {best['label']} {100 * best['score']:.0f} %"
+    assert len(bars) == 2 and bars[0].split()[0] == best["label"] and "█" in bars[0]
+
+
+def test_predict_says_whether_a_calibrated_ensemble_is_sure(picture: Path, tmp_path: Path) -> None:
+    model = ensemble("vit")
+    for threshold, said in ((0.999, "abstains at a target error of 2 %"), (0.0, ", sure")):
+        model.decisions = Decisions(
+            abstention=Abstention(0.02, 0.95, threshold=threshold),
+            prediction_sets=PredictionSets("lac", 0.9, quantile=1.0),
+            uncertainty_quantiles={"energy": [-1e9] * 101},
+        )
+        shown = run("predict", save(model, tmp_path / f"{threshold}"), picture)
+        assert said in shown.splitlines()[0]
+        assert ("not sure" in shown) == (threshold > 0)
+        assert "set: LABEL_" in shown and "more uncertain than 100 % by energy" in shown
 
 
 # evaluate
@@ -170,6 +184,40 @@ def test_labels_of_one_name_are_told_apart_by_their_places_or_not_at_all() -> No
     assert _label_order(["LABEL_0", "LABEL_1", "LABEL_2"], tuple(cranes)) == [0, 1, 2]
     with pytest.raises(ValueError, match="Several labels are named 'crane'"):
         _label_order(cranes, ("heron", "crane", "crane"))
+
+
+# calibrate
+
+
+def test_calibrate_writes_what_it_fits(tmp_path: Path) -> None:
+    model = SimplexForImageClassification.from_backbone(backbone("vit", labels=10))
+    model.add_vertex(role="mode")
+    model.draw_members("vertices")
+    # The labels are found by name.
+    model.config.id2label = {label: str(9 - label) for label in range(10)}
+    folder = save(model, tmp_path / "ensemble")
+    weights = {file.name: file.read_bytes() for file in folder.glob("vertex-*")}
+    told = json.loads(run("calibrate", folder, "digits", "--split", "test", "--target-error", 0.3, "--json", "--cpu"))
+    calibrated = SimplexForImageClassification.from_pretrained(folder)
+    assert calibrated.decisions.to_json() == told
+    assert told["fitted_on"] == {"data_set": "digits", "images": 797} and told["abstention"]["target_error"] == 0.3
+    assert {file.name: file.read_bytes() for file in folder.glob("vertex-*")} == weights
+    data = load_image_data("digits").test
+    inputs = image_processor()([image.convert("RGB") for image in data["image"]], return_tensors="pt")
+    calibrated.decisions = None
+    probabilities = calibrated(**inputs).logits.softmax(-1).numpy()
+    expected = fit_temperature(probabilities, [9 - label for label in data["label"]])
+    assert told["temperature"] == pytest.approx(expected, rel=1e-3)
+
+    shown = run("calibrate", folder, "digits", "--split", "test", "--output", tmp_path / "other", "--cpu")
+    assert f"Written to {tmp_path / 'other'}" in shown and "temperature is" in shown
+
+
+def test_calibrate_refuses_what_it_cannot_fit(folder: Path, tmp_path: Path) -> None:
+    ten = save(SimplexForImageClassification.from_backbone(backbone("vit", labels=10)), tmp_path / "ten")
+    assert "digits has no validation split" in mistake("calibrate", ten, "digits")
+    assert "is not a folder, so give --output" in mistake("calibrate", "me/ensemble", "digits")
+    assert "already holds a model" in mistake("calibrate", ten, "digits", "--output", folder)
 
 
 # export and merge

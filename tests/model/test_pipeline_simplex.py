@@ -22,6 +22,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.evaluation.evaluate_modules import Accuracy
+from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
 from hf_simplex.model.pipeline_simplex import TASK
 from hf_simplex.model.uncertainty import mutual_information, predictive_entropy, standard_deviation, vote_share
 
@@ -115,7 +116,10 @@ def test_what_it_says_follows_from_the_members(kind: str, pictures: list[Image.I
     classifier = pipeline(TASK, model=name)
     assert type(classifier) is SimplexImageClassificationPipeline
     result = classifier(pictures[0])
-    assert list(result) == ["labels", "predictive_entropy_nats", "mutual_information_nats", "vote_share"]
+    decided = ["calibrated", "abstain", "prediction_set", "more_uncertain_than"]
+    assert list(result) == ["labels", "predictive_entropy_nats", "mutual_information_nats", "vote_share", *decided]
+    # Nothing was fitted, so nothing is made up.
+    assert [result[name] for name in decided] == [False, None, None, None]
 
     model = SimplexForImageClassification.from_pretrained(name)
     inputs = classifier.image_processor(pictures[0], return_tensors="pt")
@@ -137,6 +141,32 @@ def test_the_scores_are_those_of_plain_image_classification(
         for expected, result in zip(plain(pictures, top_k=top_k), classifier(pictures, top_k=top_k), strict=True):
             assert [{"label": e["label"], "score": e["score"]} for e in result["labels"]] == expected
             assert len(expected) == min(top_k, LABELS)
+
+
+def test_the_decisions_of_the_checkpoint_are_applied(pictures: list[Image.Image], tmp_path: Path) -> None:
+    model = SimplexForImageClassification.from_pretrained(saved(tmp_path))
+    classifier = pipeline(TASK, model=model, image_processor=image_processor())
+    raw = classifier(pictures[0], top_k=LABELS)
+    inputs = classifier.image_processor(pictures[0], return_tensors="pt")
+    energy = model(**inputs, output_member_probabilities=True).member_energies.double().mean().item()
+    scores = torch.tensor([entry["score"] for entry in raw["labels"]]).double().pow(1 / 3)
+    scores /= scores.sum()
+    for offset in (-1e-4, 1e-4):
+        model.decisions = Decisions(
+            temperature=3.0,
+            abstention=Abstention(0.05, 0.95, threshold=scores[0].item() + offset),
+            prediction_sets=PredictionSets("lac", 0.9, quantile=1 - scores[1].item() - offset),
+            uncertainty_quantiles={"energy": [energy - 1.0] * 41 + [energy + 1.0] * 60},
+        )
+        result = classifier(pictures[0], top_k=LABELS)
+        assert result["calibrated"] is True
+        assert [entry["score"] for entry in result["labels"]] == pytest.approx(scores.tolist(), abs=1e-6)
+        assert result["abstain"] is (offset > 0)
+        labels = [entry["label"] for entry in result["labels"]]
+        assert result["prediction_set"] == labels[: 1 if offset > 0 else 2]
+        assert result["more_uncertain_than"] == {"energy": 40.0}
+        plain = pipeline("image-classification", model=model, image_processor=image_processor())
+        assert plain(pictures[0])[0]["score"] == result["labels"][0]["score"]
 
 
 def test_a_single_member_knows_no_disagreement(pictures: list[Image.Image]) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from transformers.dynamic_module_utils import get_imports
 
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
+from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
 from hf_simplex.model.pipeline_simplex import TASK
 from hf_simplex.model.remote_code import inference_files, write_inference_code
 
@@ -70,6 +71,12 @@ print(json.dumps(found))
 def published(tmp_path: Path) -> Path:
     model = ensemble("vit")
     model.image_processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
+    model.decisions = Decisions(
+        temperature=2.0,
+        abstention=Abstention(0.05, 0.95, threshold=0.9),
+        prediction_sets=PredictionSets("aps", 0.9, quantile=0.8),
+        uncertainty_quantiles={"mutual_information": [index / 1e4 for index in range(101)]},
+    )
     model.save_pretrained(tmp_path / "ensemble")
     write_inference_code(tmp_path / "ensemble")
     return tmp_path / "ensemble"
@@ -158,6 +165,7 @@ def test_the_files_follow_from_the_imports_and_need_torch_and_transformers_alone
     assert {"configuration_simplex", "modeling_simplex", "pipeline_simplex", "checkpoint", "uncertainty"} <= names
     assert not {"training", "metrics", "image_data", "plotting", "__init__"} & names
     needed = {package for file in files for package in get_imports(file)}
+    # transformers' image processors need PIL themselves.
     assert {"torch", "transformers", "safetensors"} <= needed
     assert not needed & {
         "timm",
