@@ -21,19 +21,21 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import ClassLabel
 from huggingface_hub import HfApi
 from torch.utils.data import DataLoader, Subset
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
-from hf_simplex.data.image_data import ImageData
+from hf_simplex.data.image_data import ImageData, load_image_data, with_validation
 from hf_simplex.data.image_transforms import collate
-from hf_simplex.evaluation.comparison import Result, predict_parts, results_of
+from hf_simplex.evaluation.calibrate import MIN_IMAGES
+from hf_simplex.evaluation.comparison import Result
 from hf_simplex.evaluation.surface_evaluation import model_surface
 from hf_simplex.evaluation.surface_points import plane_points
 from hf_simplex.evaluation.surfaces import Surface
@@ -43,14 +45,30 @@ from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.checkpoint import atomic_write, check_target
 from hf_simplex.model.configuration_simplex import SimplexConfig
 from hf_simplex.model.weight_space import trainable_names
+from hf_simplex.training.batch_norm_images import batch_norm_batches
 from hf_simplex.training.card_evidence import shown_arguments
 from hf_simplex.training.preemption import Preemption
-from hf_simplex.training.recipe.arguments import BackboneArguments, DataArguments, EsproArguments
+from hf_simplex.training.recipe.arguments import (
+    BackboneArguments,
+    CalibrationArguments,
+    DataArguments,
+    EsproArguments,
+)
+from hf_simplex.training.recipe.assessment import assess
 from hf_simplex.training.recipe.components import component_arguments, start_components
-from hf_simplex.training.recipe.images import load_data, transformed
-from hf_simplex.training.recipe.memory_format import Choice, set_memory_formats
+from hf_simplex.training.recipe.images import evaluated, in_batches, load_data, transformed
+from hf_simplex.training.recipe.memory_format import Choice as MemoryFormatChoice
+from hf_simplex.training.recipe.memory_format import set_memory_formats
 from hf_simplex.training.recipe.parsing import exit_on_mistake, parse_arguments
 from hf_simplex.training.recipe.run_record import hardware, table, versions
+from hf_simplex.training.recipe.strategy import (
+    Choice,
+    apply_strategy,
+    choose_strategy,
+    joined_arguments,
+    mode_arguments,
+)
+from hf_simplex.training.recipe.verdict import verdict
 
 
 @dataclass
@@ -59,19 +77,36 @@ class Run:
 
     backbone_args: BackboneArguments
     data_args: DataArguments
+    calibration: CalibrationArguments
     args: EsproArguments
     data: ImageData
     components: list[SimplexForImageClassification]
     numbers: list[int]
     """Components to train."""
-    memory_formats: list[Choice]
+    memory_formats: list[MemoryFormatChoice]
     train: Any
     plain_train: Any
+    validation: Any
+    """None without validation images."""
     test: Any
     repository: str | None
+    choice: Choice | None = None
 
     def component_arguments(self, number: int) -> EsproArguments:
         return component_arguments(self.args, number, len(self.components))
+
+    def trainer(self, model: SimplexForImageClassification, args: EsproArguments) -> SimplexTrainer:
+        return SimplexTrainer(
+            model=model,
+            args=args,
+            train_dataset=self.train,
+            batch_norm_dataset=self.plain_train,
+            data_collator=collate,
+        )
+
+    def say(self, line: str) -> None:
+        if self.args.should_log:
+            print(line, file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Result] | None:
@@ -89,12 +124,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result] | None:
 
 def prepare(argv: Sequence[str] | None) -> Run:
     """Parse and check the arguments, load data and components, and create the Hub repository."""
-    backbone_args, data_args, args = parse_arguments((BackboneArguments, DataArguments, EsproArguments), argv)
+    kinds = (BackboneArguments, DataArguments, CalibrationArguments, EsproArguments)
+    backbone_args, data_args, calibration, args = parse_arguments(kinds, argv)
+    apply_strategy(calibration.strategy, backbone_args, args)
     check(backbone_args, args)
     data = load_data(data_args, backbone_args.token)
+    if calibration.validation_fraction:
+        data = with_validation(
+            data, calibration.validation_fraction, seed=data_args.data_split_seed, min_images=MIN_IMAGES
+        )
     with args.main_process_first(local=False):
         components = start_components(backbone_args, data_args, data, args)
     train, plain_train, test = transformed(data, data_args, components[0])
+    validation = None if data.validation is None else evaluated(data.validation, data_args, components[0])
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     numbers = list(range(len(components))) if args.component is None else [args.component]
     own_args = [component_arguments(args, number, len(components)) for number in numbers]
@@ -115,36 +157,81 @@ def prepare(argv: Sequence[str] | None) -> Run:
             HfApi().create_repo(name, private=args.hub_private_repo, token=args.hub_token, exist_ok=True).repo_id
         )
     return Run(
-        backbone_args, data_args, args, data, components, numbers, memory_formats, train, plain_train, test, repository
+        backbone_args,
+        data_args,
+        calibration,
+        args,
+        data,
+        components,
+        numbers,
+        memory_formats,
+        train,
+        plain_train,
+        validation,
+        test,
+        repository,
     )
 
 
 def grow(run: Run) -> None:
     """Fine-tune the modes and train the connectors of each component."""
+    auto = run.calibration.strategy == "auto"
     for number in run.numbers:
-        if run.args.should_log:
-            print(f"component {number + 1} of {len(run.components)}", file=sys.stderr)
-        SimplexTrainer(
-            model=run.components[number],
-            args=run.component_arguments(number),
-            train_dataset=run.train,
-            batch_norm_dataset=run.plain_train,
-            data_collator=collate,
-        ).grow(run.args.resume)
+        run.say(f"component {number + 1} of {len(run.components)}")
+        own = run.component_arguments(number)
+        run.trainer(run.components[number], mode_arguments(own) if auto else own).grow(run.args.resume)
+    if run.calibration.strategy is not None:
+        run.choice = Choice(run.calibration.strategy, run.calibration.strategy, "It was asked for.")
+    if auto and run.args.component is None:
+        follow_measure(run)
+
+
+def follow_measure(run: Run) -> None:
+    """Measure the barriers between the modes, then join or connect them."""
+    validation = None if run.validation is None else in_batches(run.validation, run.args.per_device_eval_batch_size)
+    batches = batch_norm_batches(
+        run.plain_train,
+        images=run.args.batch_norm_images,
+        batch_size=run.args.per_device_eval_batch_size,
+        collate=collate,
+    )
+    run.choice = choose_strategy(run.components, validation, batches, from_scratch=run.backbone_args.from_scratch)
+    run.say(run.choice.reason)
+    if run.choice.chosen == "join":
+        joined = SimplexForImageClassification.simplex_of_modes(run.components)
+        run.trainer(joined, joined_arguments(run.args, len(run.components))).grow(run.args.resume)
+        run.components = [joined]
+        return
+    for number, component in enumerate(run.components):
+        run.trainer(component, run.component_arguments(number)).grow(run.args.resume)
 
 
 def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
     """Unite the components, evaluate the ensemble and its parts, and write and publish everything."""
     args, output = run.args, Path(run.args.output_dir)
     ensemble = SimplexForImageClassification.disjoint_union(run.components)
-    predictions, references = predict_parts(
+    if run.choice is not None:
+        ensemble.config.provenance["strategy"] = run.choice.to_json()
+    own = run.component_arguments(0)
+    if run.validation is not None:
+        run.trainer(ensemble, own).calibrate(
+            run.validation,
+            choose=run.calibration.choose_members and args.num_members is None,
+            max_forward_passes=run.calibration.max_forward_passes,
+            target_error=run.calibration.target_error,
+            coverage=run.calibration.coverage,
+            data_set=run.data.name,
+        )
+    assessment = assess(
         ensemble,
         run.test,
-        run.component_arguments(0),
+        own,
+        validation=run.validation if ensemble.decisions is not None else None,
+        unfamiliar=unfamiliar_images(run),
         given_mode_epochs=run.backbone_args.given_mode_epochs,
         data_collator=collate,
     )
-    results = results_of(predictions, references)
+    results, predictions, references = assessment.results, assessment.predictions, assessment.references
     surface = loss_surface(ensemble, run.test, run.plain_train, args) if args.surface_resolution else None
     if not args.should_save:
         return results
@@ -154,10 +241,13 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
         "arguments": {
             "backbone": {name: value for name, value in vars(run.backbone_args).items() if name != "token"},
             "data": vars(run.data_args),
+            "calibration": vars(run.calibration),
             "training": args.to_sanitized_dict(),
         },
         "labels": list(run.data.label_names),
-        "images": {"train": len(run.data.train), "test": len(run.data.test)},
+        "images": run.data.record.to_dict(),
+        "strategy": None if run.choice is None else run.choice.to_json(),
+        "decisions": ensemble.config.decisions,
         "stages": ensemble.config.provenance["stages"],
         "log_volumes": ensemble.log_volumes().tolist(),
         "wall_time": time.perf_counter() - started,
@@ -169,14 +259,14 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
         (aside / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
         (aside / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n", "utf-8")
     print(table(results))
-    if args.num_modes > 1 and (warning := barrier_warning(results)):
-        print(f"warning: {warning}", file=sys.stderr)
+    print("\n".join(verdict(results, ensemble.decisions, output / "ensemble")))
 
     evidence = Evidence(
         data_set=run.data.name,
         test_images=len(run.data.test),
         results=results,
         predictions={name: (predictions[name].probabilities, references) for name in DRAWN_PARTS},
+        calibrated=ensemble.decisions is not None,
         surface=surface,
         surface_images=min(args.surface_images, len(run.data.test)),
         arguments={
@@ -193,16 +283,19 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
     return results
 
 
-def barrier_warning(results: Mapping[str, Result]) -> str | None:
-    """Warn if the centroid of the first simplex has a higher NLL than its first mode."""
-    centroid, mode = results["centroid"]["nll"], results["backbone"]["nll"]
-    if centroid <= mode:
+def unfamiliar_images(run: Run) -> Any:
+    """Test images of the data set `out_of_distribution`, all under label 0; None without one."""
+    if run.calibration.out_of_distribution is None:
         return None
-    return (
-        f"the centroid of the first simplex has an NLL of {centroid:.4f}, its first mode alone {mode:.4f}: there may "
-        "be a barrier between its modes, and points between them are poor members then. Compare with num_modes 1, and "
-        "num_components or num_vertices for more members."
-    )
+    images = load_image_data(
+        run.calibration.out_of_distribution,
+        max_test_examples=run.data_args.max_test_examples,
+        token=run.backbone_args.token,
+        fashion_mnist_dir=run.data_args.fashion_mnist_dir,
+    ).test
+    labels = ClassLabel(names=list(run.data.label_names))
+    images = images.remove_columns("label").add_column("label", [0] * len(images), feature=labels)
+    return evaluated(images, run.data_args, run.components[0])
 
 
 def loss_surface(
@@ -284,7 +377,7 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
     check_target(output / "ensemble", SimplexConfig.model_type)
 
 
-def described(number: int, choice: Choice) -> str:
+def described(number: int, choice: MemoryFormatChoice) -> str:
     """Describe the memory format that "auto" chose for a component."""
     seconds = ", ".join(f"{1e3 * taken:.1f} ms {name}" for name, taken in choice.seconds.items())
     return f"component {number + 1} uses {choice.memory_format} (a step takes {seconds})"

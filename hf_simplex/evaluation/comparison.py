@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -14,6 +14,7 @@ from ..model.coordinates import centroid_coordinates, vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
 from .inputs import FloatArray, IntArray
 from .metrics import classification_metrics
+from .paired import PairedDifferences
 
 __all__ = ["MemberPredictions", "Prediction", "Result", "predict_members", "predict_parts", "results_of"]
 
@@ -28,6 +29,10 @@ class Result(TypedDict):
         brier: Brier score, 0 to 2.
         training_epochs: total epochs of the vertices that the method needs.
         forward_passes: of the backbone, an image.
+        calibrated: `nll`, `ece` and `brier` at the `temperature` fitted on validation images.
+        differences: to other methods, with paired standard errors; negative where this one is better.
+        decisions: what the decisions are worth, see `decision_metrics.decision_metrics`.
+        deep_ensemble_equivalent: see `calibration.deep_ensemble_equivalent`; None for more models than were measured.
 
     Example:
         >>> from hf_simplex.evaluation.comparison import Result
@@ -41,6 +46,10 @@ class Result(TypedDict):
     brier: float
     training_epochs: float
     forward_passes: int
+    calibrated: NotRequired[dict[str, float]]
+    differences: NotRequired[dict[str, PairedDifferences]]
+    decisions: NotRequired[dict[str, float]]
+    deep_ensemble_equivalent: NotRequired[float | None]
 
 
 class Prediction(NamedTuple):
@@ -132,10 +141,10 @@ def predict_parts(
     Returns:
         Predictions by method, and the label ids [images] int64. The methods are `backbone` (the first mode),
         `deep_ensemble` (all modes), `centroid` and `simplex` (the centroid and the members of the first component) and
-        `espro` (all members).
+        `espro` (all members). There is no `simplex` where no member lies in the first component.
 
     Raises:
-        ValueError: No member lies in the first simplex, or the data set has no labels.
+        ValueError: The data set has no labels.
 
     Source: Benton et al. 2021 (ESPRO).
 
@@ -150,11 +159,6 @@ def predict_parts(
     first = set(structure.simplexes[0])
     members = model.config.members
     of_first = [index for index, member in enumerate(members) if {v for v, c in enumerate(member) if c} <= first]
-    if not of_first:
-        raise ValueError(
-            f"None of the {len(members)} members lies in the first simplex, so it cannot be evaluated: draw more "
-            "members, or draw with sampling='equal'."
-        )
     points = [vertex_coordinates(structure, mode).tolist() for mode in modes]
     points += [centroid_coordinates(structure, 0).tolist(), *members]
     found = [model.vertex_statistics(mode) for mode in modes]
@@ -168,7 +172,7 @@ def predict_parts(
         "backbone": ([0], modes[:1]),
         "deep_ensemble": (list(range(len(modes))), modes),
         "centroid": ([len(modes)], list(first)),
-        "simplex": ([after + index for index in of_first], list(first)),
+        **({"simplex": ([after + index for index in of_first], list(first))} if of_first else {}),
         "espro": ([after + index for index in range(len(members))], list(range(structure.num_vertices))),
     }
     predictions = {

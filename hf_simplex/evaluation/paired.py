@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from .inputs import FloatArray, check_predictions
 from .metrics import SMALLEST_PROBABILITY
 
-__all__ = ["Difference", "PairedDifferences", "paired_differences"]
+__all__ = ["Difference", "PairedDifferences", "describe_differences", "paired_differences"]
 
 
 class Difference(TypedDict):
@@ -78,6 +78,36 @@ def paired_differences(first: ArrayLike, second: ArrayLike, references: ArrayLik
         nll=_difference(_losses(ours, labels), _losses(theirs, labels)),
         brier=_difference(_brier(ours, labels), _brier(theirs, labels)),
     )
+
+
+def describe_differences(differences: PairedDifferences) -> str:
+    """Says by how much a classifier differs from another in error and NLL, and whether that is more than noise.
+
+    Two standard errors count as more than noise.
+
+    Args:
+        differences: of `paired_differences`.
+
+    Example:
+        >>> from hf_simplex.evaluation.paired import describe_differences
+        >>> error, nll = {"mean": -0.012, "standard_error": 0.004}, {"mean": 0.001, "standard_error": 0.002}
+        >>> describe_differences({"error": error, "nll": nll, "brier": nll})
+        'error -1.20 ± 0.40 points (better), NLL +0.001 ± 0.002 nats (no difference beyond noise)'
+    """
+    return ", ".join(
+        f"{name} {scale * found['mean']:+.{digits}f} ± {scale * found['standard_error']:.{digits}f} {unit} "
+        f"({_judged(found)})"
+        for name, found, scale, digits, unit in (
+            ("error", differences["error"], 100, 2, "points"),
+            ("NLL", differences["nll"], 1, 3, "nats"),
+        )
+    )
+
+
+def _judged(found: Difference) -> str:
+    if abs(found["mean"]) <= 2 * found["standard_error"]:
+        return "no difference beyond noise"
+    return "better" if found["mean"] < 0 else "worse"
 
 
 def _difference(first: ArrayLike, second: ArrayLike) -> Difference:

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..evaluation.paired import describe_differences
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from ..model.members import MEMBER_RULES, place_members
 from ..model.modeling_simplex import SimplexForImageClassification
@@ -19,6 +20,8 @@ __all__ = [
     "METRICS",
     "counted",
     "data_set_id",
+    "decision_lines",
+    "difference_lines",
     "eval_results",
     "hub_id",
     "is_generated",
@@ -153,6 +156,62 @@ def standard_error(accuracy: float, images: int | None) -> float:
         0.01
     """
     return math.sqrt(accuracy * (1 - accuracy) / images) if images else math.nan
+
+
+def difference_lines(evidence: Evidence) -> list[str]:
+    """Says by how much the ensemble and its centroid differ from one model and from the plain ensemble of the modes.
+
+    Args:
+        evidence: of a run, without repeated parts.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import difference_lines
+        >>> from hf_simplex.hub.evidence import Evidence
+        >>> difference_lines(Evidence())
+        []
+    """
+    lines = []
+    for part in ("espro", "centroid"):
+        for rival, differences in evidence.results.get(part, {}).get("differences", {}).items():  # type: ignore[attr-defined]
+            if rival in evidence.results:
+                lines.append(f"{PARTS[part]} against {PARTS[rival]}: {describe_differences(differences)}")
+    return lines
+
+
+def decision_lines(evidence: Evidence) -> list[str]:
+    """Says what the decisions are worth on the test images.
+
+    Args:
+        evidence: of a run.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import decision_lines
+        >>> from hf_simplex.hub.evidence import Evidence
+        >>> decision_lines(Evidence())
+        []
+    """
+    ours = evidence.results.get("espro")
+    found = {} if ours is None else ours.get("decisions", {})
+    lines = []
+    if "answered" in found:
+        error = f", with an error of {found['error_of_answers']:.2%}" if "error_of_answers" in found else ""
+        lines.append(f"It answers {found['answered']:.1%} of the test images{error}.")
+    if "set_coverage" in found:
+        lines.append(
+            f"Prediction sets hold the true label of {found['set_coverage']:.1%} of the test images, with "
+            f"{found['mean_set_size']:.2f} labels on average."
+        )
+    if "area_under_risk_coverage" in found:
+        lines.append(f"The area under the risk-coverage curve is {found['area_under_risk_coverage']:.4f}.")
+    for name in ("mutual_information", "energy"):
+        if f"ood_auroc_{name}" in found:
+            score = f"{found[f'ood_auroc_{name}']:.3f}"
+            lines.append(f"Images out of the distribution: AUROC {score} by {name.replace('_', ' ')}.")
+    if ours is not None and "deep_ensemble_equivalent" in ours:
+        equivalent = ours["deep_ensemble_equivalent"]
+        size = "more models than its modes" if equivalent is None else f"{equivalent:.1f} models"
+        lines.append(f"Its calibrated NLL is that of a deep ensemble of {size}.")
+    return lines
 
 
 def eval_results(evidence: Evidence, data_set: str | None) -> list[EvalResult]:

@@ -40,6 +40,7 @@ class Evidence:
         test_images: number of images behind `results`.
         results: metrics and costs by part, from `evaluation.comparison.results_of`.
         predictions: by part, probabilities [images, labels] and references [images] for the reliability diagram.
+        calibrated: whether `predictions` are at temperatures fitted on validation images.
         surface: loss surface on a plane, from `surface_points.plane_points` and `surface_evaluation.model_surface`.
         surface_images: number of images behind `surface`.
         arguments: training arguments by name, as YAML values.
@@ -55,6 +56,7 @@ class Evidence:
     test_images: int | None = None
     results: Mapping[str, Result] = field(default_factory=dict)
     predictions: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)
+    calibrated: bool = False
     surface: Surface | None = None
     surface_images: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -77,12 +79,18 @@ def without_repeats(evidence: Evidence) -> Evidence:
         ['backbone']
     """
     results = evidence.results
-    repeats = {part for part, twin in _TWINS.items() if part in results and results[part] == results.get(twin)}
+    repeats = {part for part, twin in _TWINS.items() if part in results and _equal(results[part], results.get(twin))}
     return replace(
         evidence,
         results={part: result for part, result in results.items() if part not in repeats},
         predictions={part: found for part, found in evidence.predictions.items() if part not in repeats},
     )
+
+
+def _equal(result: Result, twin: Result | None) -> bool:
+    """Whether metrics and cost are equal; one part may know more about itself, such as differences to its twin."""
+    measured = ("accuracy", "nll", "ece", "brier", "training_epochs", "forward_passes")
+    return twin is not None and all(result[name] == twin[name] for name in measured)  # type: ignore[literal-required]
 
 
 def describe_hardware(seconds: float | None = None) -> str:

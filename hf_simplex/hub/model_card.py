@@ -10,16 +10,20 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.constants import REPOCARD_NAME
 
+from ..evaluation.calibrate import describe_decisions
 from ..model.checkpoint import atomic_write
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.weight_space import trainable_names
 from ..plots.reliability import plot_reliability
+from ..plots.risk_coverage import plot_risk_coverage
 from ..plots.surfaces import plot_plane
 from .backbone_license import inherited_license
 from .card_content import (
     METRICS,
     counted,
     data_set_id,
+    decision_lines,
+    difference_lines,
     eval_results,
     hub_id,
     linked,
@@ -36,8 +40,9 @@ from .evidence import PARTS, Evidence, without_repeats
 __all__ = ["PICTURES", "new_card", "write_card"]
 
 RELIABILITY_FILE = "reliability.png"
+RISK_COVERAGE_FILE = "risk_coverage.png"
 SURFACE_FILE = "loss_surface.png"
-PICTURES = (RELIABILITY_FILE, SURFACE_FILE)
+PICTURES = (RELIABILITY_FILE, RISK_COVERAGE_FILE, SURFACE_FILE)
 """Files of the pictures that a card may show."""
 
 TAGS = ("simplex", "mode-connectivity", "ensemble", "uncertainty", "calibration", "hf-simplex")
@@ -80,6 +85,10 @@ def write_card(
         if evidence.predictions:
             named = {PARTS.get(part, part): prediction for part, prediction in evidence.predictions.items()}
             plot_reliability(named).savefig(aside / RELIABILITY_FILE, dpi=160)
+            if model.decisions is not None:
+                abstention = model.decisions.abstention
+                goal = None if abstention is None else abstention.target_error
+                plot_risk_coverage(named, target_error=goal).savefig(aside / RISK_COVERAGE_FILE, dpi=160)
         if evidence.surface is not None:
             plot_plane(evidence.surface).savefig(aside / SURFACE_FILE, dpi=160)
         card = new_card(model, evidence, repository=repository, tags=tags)
@@ -150,7 +159,14 @@ def new_card(
         results=[{"name": PARTS.get(part, part), **result} for part, result in evidence.results.items()],
         test_images=evidence.test_images,
         standard_error=max(errors, default=math.nan),
+        calibrated=all("calibrated" in result for result in evidence.results.values()),
+        differences=difference_lines(evidence),
+        strategy=config.provenance.get("strategy", {}).get("reason"),
+        decisions=[] if model.decisions is None else describe_decisions(model.decisions),
+        validation_images=None if model.decisions is None else model.decisions.fitted_on.get("images"),
+        on_test=decision_lines(evidence),
         reliability=RELIABILITY_FILE if evidence.predictions else None,
+        risk_coverage=RISK_COVERAGE_FILE if evidence.predictions and model.decisions is not None else None,
         surface=None if evidence.surface is None else SURFACE_FILE,
         surface_images=evidence.surface_images,
         surface_vertices=None if evidence.surface is None else evidence.surface.points.vertices.tolist(),

@@ -173,7 +173,6 @@ def test_the_files_follow_from_the_imports_and_need_torch_and_transformers_alone
         "evaluate",
         "accelerate",
         "matplotlib",
-        "PIL",
         "torchvision",
         "hf_simplex",
     }

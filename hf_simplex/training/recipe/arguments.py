@@ -9,7 +9,14 @@ from ..trainer import SimplexTrainingArguments
 from .backbones_from_scratch import SMALL_RESNET, SMALL_VIT
 from .memory_format import CHOICES
 
-__all__ = ["EMBEDDED_BACKBONE", "BackboneArguments", "DataArguments", "EsproArguments", "ModeArguments"]
+__all__ = [
+    "EMBEDDED_BACKBONE",
+    "BackboneArguments",
+    "CalibrationArguments",
+    "DataArguments",
+    "EsproArguments",
+    "ModeArguments",
+]
 
 EMBEDDED_BACKBONE = "efficientnet_lite0"
 
@@ -143,6 +150,58 @@ class EsproArguments(SimplexTrainingArguments):
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The recipe selects the columns."})
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches in memory."})
+
+
+@dataclass
+class CalibrationArguments:
+    """How modes become an ensemble, and what is fitted on validation images.
+
+    Example:
+        >>> from hf_simplex.training.recipe.arguments import CalibrationArguments
+        >>> CalibrationArguments(strategy="auto").target_error
+        0.05
+    """
+
+    _argument_group_name = "strategy and calibration"
+
+    strategy: str | None = field(
+        default=None,
+        metadata={
+            "help": "'join': one simplex of num_modes modes. 'connect': connectors to each of them. 'auto': train the "
+            "modes, measure the barriers between them, and join them if there is none, else connect them. "
+            "'one_simplex': one mode and its connectors. Default: num_components, num_modes and num_vertices decide.",
+            "choices": (None, "auto", "one_simplex", "join", "connect"),
+        },
+    )
+    validation_fraction: float = field(
+        default=0.1,
+        metadata={
+            "help": "Fraction of the training images that is held out to calibrate on, if the data set has no "
+            "validation split. 0: hold out none, and calibrate on a validation split only."
+        },
+    )
+    choose_members: bool = field(
+        default=True,
+        metadata={"help": "Choose the members on validation images, unless num_members asks for random ones."},
+    )
+    max_forward_passes: int | None = field(default=None, metadata={"help": "Largest number of chosen members."})
+    target_error: float = field(
+        default=0.05, metadata={"help": "Error of the answers that the threshold of confidence is fitted for."}
+    )
+    coverage: float = field(default=0.9, metadata={"help": "Rate at which a prediction set holds the true label."})
+    out_of_distribution: str | None = field(
+        default=None,
+        metadata={"help": "Data set of unfamiliar images, as for data_set, to measure how well they are told apart."},
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction is {self.validation_fraction}: expected 0 or more and below 1.")
+        for name in ("target_error", "coverage"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected a number between 0 and 1.")
+        if self.max_forward_passes is not None and self.max_forward_passes < 1:
+            raise ValueError(f"max_forward_passes is {self.max_forward_passes}: expected at least 1.")
 
 
 @dataclass

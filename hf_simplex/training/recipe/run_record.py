@@ -40,12 +40,19 @@ def hardware() -> dict[str, Any]:
 
 
 def table(results: dict[str, Result]) -> str:
-    """Format results as text, one line a model.
+    """Format results as text, one line a model; with the calibrated NLL and ECE where a temperature was fitted.
 
     Example::
 
         print(table(results))
     """
     epochs: Any = {"training_epochs": "{:g}".format}
-    frame = pd.DataFrame.from_dict(results, orient="index")
+    rows = {}
+    for name, result in results.items():
+        rows[name] = {key: value for key, value in result.items() if isinstance(value, int | float)}
+        for key in ("nll", "ece"):
+            if "calibrated" in result:
+                rows[name][f"calibrated_{key}"] = result["calibrated"][key]
+    columns = [column for column in next(iter(rows.values())) if column != "deep_ensemble_equivalent"]
+    frame = pd.DataFrame.from_dict(rows, orient="index")[columns]
     return str(frame.to_string(float_format="{:.4f}".format, formatters=epochs))

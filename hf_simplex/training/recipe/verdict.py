@@ -1,0 +1,73 @@
+"""The last lines of a run: which way to predict won, by how much, where the files are, and what to do next."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...evaluation.calibrate import describe_decisions
+from ...evaluation.comparison import Result
+from ...evaluation.paired import describe_differences
+from ...model.decisions import Decisions
+
+__all__ = ["verdict"]
+
+_NAMES = {"backbone": "one model", "deep_ensemble": "the plain ensemble of the modes"}
+
+
+def verdict(results: Mapping[str, Result], decisions: Decisions | None, ensemble: Path) -> list[str]:
+    """Write the last lines of a run.
+
+    Args:
+        results: of `assessment.assess`.
+        decisions: of the ensemble; None if nothing was fitted.
+        ensemble: folder of the ensemble.
+
+    Returns:
+        The lines.
+
+    Example::
+
+        print("\\n".join(verdict(assessment.results, ensemble.decisions, Path("output/ensemble"))))
+    """
+    ours = results["espro"]
+    passes = f"{ours['forward_passes']} forward pass" + ("" if ours["forward_passes"] == 1 else "es")
+    lines = [f"The ensemble ({passes} an image) has an error of {100 * (1 - ours['accuracy']):.2f} % on test images."]
+    for rival, name in _NAMES.items():
+        if rival in ours["differences"] and _distinct(results, rival):
+            cost, found = results[rival]["forward_passes"], describe_differences(ours["differences"][rival])
+            lines.append(f"Against {name} ({cost}): {found}.")
+    if _distinct(results, "centroid") and "backbone" in results["centroid"]["differences"]:
+        line = describe_differences(results["centroid"]["differences"]["backbone"])
+        lines.append(f"The centroid, one forward pass, against one model: {line}.")
+    if decisions is not None:
+        lines += describe_decisions(decisions)
+        lines += _measured(ours)
+    else:
+        lines.append("Nothing was calibrated: there were too few validation images.")
+    lines += [
+        f"Files: {ensemble}",
+        f"Next: hf-simplex predict {ensemble} IMAGE",
+        f"      hf-simplex push {ensemble} NAME/{ensemble.parent.name}",
+    ]
+    return lines
+
+
+def _measured(ours: Result) -> list[str]:
+    found = ours.get("decisions", {})
+    lines = []
+    if "answered" in found:
+        error = f" with an error of {100 * found['error_of_answers']:.1f} %" if "error_of_answers" in found else ""
+        lines.append(f"On test images it answers {100 * found['answered']:.0f} %{error}.")
+    if "set_coverage" in found:
+        lines.append(
+            f"Prediction sets hold the true label of {100 * found['set_coverage']:.1f} % of the test images, with "
+            f"{found['mean_set_size']:.2f} labels on average."
+        )
+    return lines
+
+
+def _distinct(results: Mapping[str, Result], part: str) -> bool:
+    """Whether a part exists and is not the ensemble itself."""
+    if part not in results:
+        return False
+    same = ("accuracy", "nll", "forward_passes")
+    return any(results[part][name] != results["espro"][name] for name in same)  # type: ignore[literal-required]
