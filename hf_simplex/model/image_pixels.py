@@ -6,16 +6,21 @@ import os
 from typing import Any
 
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
 from huggingface_hub import get_session
+
+try:
+    import PIL.Image
+    import PIL.ImageOps
+except ImportError:
+    # A published ensemble loads without Pillow, for pixel values alone. transformers' pipelines say to install it.
+    pass
 
 __all__ = ["load_rgb", "to_rgb"]
 
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def to_rgb(image: "PIL.Image.Image") -> "PIL.Image.Image":
     """Convert an image to upright RGB.
 
     - An image with an EXIF orientation is turned.
@@ -54,7 +59,7 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
-def load_rgb(source: Any, timeout: float | None = None) -> PIL.Image.Image:
+def load_rgb(source: Any, timeout: float | None = None) -> "PIL.Image.Image":
     """Load an image as upright RGB.
 
     Args:
@@ -106,7 +111,7 @@ def load_rgb(source: Any, timeout: float | None = None) -> PIL.Image.Image:
         ) from error
 
 
-def _grey(image: PIL.Image.Image, image_format: str | None) -> PIL.Image.Image:
+def _grey(image: "PIL.Image.Image", image_format: str | None) -> "PIL.Image.Image":
     """Scale 16-bit integers or floats to 8-bit grey."""
     values = np.asarray(image)
     low, high = (values.min(), values.max()) if values.size else (0, 0)
