@@ -4,48 +4,53 @@ Every source gives the same kind of result: disjoint splits for training, valida
 `datasets.Dataset` with the columns `image` and `label`. `image_transforms` turns them into tensors.
 """
 
-import gzip
-import math
+import logging
 import os
-import struct
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
+
+from .image_columns import check_trained_classes, checked_labels, labels_of, two_columns
+from .image_folders import ImageFolder, has_metadata, read_image_folder
+from .local_data_sets import (
+    DIGITS_TRAIN_EXAMPLES,
+    FASHION_MNIST_DIRECTORY,
+    FASHION_MNIST_LABELS,
+    read_digits,
+    read_fashion_mnist,
+)
+from .split_names import choose_splits, role_of
+from .split_records import DataRecord, record_split
+from .stratification import at_most, split_off, stratified_indices
 
 __all__ = [
     "DIGITS_TRAIN_EXAMPLES",
     "FASHION_MNIST_DIRECTORY",
     "FASHION_MNIST_LABELS",
+    "MIN_VALIDATION_IMAGES",
     "ImageData",
     "load_image_data",
     "stratified_indices",
+    "with_validation",
 ]
 
-FASHION_MNIST_DIRECTORY = "/usr/share/datasets/fashion-mnist"
-FASHION_MNIST_LABELS = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+MIN_VALIDATION_IMAGES = 200
+"""Fewer images are not split off for calibration: the standard error of an accuracy of 90% is then above 2%."""
+
+logger = logging.getLogger(__name__)
+
+_HUB_PREFIX = "hf://datasets/"
+_FILE_ENDINGS = (
+    *(".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".parquet", ".arrow", ".csv"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
 )
-DIGITS_TRAIN_EXAMPLES = 1000
 
 _ACCEPTED_NAMES = (
     "a Hub id such as 'zalando-datasets/fashion_mnist', a folder written by `save_to_disk`, a folder of Parquet or "
-    "Arrow files, a folder of images with one subfolder a class (optionally below train/ and test/), "
+    "Arrow files, a folder of images with one subfolder a class (optionally in train/ and test/), "
     "'digits' or 'fashion_mnist'"
 )
 
@@ -62,6 +67,7 @@ class ImageData:
         train: training split.
         validation: validation split, or None.
         test: test split.
+        record: which images of the data set each split has, and what was left out.
 
     Example:
         >>> from hf_simplex.data.image_data import load_image_data
@@ -75,6 +81,7 @@ class ImageData:
     train: Dataset
     validation: Dataset | None
     test: Dataset
+    record: DataRecord
 
 
 def load_image_data(
@@ -82,6 +89,7 @@ def load_image_data(
     *,
     config_name: str | None = None,
     train_split: str | None = None,
+    validation_split: str | None = None,
     test_split: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -106,13 +114,17 @@ def load_image_data(
             - a Hub id;
             - a folder written by `save_to_disk`;
             - a folder of Parquet or Arrow files;
-            - a folder of images with one subfolder a class, optionally below `train/` and `test/`;
+            - a folder of images with one subfolder a class, optionally in folders such as `train/` and `test/` (see
+              `image_folders.read_image_folder`);
             - `"digits"`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels, 1,000 of them for training;
             - `"fashion_mnist"`: 60,000 and 10,000 grey images of 28 x 28 pixels, from idx files.
 
-            Write `./digits` for a folder called `digits`.
+            Write `./digits` for a folder called `digits`, and `hf://datasets/me/pets` for the data set `me/pets` of
+            the Hub where there is a folder called `me`.
         config_name: configuration of a Hub data set.
-        train_split: split for training; default: `train`, else the only one.
+        train_split: split for training; default: `train`, else the only one. Names are compared without regard to
+            case, and `split_names.ROLES` lists other usual ones.
+        validation_split: split for validation; default: `validation`.
         test_split: split for testing; default: `test`, else the validation split, else `test_fraction` of the training
             split.
         image_column: column of images; default: the only `datasets.Image` column.
@@ -131,12 +143,14 @@ def load_image_data(
             Debian's package `dataset-fashion-mnist`.
 
     Returns:
-        The data set.
+        The data set. What was left out, set aside or split off is logged and kept in `record`.
 
     Raises:
-        ValueError: the name is unknown, the columns or splits are ambiguous, a split is empty, a label is missing or
-            out of range, or a subset is larger than the split or smaller than the number of classes.
+        ValueError: the name is unknown, the columns, folders or splits are ambiguous, a split is empty, a label is
+            missing or out of range, a split has a class that the training split lacks, or a subset is larger than the
+            split or smaller than the number of classes.
         FileNotFoundError: a folder or an idx file is missing.
+        NotADirectoryError: the name is a file.
         ImportError: `digits` needs scikit-learn.
 
     Example:
@@ -146,146 +160,136 @@ def load_image_data(
         (180, 20)
     """
     name = os.fspath(name)
+    asked = {"train_split": train_split, "validation_split": validation_split, "test_split": test_split}
+    splits: ImageFolder | DatasetDict
     if name == "digits":
-        splits = _digits(seed)
+        splits = read_digits(seed)
     elif name == "fashion_mnist":
-        splits = _fashion_mnist(Path(fashion_mnist_dir))
+        splits = read_fashion_mnist(Path(fashion_mnist_dir))
     elif Path(name).expanduser().is_dir():
-        splits = _local_folder(Path(name).expanduser().resolve(), train_split or "train", cache_dir)
+        splits = _local_folder(Path(name).expanduser().resolve(), asked, label_column, cache_dir)
     else:
+        if name.startswith(_HUB_PREFIX):
+            name = name.removeprefix(_HUB_PREFIX)
+        else:
+            _check_hub_id(name)
         splits = _hub_data_set(name, config_name, revision, token, cache_dir)
 
-    chosen = _choose_splits(splits, name, train_split, test_split)
-    chosen = _two_columns(chosen, name, image_column, label_column)
+    if isinstance(splits, ImageFolder):
+        chosen, sources, notes = splits.splits, splits.sources, list(splits.notes)
+    else:
+        sources = choose_splits(list(splits), name, train_split, validation_split, test_split)
+        chosen, notes = {role: splits[source] for role, source in sources.items()}, []
+        if unused := sorted(set(splits) - set(sources.values())):
+            notes.append(f"left out the splits {', '.join(map(repr, unused))}")
+    if train_split is None and role_of(sources["train"]) != "train":
+        notes.append(f"training on {sources['train']!r}, the only split with labels")
+    if test_split is None and role_of(sources.get("test", "test")) != "test":
+        notes.append(f"testing on {sources['test']!r}, for want of a test split")
+    chosen = two_columns(chosen, name, image_column, label_column)
     label_names = tuple(chosen["train"].features["label"].names)
-    labels = {split: _checked_labels(dataset, label_names, name, split) for split, dataset in chosen.items()}
+    labels = {role: checked_labels(dataset, label_names, name, role) for role, dataset in chosen.items()}
+    check_trained_classes(labels, label_names, name)
 
     train, train_labels = chosen["train"], labels["train"]
+    origins: dict[str, tuple[str, int, float | None]] = {
+        role: (source, len(chosen[role]), None) for role, source in sources.items()
+    }
     if "test" not in chosen:
-        train, test = _split_off(train, train_labels, test_fraction, seed, "test_fraction")
-        train_labels, test_labels = _labels(train), _labels(test)
+        origins["test"] = (sources["train"], len(train), test_fraction)
+        train, test = split_off(train, train_labels, test_fraction, seed, "test_fraction")
+        train_labels, test_labels = labels_of(train), labels_of(test)
+        notes.append(_split_off_note(test, origins["test"], "test", seed))
     else:
         test, test_labels = chosen["test"], labels["test"]
-    train, train_labels = _at_most(train, train_labels, max_train_examples, seed, "max_train_examples")
-    test, _ = _at_most(test, test_labels, max_test_examples, seed, "max_test_examples")
+    train, train_labels = at_most(train, train_labels, max_train_examples, seed, "max_train_examples")
+    test, _ = at_most(test, test_labels, max_test_examples, seed, "max_test_examples")
     validation = chosen.get("validation")
     if validation_fraction:
-        train, validation = _split_off(train, train_labels, validation_fraction, seed, "validation_fraction")
-    return ImageData(name=name, label_names=label_names, train=train, validation=validation, test=test)
+        if validation is not None:
+            notes.append(f"left out {sources['validation']!r}, since validation_fraction is {validation_fraction}")
+        origins["validation"] = (sources["train"], len(train), validation_fraction)
+        train, validation = split_off(train, train_labels, validation_fraction, seed, "validation_fraction")
+        notes.append(_split_off_note(validation, origins["validation"], "validation", seed))
+    _log(name, notes)
+    record = DataRecord(
+        train=record_split(train, *origins["train"], seed),
+        validation=None if validation is None else record_split(validation, *origins["validation"], seed),
+        test=record_split(test, *origins["test"], seed),
+        notes=tuple(notes),
+    )
+    return ImageData(name, label_names, train, validation, test, record)
 
 
-def stratified_indices(labels: npt.NDArray[np.int64], size: int, seed: int) -> npt.NDArray[np.int64]:
-    """Samples a stratified subset without replacement.
+def with_validation(
+    data: ImageData, validation_fraction: float = 0.1, *, seed: int = 0, min_images: int = MIN_VALIDATION_IMAGES
+) -> ImageData:
+    """Returns the data set with a validation split, to calibrate on.
 
-    Adams's method apportions the subset: every class gets one example before any class gets two. With the same seed, a
-    smaller subset is part of a larger one.
+    That is the data set's own validation split, if it has one that is not its test split. Otherwise a stratified share
+    of the training images is split off. Every class keeps a training image. A share that is too small to calibrate on
+    is not split off. What happened is logged in one line and recorded in `record`.
 
     Args:
-        labels: class of every example, [N] int64.
-        size: size of the subset, 0 to N.
-        seed: of the sample.
+        data: from `load_image_data`.
+        validation_fraction: share of the training images to split off, from 0 to 1, both excluded.
+        seed: of the share. The same seed gives the same images.
+        min_images: smallest number of images to split off.
 
     Returns:
-        Indices of the subset, [size] int64, ascending.
+        The data set. `validation` is None where the share has fewer than `min_images` images. `data` itself is not
+        changed, and neither are its test images.
 
     Raises:
-        ValueError: `size` is not between 0 and N.
+        ValueError: `validation_fraction` is out of range, or leaves no training image of some class.
 
     Example:
-        >>> import numpy as np
-        >>> from hf_simplex.data.image_data import stratified_indices
-        >>> labels = np.array([0, 0, 0, 0, 1, 1])
-        >>> np.bincount(labels[stratified_indices(labels, 3, seed=0)]).tolist()
-        [2, 1]
+        >>> from hf_simplex.data.image_data import load_image_data, with_validation
+        >>> data = load_image_data("digits")
+        >>> split = with_validation(data, 0.25)
+        >>> len(split.train), len(split.validation), split.record.validation.source
+        (750, 250, 'train')
+        >>> with_validation(data).validation is None    # 100 images
+        True
     """
-    if not 0 <= size <= len(labels):
-        raise ValueError(f"Cannot sample {size} of {len(labels)} examples.")
-    order = np.random.default_rng(seed).permutation(len(labels))
-    _, classes, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
-    rank_in_class = np.empty(len(labels), dtype=np.int64)
-    first_of_class = np.repeat(np.cumsum(counts) - counts, counts)
-    rank_in_class[np.argsort(classes, kind="stable")] = np.arange(len(labels)) - first_of_class
-    by_share_taken = np.argsort(rank_in_class / counts[classes], kind="stable")
-    chosen: npt.NDArray[np.int64] = np.sort(order[by_share_taken[:size]])
-    return chosen
-
-
-def _digits(seed: int) -> DatasetDict:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("The data set 'digits' needs scikit-learn: pip install hf-simplex[recipes].") from error
-    digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    labels = digits.target.astype(np.int64)
-    train = stratified_indices(labels, DIGITS_TRAIN_EXAMPLES, seed)
-    test = np.setdiff1d(np.arange(len(labels)), train)
-    names = tuple(str(digit) for digit in range(10))
-    return DatasetDict(
-        {split: _grey_images(images[rows], labels[rows], names) for split, rows in (("train", train), ("test", test))}
+    if not 0 < validation_fraction < 1:
+        raise ValueError(f"validation_fraction is {validation_fraction}; expected a number between 0 and 1.")
+    if data.validation is not None:
+        return data
+    size = round(len(data.train) * validation_fraction)
+    if size < min_images:
+        note = (
+            f"no validation split, since {validation_fraction:g} of {len(data.train)} training images is {size}, "
+            f"fewer than {min_images}: calibration is not fitted"
+        )
+        _log(data.name, [note])
+        return replace(data, record=replace(data.record, notes=(*data.record.notes, note)))
+    origin = (data.record.train.source, len(data.train), validation_fraction)
+    train, validation = split_off(data.train, labels_of(data.train), validation_fraction, seed, "validation_fraction")
+    note = _split_off_note(validation, origin, "validation", seed)
+    _log(data.name, [note])
+    record = replace(
+        data.record,
+        train=record_split(train, data.record.train.source, data.record.train.of, None, seed),
+        validation=record_split(validation, *origin, seed),
+        notes=(*data.record.notes, note),
     )
+    return replace(data, train=train, validation=validation, record=record)
 
 
-def _fashion_mnist(folder: Path) -> DatasetDict:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {folder} with the idx files of Fashion-MNIST. Install Debian's package "
-            "dataset-fashion-mnist, set fashion_mnist_dir to the folder of the files, or use the Hub id "
-            "'zalando-datasets/fashion_mnist'."
-        )
-    splits = {}
-    for split, prefix in (("train", "train"), ("test", "t10k")):
-        images_file, images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", dimensions=3)
-        labels_file, labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", dimensions=1)
-        if len(images) != len(labels):
-            raise ValueError(
-                f"{images_file} holds {len(images)} images, but {labels_file} holds {len(labels)} labels."
-            )
-        splits[split] = _grey_images(images, labels.astype(np.int64), FASHION_MNIST_LABELS)
-    return DatasetDict(splits)
+def _split_off_note(split: Dataset, origin: tuple[str, int, float | None], role: str, seed: int) -> str:
+    source, of, fraction = origin
+    return f"split off {len(split)} of {of} images of {source!r} ({fraction:g}, seed {seed}) as the {role} split"
 
 
-def _read_idx(folder: Path, file_name: str, dimensions: int) -> tuple[Path, npt.NDArray[np.uint8]]:
-    """Reads an idx file of bytes.
-
-    Layout: two zero bytes, the type 8, the number of dimensions, the sizes as big-endian 32-bit integers, the values.
-    """
-    file = next((path for path in (folder / f"{file_name}.gz", folder / file_name) if path.exists()), None)
-    if file is None:
-        raise FileNotFoundError(f"There is no {file_name}.gz or {file_name} in {folder}.")
-    content = file.read_bytes()
-    if file.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{file} is not a complete gzip file: {error}. Download it again.") from error
-    magic, header = bytes((0, 0, 8, dimensions)), 4 + 4 * dimensions
-    if content[:4] != magic or len(content) < header:
-        raise ValueError(
-            f"{file} is not an idx file of bytes with {dimensions} dimension(s): it starts with "
-            f"{content[:4].hex()!r}; expected {magic.hex()!r} and {dimensions} size(s)."
-        )
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != math.prod(shape):
-        raise ValueError(
-            f"{file} declares {' x '.join(map(str, shape))} bytes, but holds {len(content) - header}. Download it "
-            "again."
-        )
-    return file, np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+def _log(name: str, notes: Sequence[str]) -> None:
+    for note in notes:
+        logger.warning("%s: %s.", name, note)
 
 
-def _grey_images(
-    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], label_names: tuple[str, ...]
-) -> Dataset:
-    # Portable graymap: a header and the raw pixels. Encoding takes a tenth of the time of PNG.
-    header = f"P5 {images.shape[2]} {images.shape[1]} 255\n".encode()
-    return Dataset.from_dict(
-        {"image": pa.array([header + image.tobytes() for image in images]), "label": pa.array(labels)},
-        features=Features({"image": Image(), "label": ClassLabel(names=list(label_names))}),
-    )
-
-
-def _local_folder(folder: Path, train_split: str, cache_dir: str | os.PathLike[str] | None) -> DatasetDict:
+def _local_folder(
+    folder: Path, asked: Mapping[str, str | None], label_column: str | None, cache_dir: str | os.PathLike[str] | None
+) -> "ImageFolder | DatasetDict":
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         try:
             loaded = load_from_disk(str(folder))
@@ -295,12 +299,21 @@ def _local_folder(folder: Path, train_split: str, cache_dir: str | os.PathLike[s
     cache = None if cache_dir is None else os.fspath(cache_dir)
     if any(next(folder.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")):
         return load_dataset(str(folder), cache_dir=cache)
-    subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if not subfolders:
+    subfolders = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not subfolders and not has_metadata(folder):
         raise ValueError(f"The folder {folder} holds no data set. Expected {_ACCEPTED_NAMES}.")
-    # By default, `datasets` takes a file or class with "test" in its name for a test split and drops all others.
-    patterns = {split: f"{split}/**" for split in subfolders} if train_split in subfolders else {"train": "**"}
-    return load_dataset("imagefolder", data_dir=str(folder), data_files=patterns, cache_dir=cache)
+    if has_metadata(folder):
+        splits = {
+            path.name
+            for path in subfolders
+            if (role_of(path.name) or path.name in asked.values()) and has_metadata(path)
+        }
+        # By default, `datasets` takes a file or class with "test" in its name for a test split and drops all others.
+        patterns = {split: f"{split}/**" for split in sorted(splits)} or {"train": "**"}
+        loaded = load_dataset("imagefolder", data_dir=str(folder), data_files=patterns, cache_dir=cache)
+        if {label_column, "label", "labels"} & set(next(iter(loaded.values())).column_names):
+            return loaded
+    return read_image_folder(folder, asked)
 
 
 def _hub_data_set(
@@ -310,10 +323,6 @@ def _hub_data_set(
     token: str | bool | None,
     cache_dir: str | os.PathLike[str] | None,
 ) -> DatasetDict:
-    if name.startswith((".", "~", os.sep)):
-        raise FileNotFoundError(f"There is no folder {name}.")
-    if name.count("/") != 1:
-        raise ValueError(f"Unknown data set {name!r}. Expected {_ACCEPTED_NAMES}.")
     cache = None if cache_dir is None else os.fspath(cache_dir)
     try:
         return load_dataset(name, config_name, revision=revision, token=token, cache_dir=cache)
@@ -323,153 +332,17 @@ def _hub_data_set(
         ) from error
 
 
-def _choose_splits(
-    splits: Mapping[str, Dataset], name: str, train_split: str | None, test_split: str | None
-) -> dict[str, Dataset]:
-    """Chooses the splits by role: train, and validation and test if there are any."""
-    for split in (train_split, test_split):
-        if split is not None and split not in splits:
-            raise ValueError(f"{name} has no split {split!r}; its splits are {sorted(splits)}.")
-    if train_split is None:
-        if "train" not in splits and len(splits) > 1:
-            raise ValueError(
-                f"{name} has no split 'train'; its splits are {sorted(splits)}. Choose one with train_split."
-            )
-        train_split = "train" if "train" in splits else next(iter(splits))
-    validation_split = next((split for split in ("validation", "valid", "val") if split in splits), None)
-    if test_split is None:
-        test_split = next((split for split in ("test", validation_split) if split in splits), None)
-        if test_split == train_split:
-            test_split = None
-    if test_split == train_split:
-        raise ValueError(f"train_split and test_split are both {train_split!r}; expected different splits.")
-    chosen = {"train": splits[train_split]}
-    if test_split is not None:
-        chosen["test"] = splits[test_split]
-    if validation_split not in (None, train_split, test_split):
-        chosen["validation"] = splits[validation_split]
-    return chosen
-
-
-def _two_columns(
-    splits: dict[str, Dataset], name: str, image_column: str | None, label_column: str | None
-) -> dict[str, Dataset]:
-    """Keeps two columns, named `image` and `label`, and converts labels to `datasets.ClassLabel`."""
-    features = splits["train"].features
-    image_column = _find_column(features, name, "image_column", image_column, Image, ())
-    label_column = _find_column(features, name, "label_column", label_column, ClassLabel, ("label", "labels"))
-    if not isinstance(features[image_column], Image):
-        raise ValueError(
-            f"The column {image_column!r} of {name} holds no images; its columns are {_describe(features)}."
+def _check_hub_id(name: str) -> None:
+    """Raises an error for a name that is a path or no Hub id."""
+    path = Path(name).expanduser()
+    if path.exists():
+        raise NotADirectoryError(f"{name} is a file; expected {_ACCEPTED_NAMES}. Unpack an archive first.")
+    in_a_folder = name.count("/") == 1 and path.parent.is_dir()
+    marks = name.startswith((".", "~", os.sep)) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+    if marks or in_a_folder or name.lower().endswith(_FILE_ENDINGS):
+        raise FileNotFoundError(
+            f"There is no file or folder {name} (looked for {path.absolute()}). Expected {_ACCEPTED_NAMES}."
+            + (f" For the data set on the Hub, write {_HUB_PREFIX}{name}." if in_a_folder else "")
         )
-    for split, dataset in splits.items():
-        if any(dataset.features.get(column) != features[column] for column in (image_column, label_column)):
-            raise ValueError(
-                f"The splits of {name} have different columns: {_describe(features)} in train, "
-                f"{_describe(dataset.features)} in {split}."
-            )
-    splits = {
-        split: dataset.select_columns([image_column, label_column]).rename_columns(
-            {image_column: "image", label_column: "label"}
-        )
-        for split, dataset in splits.items()
-    }
-    if isinstance(features[label_column], ClassLabel):
-        return splits
-    return _name_classes(splits, name, label_column)
-
-
-def _find_column(
-    features: Features, name: str, argument: str, asked: str | None, kind: type, usual_names: tuple[str, ...]
-) -> str:
-    if asked is not None:
-        if asked not in features:
-            raise ValueError(f"{name} has no column {asked!r}; its columns are {_describe(features)}.")
-        return asked
-    found = [column for column, feature in features.items() if isinstance(feature, kind)]
-    if not found:
-        found = [column for column in usual_names if column in features]
-    if len(found) != 1:
-        raise ValueError(
-            f"{name} has {len(found)} candidates for {argument}; its columns are {_describe(features)}. Choose one "
-            f"with {argument}."
-        )
-    return found[0]
-
-
-def _describe(features: Features) -> str:
-    return ", ".join(f"{column} ({getattr(kind, 'dtype', type(kind).__name__)})" for column, kind in features.items())
-
-
-def _name_classes(splits: dict[str, Dataset], name: str, label_column: str) -> dict[str, Dataset]:
-    feature = splits["train"].features["label"]
-    kinds = ("string", "large_string", "int", "uint", "bool")
-    if not isinstance(feature, Value) or not feature.dtype.startswith(kinds):
-        raise ValueError(f"The column {label_column!r} of {name} holds no class labels, but {feature}.")
-    classes = sorted(value for value in splits["train"].unique("label") if value is not None)
-    ids = {value: position for position, value in enumerate(classes)}
-    class_label = ClassLabel(names=[str(value) for value in classes])
-    named = {}
-    for split, dataset in splits.items():
-        values = dataset.select_columns("label")[:]["label"]
-        unknown = {value for value in values if value is not None and value not in ids}
-        if unknown:
-            raise ValueError(
-                f"The {split} split of {name} has the label {min(unknown)!r}, which the train split lacks."
-            )
-        # Casting the column instead would rewrite all images.
-        named[split] = dataset.remove_columns("label").add_column(
-            "label", [ids.get(value) for value in values], feature=class_label
-        )
-    return named
-
-
-def _labels(dataset: Dataset) -> npt.NDArray[np.int64]:
-    column: pa.ChunkedArray = dataset.select_columns("label").with_format("arrow")[:]["label"]
-    labels: npt.NDArray[np.int64] = column.fill_null(-1).to_numpy()
-    return labels
-
-
-def _checked_labels(dataset: Dataset, label_names: tuple[str, ...], name: str, split: str) -> npt.NDArray[np.int64]:
-    if len(dataset) == 0:
-        raise ValueError(f"The {split} split of {name} is empty.")
-    labels = _labels(dataset)
-    wrong = labels[(labels < 0) | (labels >= len(label_names))]
-    if len(wrong):
-        raise ValueError(
-            f"{len(wrong)} example(s) of the {split} split of {name} have no valid label; expected 0 to "
-            f"{len(label_names) - 1}, the first is {wrong[0]} (-1: missing). Many test splits on the Hub have no "
-            "labels: choose another split with test_split."
-        )
-    return labels
-
-
-def _at_most(
-    dataset: Dataset, labels: npt.NDArray[np.int64], size: int | None, seed: int, argument: str
-) -> tuple[Dataset, npt.NDArray[np.int64]]:
-    if size is None:
-        return dataset, labels
-    classes = len(np.unique(labels))
-    if not classes <= size <= len(labels):
-        raise ValueError(
-            f"{argument} is {size}; expected {classes} to {len(labels)}, for {len(labels)} examples of {classes} "
-            "classes."
-        )
-    rows = stratified_indices(labels, size, seed)
-    return dataset.select(rows), labels[rows]
-
-
-def _split_off(
-    dataset: Dataset, labels: npt.NDArray[np.int64], fraction: float, seed: int, argument: str
-) -> tuple[Dataset, Dataset]:
-    if not 0 < fraction < 1:
-        raise ValueError(f"{argument} is {fraction}; expected a number between 0 and 1.")
-    size, classes = round(len(labels) * fraction), len(np.unique(labels))
-    if size < 1 or len(labels) - size < classes:
-        raise ValueError(
-            f"{argument} is {fraction}: {size} of {len(labels)} examples are held out, which leaves "
-            f"{len(labels) - size} for training on {classes} classes. Expected at least one example held out, and at "
-            "least one a class for training."
-        )
-    kept = stratified_indices(labels, len(labels) - size, seed)
-    return dataset.select(kept), dataset.select(np.setdiff1d(np.arange(len(labels)), kept))
+    if name.count("/") != 1:
+        raise ValueError(f"Unknown data set {name!r}. Expected {_ACCEPTED_NAMES}.")

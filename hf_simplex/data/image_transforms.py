@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import StackDataset
 from transformers import BaseImageProcessor, TimmWrapperImageProcessor
 from transformers import default_data_collator as collate
-from transformers.image_utils import load_image
+
+from ..model.image_pixels import to_rgb
+from .decoding import decode_rgb
 
 __all__ = [
     "CropTransform",
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Preprocesses an image as `pipeline("image-classification")` does: upright, RGB, then the image processor.
+    """Preprocesses an image as the ensemble's pipeline does: upright RGB (`to_rgb`), then the image processor.
 
     Calling it with an image of any mode and size returns pixel values, [3, height, width] float32.
 
@@ -61,7 +63,7 @@ class EvaluationTransform:
     image_processor: BaseImageProcessor
 
     def __call__(self, image: PIL.Image.Image) -> Tensor:
-        pixel_values: Tensor = self.image_processor(load_image(image), return_tensors="pt")["pixel_values"][0]
+        pixel_values: Tensor = self.image_processor(to_rgb(image), return_tensors="pt")["pixel_values"][0]
         return pixel_values
 
 
@@ -87,7 +89,7 @@ class TrainingTransform:
     erasing: Callable[[Tensor], Tensor]
 
     def __call__(self, image: PIL.Image.Image) -> Tensor:
-        return self.erasing(self.evaluation(self.augmentation(load_image(image))))
+        return self.erasing(self.evaluation(self.augmentation(to_rgb(image))))
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,8 @@ def build_transforms(
 ) -> tuple[ImageTransform, ImageTransform]:
     """Builds the training and the evaluation transform of a backbone.
 
-    Both convert any image to upright RGB first, as `pipeline("image-classification")` does: grey, palette and
-    transparent images, and images rotated by their EXIF tag. Both can be pickled for data loader workers.
+    Both convert any image to upright RGB first, as the ensemble's pipeline does (`to_rgb`): grey, palette, transparent
+    and 16-bit images, and images rotated by their EXIF tag. Both can be pickled for data loader workers.
 
     Args:
         image_processor: of the backbone. It sets size, colors and normalization in both transforms.
@@ -379,14 +381,8 @@ class _Decode:
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "pixel_values" not in batch:
             return batch
-        return {**batch, "pixel_values": [self.transform(self._decode(stored)) for stored in batch["pixel_values"]]}
-
-    def _decode(self, stored: dict[str, Any]) -> PIL.Image.Image:
-        try:
-            return self.feature.decode_example(stored)
-        except Exception as error:  # Pillow's readers raise many types
-            file = stored["path"] or f"(no file name, {len(stored['bytes'])} bytes)"
-            raise ValueError(f"Cannot read the image {file}: {error}. Replace or remove it.") from error
+        images = (decode_rgb(stored, self.feature) for stored in batch["pixel_values"])
+        return {**batch, "pixel_values": [self.transform(image) for image in images]}
 
 
 def _image_size(image_processor: BaseImageProcessor) -> tuple[int, int]:

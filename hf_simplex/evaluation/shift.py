@@ -17,9 +17,9 @@ import PIL.Image
 from datasets import Dataset, Features, Image
 from numpy.typing import ArrayLike
 from transformers import TrainingArguments
-from transformers.image_utils import load_image
 
 from ..data.image_transforms import ImageTransform, collate, with_pixel_values
+from ..model.image_pixels import to_rgb
 from ..model.modeling_simplex import SimplexForImageClassification
 from .calibration import scale_temperature
 from .comparison import predict_members
@@ -122,7 +122,7 @@ def corrupt(
     """
     check_corruption(corruption, severity)
     corruptions = _corruptions()
-    pixels = np.asarray(_resized(load_image(image), image_size))
+    pixels = np.asarray(_resized(to_rgb(image), image_size))
     words = np.random.SeedSequence([seed, CORRUPTIONS.index(corruption), severity, index]).generate_state(2)
     # These two have a generator of their own, seeded by the clock by default.
     own = {"seed": int(words[1])} if corruption in ("impulse_noise", "glass_blur") else {}

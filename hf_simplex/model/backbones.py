@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from .configuration_simplex import SimplexConfig
+from .configuration_simplex import SimplexConfig, check_labels
 from .image_processors import ProcessorSource, processor_source
 from .sharding import full_tensor
 
@@ -84,7 +84,7 @@ def load_backbone(
 
     Raises:
         OSError: the backbone does not exist or cannot be read.
-        ValueError: the weights are pickled, empty or truncated, or the label counts contradict each other.
+        ValueError: the weights are pickled, empty or truncated, or labels contradict each other.
 
     Example::
 
@@ -94,6 +94,7 @@ def load_backbone(
     if kwargs.pop("use_safetensors", True) is False:
         raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
     if (id2label := kwargs.get("id2label")) is not None:
+        check_labels(id2label, kwargs.get("label2id"))
         if num_labels not in (None, len(id2label)):
             raise ValueError(f"num_labels={num_labels} contradicts the {len(id2label)} labels of id2label.")
         # timm's configuration takes the size of the head from num_labels alone.

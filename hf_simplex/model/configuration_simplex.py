@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -12,7 +12,7 @@ from .complexes import SimplicialComplex
 from .coordinates import validate_coordinates
 from .decisions import Decisions
 
-__all__ = ["CONNECTOR", "MODE", "PRETRAINED", "ROLES", "SAMPLINGS", "TASK", "SimplexConfig"]
+__all__ = ["CONNECTOR", "MODE", "PRETRAINED", "ROLES", "SAMPLINGS", "TASK", "SimplexConfig", "check_labels"]
 
 PRETRAINED = "pretrained"
 MODE = "mode"
@@ -41,7 +41,8 @@ class SimplexConfig(PreTrainedConfig):
 
     Raises:
         ValueError: a simplex has an unknown vertex, a role or sampling is unknown, a member is not a point of the
-            complex, or the provenance or the decisions are malformed.
+            complex, the provenance or the decisions are malformed, or the labels contradict each other (see
+            `check_labels`).
 
     Example:
         >>> config = SimplexConfig(simplexes=[[0, 1, 2]], roles=["mode", "mode", "connector"], members=[[0.5, 0.5, 0]])
@@ -80,6 +81,12 @@ class SimplexConfig(PreTrainedConfig):
         if self.backbone_config is not None and "id2label" not in kwargs and "num_labels" not in kwargs:
             kwargs["id2label"] = self.backbone_config.id2label
             kwargs["label2id"] = self.backbone_config.label2id
+        if (id2label := kwargs.get("id2label")) is not None:
+            check_labels(id2label)
+            if kwargs.get("label2id") in (None, _default_label2id(len(id2label))):
+                # Names were given to labels that had none.
+                kwargs["label2id"] = {name: int(label) for label, name in id2label.items()}
+            check_labels(id2label, kwargs["label2id"])
         for name in (*_IMAGE_PROCESSOR_KEYS, "transformers_weights"):
             # transformers_weights could name another weight file, even a pickled one.
             kwargs.pop(name, None)
@@ -188,6 +195,53 @@ class SimplexConfig(PreTrainedConfig):
             output["architecture"] = backbone_config["architecture"]
             output["image_processor_type"] = "TimmWrapperImageProcessor"
         return output
+
+
+def check_labels(id2label: Any, label2id: Any = None) -> None:
+    """Check the names of labels.
+
+    Args:
+        id2label: name of each label, from 0 without gaps. A label is an integer, or its digits as in JSON. Two labels
+            may have the same name, as in ImageNet.
+        label2id: label of each name; None to leave it unchecked.
+
+    Raises:
+        ValueError: `id2label` is no dictionary, has gaps or other keys, or a name is no string; or `label2id` says
+            something else.
+
+    Example:
+        >>> check_labels({0: "cat", 1: "dog"}, {"cat": 0, "dog": 1})
+    """
+    if not isinstance(id2label, Mapping):
+        raise ValueError(f"id2label is {id2label!r}; expected a dictionary such as {{0: 'cat', 1: 'dog'}}.")
+    names: dict[int, Any] = {}
+    for label, name in id2label.items():
+        if isinstance(label, bool) or not re.fullmatch(r"\d+", str(label)) or int(label) in names:
+            raise ValueError(f"id2label has the key {label!r}; expected each of 0 to {len(id2label) - 1} once.")
+        if not isinstance(name, str):
+            raise ValueError(f"id2label names label {label} {name!r}; expected a string.")
+        names[int(label)] = name
+    if missing := sorted(set(range(len(names))) - set(names)):
+        raise ValueError(
+            f"id2label has no label {missing[0]}; expected {len(names)} labels from 0 to {len(names) - 1}, without "
+            "gaps."
+        )
+    if label2id is None:
+        return
+    if not isinstance(label2id, Mapping):
+        raise ValueError(f"label2id is {label2id!r}; expected a dictionary such as {{'cat': 0, 'dog': 1}}.")
+    if unknown := set(names.values()) - set(label2id):
+        raise ValueError(f"label2id lacks {min(unknown)!r}, a name of id2label.")
+    for name, label in label2id.items():
+        if not re.fullmatch(r"\d+", str(label)) or names.get(int(label)) != name:
+            raise ValueError(
+                f"label2id gives {name!r} the label {label!r}, and id2label says otherwise: {dict(id2label)!r:.200}."
+            )
+
+
+def _default_label2id(labels: int) -> dict[str, int]:
+    """What transformers calls labels without names."""
+    return {f"LABEL_{label}": label for label in range(labels)}
 
 
 _TIMM_FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")

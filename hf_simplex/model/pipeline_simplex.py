@@ -1,17 +1,18 @@
 """`pipeline("simplex-image-classification")`: image classification with uncertainty."""
 
-import base64
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers.pipelines.image_classification import ImageClassificationPipeline, softmax
 from transformers.utils import ModelOutput
 
 from .configuration_simplex import TASK, SimplexConfig
+from .image_pixels import load_rgb
 from .uncertainty import mutual_information, predictive_entropy, standard_deviation, vote_share
 
 __all__ = ["DEFAULT_MAX_MEMBER_BYTES", "SimplexImageClassificationPipeline"]
@@ -136,16 +137,13 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
             image = os.fspath(image)
         if isinstance(image, str):
             name += f" ({image[:200]})"
-        is_file = isinstance(image, bytes | bytearray)
-        if is_file:
-            # transformers reads image files from paths, URLs and base64 only.
-            image = base64.b64encode(image).decode()
         try:
+            if not isinstance(image, np.ndarray | torch.Tensor):
+                # transformers' own conversion to RGB spoils transparent, 16-bit and float images.
+                image = load_rgb(image, timeout=timeout)
             return super().preprocess(image, timeout=timeout)
         except Exception as error:
-            # The message of transformers holds all bytes of the file, then the cause.
-            reason = str(error).rpartition("Failed with ")[2] if is_file else str(error)
-            raise ValueError(f"Image{name} cannot be read: {reason}") from error
+            raise ValueError(f"Image{name} cannot be read: {error}") from error
 
     def _forward(self, model_inputs: Any) -> ModelOutput:  # type: ignore[override]
         output: ModelOutput = self.model(**model_inputs, output_member_probabilities=True)

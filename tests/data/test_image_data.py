@@ -296,10 +296,9 @@ def test_a_data_set_that_the_hub_does_not_have_is_an_error(monkeypatch: pytest.M
         load_image_data("someone/pets")
 
 
-@pytest.mark.parametrize("name", ["mnst", "a/b/c"])
-def test_an_unknown_name_is_an_error_that_lists_what_is_accepted(name: str) -> None:
-    with pytest.raises(ValueError, match=f"Unknown data set '{name}'.*fashion_mnist.*digits"):
-        load_image_data(name)
+def test_an_unknown_name_is_an_error_that_lists_what_is_accepted() -> None:
+    with pytest.raises(ValueError, match=r"Unknown data set 'mnst'.*fashion_mnist.*digits"):
+        load_image_data("mnst")
 
 
 def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub() -> None:
@@ -372,9 +371,9 @@ def test_a_test_split_without_labels_is_an_error_that_says_to_choose_another(tmp
     assert numbers(load_image_data(tmp_path / "pets", test_split="validation").test) == [50, 51]
 
 
-def test_splits_with_other_classes_are_an_error(tmp_path: Path) -> None:
-    other = ClassLabel(names=["dog", "cat"])
-    DatasetDict({"train": numbered([0, 1], CAT_DOG), "test": numbered([0], other)}).save_to_disk(tmp_path / "pets")
+def test_splits_with_other_columns_are_an_error(tmp_path: Path) -> None:
+    text = Value("string")
+    DatasetDict({"train": numbered([0, 1], CAT_DOG), "test": numbered(["cat"], text)}).save_to_disk(tmp_path / "pets")
     with pytest.raises(ValueError, match="have different columns"):
         load_image_data(tmp_path / "pets")
 

@@ -34,6 +34,7 @@ from transformers import (
     pipeline,
 )
 
+from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.data.image_data import load_image_data
 from hf_simplex.data.image_transforms import (
     EvaluationTransform,
@@ -132,9 +133,12 @@ def dataset_of(files: list[Path]) -> Dataset:
 
 
 @pytest.mark.parametrize("make_processor", PROCESSORS)
-def test_evaluation_sees_exactly_what_a_pipeline_sees(make_processor: Any, image_files: list[Path]) -> None:
+def test_evaluation_sees_exactly_what_the_ensembles_pipeline_sees(
+    make_processor: Any, image_files: list[Path]
+) -> None:
     image_processor = make_processor()
-    classifier = pipeline("image-classification", model=vit_model(40), image_processor=image_processor)
+    model = SimplexForImageClassification.from_backbone(vit_model(40))
+    classifier = SimplexImageClassificationPipeline(model=model, image_processor=image_processor)
     _, evaluation = build_transforms(image_processor)
     examples = with_pixel_values(dataset_of(image_files), evaluation)
     for number, file in enumerate(image_files):
@@ -142,6 +146,33 @@ def test_evaluation_sees_exactly_what_a_pipeline_sees(make_processor: Any, image
         expected = classifier.preprocess(str(file))["pixel_values"][0]
         assert example["pixel_values"].dtype == torch.float32
         torch.testing.assert_close(example["pixel_values"], expected, rtol=0, atol=0, msg=file.name)
+
+
+def test_a_plain_pipeline_sees_the_same_but_for_transparent_and_16_bit_images(image_files: list[Path]) -> None:
+    classifier = pipeline("image-classification", model=vit_model(40), image_processor=timm_processor())
+    evaluation = EvaluationTransform(timm_processor())
+    differing = {
+        file.name
+        for file in image_files
+        if not torch.equal(evaluation(PIL.Image.open(file)), classifier.preprocess(str(file))["pixel_values"][0])
+    }
+    assert differing == {"grey-alpha.png", "sixteen-bit.png", "transparent.png"}
+
+
+def test_an_image_of_unknown_range_is_refused_by_its_file(tmp_path: Path) -> None:
+    PIL.Image.fromarray(np.array([[0, 200]], np.float32)).save(tmp_path / "float.tif")
+    examples = with_pixel_values(dataset_of([tmp_path / "float.tif"]), EvaluationTransform(timm_processor()))
+    with pytest.raises(ValueError, match=r"float\.tif: An image of mode 'F'"):
+        examples[0]
+
+
+def test_a_column_of_rgb_images_is_composited_on_white_too(tmp_path: Path) -> None:
+    PIL.Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save(tmp_path / "red.png")
+    plain = dataset_of([tmp_path / "red.png"])
+    evaluation = EvaluationTransform(timm_processor())
+    expected = evaluation(PIL.Image.new("RGB", (40, 40), "white"))
+    for dataset in (plain, plain.cast_column("image", Image(mode="RGB"))):
+        assert torch.equal(with_pixel_values(dataset, evaluation)[0]["pixel_values"], expected)
 
 
 def test_grey_images_become_three_equal_channels_before_normalization(photo: PIL.Image.Image) -> None:

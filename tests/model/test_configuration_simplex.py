@@ -95,3 +95,43 @@ def test_no_other_file_than_the_index_says_where_the_weights_are(tmp_path: Path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "transformers_weights": "adapter_model.bin"}))
     assert not hasattr(SimplexConfig.from_pretrained(tmp_path), "transformers_weights")
+
+
+NAMES = {0: "ant", 1: "bee", 2: "cat"}
+
+
+@pytest.mark.parametrize(
+    ("id2label", "label2id", "message"),
+    [
+        ({0: "ant", 2: "cat", 3: "dog"}, None, "id2label has no label 1; expected 3 labels from 0 to 2"),
+        ({1: "ant", 2: "bee", 3: "cat"}, None, "id2label has no label 0"),
+        ({"ant": 0, "bee": 1, "cat": 2}, None, "id2label has the key 'ant'; expected each of 0 to 2 once"),
+        ({0: "ant", "0": "bee", 1: "cat"}, None, "id2label has the key '0'"),
+        ({-1: "ant", 0: "bee", 1: "cat"}, None, "id2label has the key -1"),
+        ({0: "ant", 1: 7, 2: "cat"}, None, "names label 1 7; expected a string"),
+        ({0: "ant", 1: None, 2: "cat"}, None, "names label 1 None"),
+        (["ant", "bee", "cat"], None, r"id2label is \['ant', 'bee', 'cat'\]; expected a dictionary"),
+        (NAMES, {"ant": 0, "bee": 2, "cat": 1}, "label2id gives 'bee' the label 2"),
+        (NAMES, {"ant": 0, "bee": 1}, "label2id lacks 'cat'"),
+        (NAMES, {"ant": 0, "bee": 1, "cat": 2, "dog": 3}, "label2id gives 'dog' the label 3"),
+        (NAMES, 3, "label2id is 3"),
+    ],
+)
+def test_labels_that_contradict_each_other_are_refused(id2label: Any, label2id: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SimplexConfig(backbone_config=backbone("vit").config, id2label=id2label, label2id=label2id)
+
+
+def test_labels_may_have_keys_of_json_and_the_same_name_twice() -> None:
+    config = SimplexConfig(id2label={"0": "crane", "1": "bee", "2": "crane"}, label2id={"bee": 1, "crane": 0})
+    assert config.id2label == {0: "crane", 1: "bee", 2: "crane"}
+    assert config.label2id == {"bee": 1, "crane": 0}
+
+
+def test_names_of_a_backbone_without_the_way_back_get_it() -> None:
+    module = backbone("vit", labels=3)
+    module.config.id2label = NAMES
+    assert SimplexConfig(backbone_config=module.config).label2id == {"ant": 0, "bee": 1, "cat": 2}
+    module.config.label2id = {"ant": 2, "bee": 1, "cat": 0}
+    with pytest.raises(ValueError, match="label2id gives 'ant' the label 2"):
+        SimplexConfig(backbone_config=module.config)

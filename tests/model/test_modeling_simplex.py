@@ -151,6 +151,10 @@ def test_label_counts_that_contradict_each_other_are_refused(kind: str, tmp_path
         SimplexForImageClassification.from_backbone(path, num_labels=4, id2label={0: "ant", 1: "bee"})
     with pytest.raises(ValueError, match="num_labels=0: expected at least 1"):
         SimplexForImageClassification.from_backbone(path, num_labels=0)
+    with pytest.raises(ValueError, match="id2label has no label 1"):
+        SimplexForImageClassification.from_backbone(path, id2label={0: "ant", 2: "bee"})
+    with pytest.raises(ValueError, match="label2id gives 'ant' the label 1"):
+        SimplexForImageClassification.from_backbone(path, id2label={0: "ant", 1: "bee"}, label2id={"ant": 1, "bee": 0})
     with pytest.raises(ValueError, match=r"id2label.* are for loading a backbone by name"):
         SimplexForImageClassification.from_backbone(backbone(kind), id2label={0: "ant", 1: "bee", 2: "cat"})
 

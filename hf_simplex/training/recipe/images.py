@@ -1,16 +1,16 @@
-"""Training and test images of a recipe, loaded and transformed as its arguments say."""
+"""Training, validation and test images of a recipe, loaded and transformed as its arguments say."""
 
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ...data.image_data import ImageData, load_image_data
+from ...data.image_data import ImageData, load_image_data, with_validation
 from ...data.image_transforms import build_transforms, collate, with_pixel_values
 from ...model.modeling_simplex import SimplexForImageClassification
 from .arguments import DataArguments
 
-__all__ = ["in_batches", "load_data", "transformed"]
+__all__ = ["in_batches", "load_data", "load_data_with_validation", "transformed", "transformed_validation"]
 
 
 def load_data(data_args: DataArguments, token: str | None = None, validation_fraction: float = 0.0) -> ImageData:
@@ -47,6 +47,36 @@ def load_data(data_args: DataArguments, token: str | None = None, validation_fra
     )
 
 
+def load_data_with_validation(
+    data_args: DataArguments, token: str | None = None, validation_fraction: float = 0.1
+) -> ImageData:
+    """Load the data set that the arguments name, with validation images to calibrate on if possible.
+
+    They are the data set's own validation split, or a share of the training images (see `with_validation`).
+
+    Args:
+        data_args: data set, splits, columns and sizes. `data_split_seed` chooses the share.
+        token: Hub token.
+        validation_fraction: share of the training images, if the data set has no validation split.
+
+    Returns:
+        The data set. `validation` is None where the share is too small to calibrate on. `record` says where each split
+        came from.
+
+    Raises:
+        ValueError: an argument does not fit the data set.
+        OSError: there is no such data set.
+
+    Example:
+        >>> from hf_simplex.training.recipe.arguments import DataArguments
+        >>> from hf_simplex.training.recipe.images import load_data_with_validation
+        >>> data = load_data_with_validation(DataArguments("digits"), validation_fraction=0.2)
+        >>> len(data.train), len(data.validation), len(data.test)
+        (800, 200, 797)
+    """
+    return with_validation(load_data(data_args, token), validation_fraction, seed=data_args.data_split_seed)
+
+
 def transformed(
     data: ImageData, data_args: DataArguments, component: SimplexForImageClassification, materialize: bool = False
 ) -> tuple[Any, Any, Any]:
@@ -80,6 +110,30 @@ def transformed(
         with_pixel_values(data.train, plain_transform, materialize=materialize),
         with_pixel_values(data.test, plain_transform, materialize=materialize),
     )
+
+
+def transformed_validation(
+    data: ImageData, component: SimplexForImageClassification, materialize: bool = False
+) -> Any | None:
+    """Apply the transform for evaluation to the validation images.
+
+    Args:
+        data: images.
+        component: model with an image processor.
+        materialize: transform all images now and keep them in memory.
+
+    Returns:
+        Validation images without augmentation; None if there are none.
+
+    Example::
+
+        validation = transformed_validation(data, model)
+    """
+    if data.validation is None:
+        return None
+    assert component.image_processor is not None
+    _, plain_transform = build_transforms(component.image_processor, augment="none")
+    return with_pixel_values(data.validation, plain_transform, materialize=materialize)
 
 
 def in_batches(dataset: Any, size: int) -> list[dict[str, Tensor]]:

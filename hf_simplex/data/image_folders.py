@@ -1,0 +1,259 @@
+"""Folders of image files: finds splits and classes by the names of folders."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import PIL.Image
+from datasets import ClassLabel, Dataset, Features, Image
+
+from .split_names import choose_splits, role_of, roles_in
+
+__all__ = ["ImageFolder", "has_metadata", "read_image_folder"]
+
+Parts = tuple[str, ...]
+"""Names of the folders between a root and a file."""
+
+_NO_SPLIT = "train"
+# `datasets` reads labels from these.
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The splits of a folder of images.
+
+    Args:
+        splits: data set of each role that there is, `train`, `validation` and `test`, with the columns `image` and
+            `label`.
+        sources: name of the folder of each role.
+        notes: what was left out, a sentence each.
+
+    Example::
+
+        read_image_folder(Path("pets"), {}).splits["train"]
+    """
+
+    splits: dict[str, Dataset]
+    sources: dict[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+    parts: Parts
+
+
+def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFolder:
+    """Reads a folder of image files.
+
+    Splits are folders with a usual name, whatever its case (`split_names.ROLES`), or a given one. They hold class
+    folders, or are themselves in class folders. A class folder is the topmost folder in a split that holds images. Its
+    name is the name of the class. Without splits, class folders are anywhere in `folder`.
+
+    Hidden files and files without the extension of an image are ignored. Images in other folders and beside class
+    folders are left out, with a note. So is a test or validation split without class folders. Only the splits that
+    are used are read.
+
+    Args:
+        folder: of the images.
+        asked: name of the folder of a split, by the arguments `train_split`, `validation_split` and `test_split`.
+
+    Returns:
+        Data sets that refer to the files.
+
+    Raises:
+        ValueError: there are no images or no class folders; folders cannot be told apart, such as two test splits, or
+            a split beside class folders; or two class folders of a split have the same name.
+
+    Example::
+
+        read_image_folder(Path("pets"), {"test_split": "Testing"}).sources["test"]    # "Testing"
+    """
+    files, ignored = _image_files(folder)
+    if not files:
+        raise ValueError(f"The folder {folder} holds no images. Expected image files in one subfolder a class.")
+    notes = [f"left out {_count(ignored, 'file')} without the extension of an image"] if ignored else []
+    found, others = _by_split(folder, files, {name for name in asked.values() if name is not None})
+    sources = choose_splits(
+        list(found),
+        str(folder),
+        asked.get("train_split"),
+        asked.get("validation_split"),
+        asked.get("test_split"),
+        exact=False,
+    )
+    if unused := sorted(set(found) - set(sources.values())):
+        left_out = sum(len(found[name]) for name in unused)
+        notes.append(f"left out {_count(left_out, 'image')} in {_quoted(unused)}: another split is used")
+    labelled: dict[str, dict[_File, Parts]] = {}
+    for role, source in sources.items():
+        in_classes = _class_folders(found[source])
+        loose = _count(len(found[source]) - len(in_classes), "image")
+        if in_classes:
+            labelled[role] = in_classes
+            if len(in_classes) < len(found[source]):
+                notes.append(f"left out {loose} beside the class folders of {source!r}")
+        elif role == "train":
+            beside = f", beside {_quoted(sorted(others))}" if others else ""
+            raise ValueError(
+                f"{source!r} in {folder} holds images, but no class folders{beside}. Put the images of each class in "
+                "a folder of its name, and all class folders in a folder 'train'."
+            )
+        else:
+            notes.append(f"set aside {loose} in {source!r}, which has no class folders")
+    if "test" not in labelled and "validation" in labelled and asked.get("validation_split") is None:
+        labelled["test"], sources["test"] = labelled.pop("validation"), sources.pop("validation")
+    names = _class_names(folder, labelled)
+    if others:
+        known = {names[parts].casefold() for parts in labelled["train"].values()}
+        known_train = asked.get("train_split") is not None or role_of(sources["train"]) == "train"
+        if beside_splits := sorted(
+            other for other in others if not known_train or other.split("/")[-1].casefold() in known
+        ):
+            raise ValueError(
+                f"{_quoted(beside_splits)} beside {_quoted(sorted(sources.values()))} in {folder} may be a class. Put "
+                "all class folders in folders 'train' and 'test'."
+            )
+        notes.append(f"left out {_count(sum(others.values()), 'image')} in {_quoted(sorted(others))}: no split")
+    ids = {name: label for label, name in enumerate(sorted(names.values()))}
+    features = Features({"image": Image(), "label": ClassLabel(names=list(ids))})
+    splits = {
+        role: Dataset.from_dict(
+            {
+                "image": [file.path for file in in_classes],
+                "label": [ids[names[parts]] for parts in in_classes.values()],
+            },
+            features=features,
+        )
+        for role, in_classes in labelled.items()
+    }
+    return ImageFolder(splits, {role: sources[role] for role in labelled}, tuple(notes))
+
+
+def has_metadata(folder: Path) -> bool:
+    """Returns whether a folder or its subfolders hold a file of labels that `datasets` reads.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from hf_simplex.data.image_folders import has_metadata
+        >>> has_metadata(Path("hf_simplex"))
+        False
+    """
+    return any(next(folder.rglob(name), None) is not None for name in _METADATA)
+
+
+def _image_files(folder: Path) -> tuple[list[_File], int]:
+    """All image files in the order of their paths, and the number of other files."""
+    PIL.Image.init()
+    extensions = {ending for ending, kind in PIL.Image.EXTENSION.items() if kind in PIL.Image.OPEN}
+    files, ignored, seen = [], 0, set()
+    for directory, subfolders, names in os.walk(folder, followlinks=True):
+        # A link to a folder above would go on for ever.
+        if (real := os.path.realpath(directory)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        # "__MACOSX" and the like: copies that archives add.
+        subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
+        parts = Path(directory).relative_to(folder).parts
+        for name in names:
+            if name.startswith("."):
+                continue
+            if os.path.splitext(name)[1].lower() in extensions:
+                files.append(_File(os.path.join(directory, name), parts))
+            else:
+                ignored += 1
+    return sorted(files, key=lambda file: file.path), ignored
+
+
+def _by_split(folder: Path, files: Sequence[_File], named: set[str]) -> tuple[dict[str, list[_File]], Counter[str]]:
+    """Divides files by split. Their parts are then those that may be classes. Other files are counted by folder."""
+    depths = [
+        next((depth for depth, part in enumerate(file.parts) if part in named or role_of(part)), None)
+        for file in files
+    ]
+    depth = min((depth for depth in depths if depth is not None), default=None)
+    if depth is None:
+        _check_split_words(folder, files)
+        return {_NO_SPLIT: list(files)}, Counter()
+    others = Counter(
+        "/".join(file.parts[: depth + 1]) or "." for file, own in zip(files, depths, strict=True) if own != depth
+    )
+    in_split = [file for file, own in zip(files, depths, strict=True) if own == depth]
+    above = {file.parts[:depth] for file in in_split}
+    # Splits in class folders (cat/train/1.png), not class folders in splits (train/cat/1.png).
+    inside = depth > 0 and (len(above) > 1 or not any(len(file.parts) > depth + 1 for file in in_split))
+    if inside and others:
+        raise ValueError(
+            f"Some folders in {folder} hold splits ({_quoted(sorted('/'.join(parts) for parts in above))}) and others "
+            f"do not ({_quoted(sorted(others))}). Put all class folders in folders 'train' and 'test'."
+        )
+    found: dict[str, list[_File]] = {}
+    for file in in_split:
+        rest = (file.parts[:depth] if inside else ()) + file.parts[depth + 1 :]
+        found.setdefault(file.parts[depth], []).append(_File(file.path, rest))
+    return found, others
+
+
+def _check_split_words(folder: Path, files: Sequence[_File]) -> None:
+    """Raises ValueError if folders look like splits by other names, such as seg_train and seg_test."""
+    prefix = _shared_prefix([file.parts for file in files])
+    tops = {file.parts[len(prefix)] for file in files if len(file.parts) > len(prefix)}
+    nested = {top for top in tops if not any(file.parts[len(prefix) :] == (top,) for file in files)}
+    for names in (tops, nested):
+        roles = [roles_in(name) for name in names]
+        everywhere = names is nested or all(roles)
+        if everywhere and len(set().union(*roles)) > 1:
+            raise ValueError(
+                f"The folders {_quoted(sorted(names))} in {folder} look like splits. Name them 'train', 'validation' "
+                "and 'test', or choose with train_split and test_split. If they are classes, put them in a folder "
+                "'train'."
+            )
+
+
+def _shared_prefix(all_parts: Sequence[Parts]) -> Parts:
+    """The folders that all files are in. The last one is left where it holds all images itself: it is a class."""
+    prefix: Parts = ()
+    for level in zip(*all_parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        prefix += level[:1]
+    return prefix if any(len(parts) > len(prefix) for parts in all_parts) else prefix[:-1]
+
+
+def _class_folders(files: Sequence[_File]) -> dict[_File, Parts]:
+    """The class folder of each file: the topmost folder that holds images, below what all files share."""
+    skip = len(_shared_prefix([file.parts for file in files]))
+    holds_images = {file.parts for file in files}
+    found = {}
+    for file in files:
+        for depth in range(skip + 1, len(file.parts) + 1):
+            if file.parts[:depth] in holds_images:
+                found[file] = file.parts[skip:depth]
+                break
+    return found
+
+
+def _class_names(folder: Path, labelled: Mapping[str, Mapping[_File, Parts]]) -> dict[Parts, str]:
+    names = {parts: parts[-1] for files in labelled.values() for parts in files.values()}
+    of_name: dict[str, Parts] = {}
+    for parts, name in sorted(names.items()):
+        if (first := of_name.setdefault(name, parts)) != parts:
+            raise ValueError(
+                f"Two class folders in {folder} have the name {name!r}: {'/'.join(first)} and {'/'.join(parts)}. "
+                "Rename one, or put their images into one folder."
+            )
+    return names
+
+
+def _quoted(names: Sequence[str]) -> str:
+    shown = [repr(name) for name in names[:5]]
+    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

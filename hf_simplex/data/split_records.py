@@ -1,0 +1,116 @@
+"""Where the images of a split came from, as JSON values for a run's record, a card and a later evaluation."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from .image_columns import labels_of
+from .pixel_hashes import pixel_hashes
+
+__all__ = ["DataRecord", "SplitRecord", "record_split"]
+
+# Images that a fingerprint decodes.
+_FINGERPRINT_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """Origin of a split.
+
+    Args:
+        source: split of the data set that the images are from, by its own name.
+        images: number of images.
+        of: number of images that they were chosen from.
+        fraction: share that was split off for this split; None for a split of the data set's own.
+        seed: of the random choice; None where all images were taken.
+        fingerprint: 16 hexadecimal digits for the labels in their order and 16 evenly spaced images. Equal splits
+            have equal fingerprints, in whatever format they are stored. `pixel_hashes` compares all images.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> record = load_image_data("digits", validation_fraction=0.1).record.validation
+        >>> record.source, record.images, record.of, record.fraction
+        ('train', 100, 1000, 0.1)
+    """
+
+    source: str
+    images: int
+    of: int
+    fraction: float | None
+    seed: int | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """Origin of every split of a data set.
+
+    Args:
+        train: of the training split.
+        validation: of the validation split, or None.
+        test: of the test split.
+        notes: what was left out, set aside or split off, a sentence each.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> record = load_image_data("digits").record
+        >>> record.test.source, record.notes
+        ('test', ())
+        >>> DataRecord.from_dict(record.to_dict()) == record
+        True
+    """
+
+    train: SplitRecord
+    validation: SplitRecord | None
+    test: SplitRecord
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DataRecord":
+        """Reads what `to_dict` returned.
+
+        Raises:
+            ValueError: a value is missing or unknown.
+        """
+        try:
+            splits = {
+                role: None if values[role] is None else SplitRecord(**values[role])
+                for role in ("train", "validation", "test")
+            }
+            return cls(notes=tuple(values["notes"]), **splits)  # type: ignore[arg-type]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{values!r} is no record of a data set ({error!r}).") from error
+
+
+def record_split(dataset: Dataset, source: str, of: int, fraction: float | None, seed: int | None) -> SplitRecord:
+    """Records the origin of a split.
+
+    Args:
+        dataset: the split, with the columns `image` and `label`.
+        source: name of the split of the data set that it is from.
+        of: number of images that it was chosen from.
+        fraction: share that was split off; None for a split of the data set's own.
+        seed: of the random choice; ignored if all images were taken.
+
+    Returns:
+        The record, with the fingerprint.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> from hf_simplex.data.split_records import record_split
+        >>> record_split(load_image_data("digits").test, "test", 797, None, None).images
+        797
+    """
+    labels = labels_of(dataset)
+    some = np.unique(np.linspace(0, len(dataset) - 1, min(_FINGERPRINT_IMAGES, len(dataset)), dtype=np.int64))
+    digest = blake2b(labels.astype("<i8").tobytes(), digest_size=8)
+    digest.update(pixel_hashes(dataset.select(some)).astype("<u8").tobytes())
+    return SplitRecord(source, len(dataset), of, fraction, None if len(dataset) == of else seed, digest.hexdigest())
