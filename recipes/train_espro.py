@@ -22,7 +22,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,8 @@ from huggingface_hub import HfApi
 from torch.utils.data import DataLoader, Subset
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
-from hf_simplex.data.image_data import ImageData, load_image_data, with_validation
+from hf_simplex.data.image_data import ImageData, load_image_data
 from hf_simplex.data.image_transforms import collate
-from hf_simplex.evaluation.calibrate import MIN_IMAGES
 from hf_simplex.evaluation.comparison import Result
 from hf_simplex.evaluation.surface_evaluation import model_surface
 from hf_simplex.evaluation.surface_points import plane_points
@@ -56,7 +55,13 @@ from hf_simplex.training.recipe.arguments import (
 )
 from hf_simplex.training.recipe.assessment import assess
 from hf_simplex.training.recipe.components import component_arguments, start_components
-from hf_simplex.training.recipe.images import evaluated, in_batches, load_data, transformed
+from hf_simplex.training.recipe.images import (
+    in_batches,
+    load_data,
+    load_data_with_validation,
+    transformed,
+    transformed_validation,
+)
 from hf_simplex.training.recipe.memory_format import Choice as MemoryFormatChoice
 from hf_simplex.training.recipe.memory_format import set_memory_formats
 from hf_simplex.training.recipe.parsing import exit_on_mistake, parse_arguments
@@ -128,15 +133,14 @@ def prepare(argv: Sequence[str] | None) -> Run:
     backbone_args, data_args, calibration, args = parse_arguments(kinds, argv)
     apply_strategy(calibration.strategy, backbone_args, args)
     check(backbone_args, args)
-    data = load_data(data_args, backbone_args.token)
     if calibration.validation_fraction:
-        data = with_validation(
-            data, calibration.validation_fraction, seed=data_args.data_split_seed, min_images=MIN_IMAGES
-        )
+        data = load_data_with_validation(data_args, backbone_args.token, calibration.validation_fraction)
+    else:
+        data = load_data(data_args, backbone_args.token)
     with args.main_process_first(local=False):
         components = start_components(backbone_args, data_args, data, args)
     train, plain_train, test = transformed(data, data_args, components[0])
-    validation = None if data.validation is None else evaluated(data.validation, data_args, components[0])
+    validation = transformed_validation(data, components[0])
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     numbers = list(range(len(components))) if args.component is None else [args.component]
     own_args = [component_arguments(args, number, len(components)) for number in numbers]
@@ -295,7 +299,7 @@ def unfamiliar_images(run: Run) -> Any:
     ).test
     labels = ClassLabel(names=list(run.data.label_names))
     images = images.remove_columns("label").add_column("label", [0] * len(images), feature=labels)
-    return evaluated(images, run.data_args, run.components[0])
+    return transformed_validation(replace(run.data, validation=images), run.components[0])
 
 
 def loss_surface(

@@ -37,7 +37,7 @@ __all__ = [
     "with_validation",
 ]
 
-MIN_VALIDATION_IMAGES = 200
+MIN_VALIDATION_IMAGES = 50
 """Fewer images are not split off for calibration: the standard error of an accuracy of 90% is then above 2%."""
 
 logger = logging.getLogger(__name__)

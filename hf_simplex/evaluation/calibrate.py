@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from transformers.data.data_collator import DataCollator
 from transformers.utils import logging
 
+from ..data.image_data import MIN_VALIDATION_IMAGES
 from ..model.configuration_simplex import MODE
 from ..model.coordinates import centroid_coordinates, vertex_coordinates
 from ..model.decisions import PERCENTILES, Abstention, Decisions, PredictionSets
@@ -27,12 +28,9 @@ from .member_selection import choose_members, cross_fitted
 from .prediction_sets import conformal_quantile, conformity_scores
 from .selective import guaranteed_threshold
 
-__all__ = ["MIN_IMAGES", "CandidatePoints", "calibrate", "candidate_points", "describe_decisions", "fit_decisions"]
+__all__ = ["CandidatePoints", "calibrate", "candidate_points", "describe_decisions", "fit_decisions"]
 
 logger = logging.get_logger(__name__)
-
-MIN_IMAGES = 50
-"""Fewer validation images fit nothing."""
 
 PRESENT = "present members"
 """Name of the rule that keeps the members."""
@@ -112,10 +110,10 @@ def calibrate(
     if not model.config.members:
         raise RuntimeError("The ensemble has no members yet: call model.draw_members first.")
     number = len(validation)  # type: ignore[arg-type]
-    if number < MIN_IMAGES:
+    if number < MIN_VALIDATION_IMAGES:
         logger.warning(
-            f"There are {number} validation images, and at least {MIN_IMAGES} are needed: members, temperature, "
-            "abstention and prediction sets are not fitted."
+            f"There are {number} validation images, and at least {MIN_VALIDATION_IMAGES} are needed: members, "
+            "temperature, abstention and prediction sets are not fitted."
         )
         return None
     points = candidate_points(model, batches if choose else None, present_only=not choose)

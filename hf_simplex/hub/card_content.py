@@ -172,7 +172,8 @@ def difference_lines(evidence: Evidence) -> list[str]:
     """
     lines = []
     for part in ("espro", "centroid"):
-        for rival, differences in evidence.results.get(part, {}).get("differences", {}).items():  # type: ignore[attr-defined]
+        result = evidence.results.get(part)
+        for rival, differences in ({} if result is None else result.get("differences", {})).items():
             if rival in evidence.results:
                 lines.append(f"{PARTS[part]} against {PARTS[rival]}: {describe_differences(differences)}")
     return lines
