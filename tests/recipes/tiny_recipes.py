@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+import train_espro
 from tiny import SIZE
+
+from hf_simplex import SimplexForImageClassification
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = RECIPES / "train_espro.py"
@@ -40,6 +44,9 @@ TINY: dict[str, Any] = {
 }
 """Arguments of connect_modes."""
 
+KEYS = ["backbone", "deep_ensemble", "centroid", "simplex", "espro"]
+"""Names of the results of train_espro."""
+
 
 def write_config(path: Path, settings: dict[str, Any]) -> Path:
     """Write `path/config.yaml`. A setting of None is left out."""
@@ -69,6 +76,19 @@ def config(path: Path, **settings: Any) -> Path:
         "output_dir": str(path / "output"),
     }
     return write_config(path, {**defaults, **settings})
+
+
+def run(path: Path, *flags: str, **settings: Any) -> dict[str, Any]:
+    """Run train_espro with the configuration that `config` writes."""
+    return train_espro.main([str(config(path, **settings)), *flags])
+
+
+def weights(path: Path, vertex: int) -> dict[str, torch.Tensor]:
+    return SimplexForImageClassification.from_pretrained(path).weights[vertex]
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
