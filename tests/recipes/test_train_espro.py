@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +52,35 @@ def by_hand(ensemble: Path, pixels: torch.Tensor, labels: list[int]) -> dict[str
     }
 
 
-@pytest.mark.parametrize(
-    "launch",
-    [["accelerate.commands.launch", "--cpu"], ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]],
-    ids=["one process", "two processes"],
-)
-def test_the_whole_recipe_from_the_command_line(launch: list[str], tmp_path: Path) -> None:
-    backbone = folder("timm", tmp_path / "backbone", labels=7)
-    file = config(tmp_path, backbone=str(backbone), num_vertices=5, **DIGITS)
-    flags = ["--num_vertices", "2", "--token", "hf_secret", "--hub_token", "hf_secret"]
-    command = [sys.executable, "-m", *launch, str(RECIPE), str(file), *flags]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+def launch_in_this_process(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    train_espro.main(arguments)
+    return capsys.readouterr().out
+
+
+def launch_in_two_processes(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Launch as the header of the configuration says, but on a free port."""
+    settings = ["--config_file", str(RECIPE.parent / "accelerate/cpu_two_processes.yaml"), "--main_process_port", "0"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *settings, str(RECIPE), *arguments]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "launch", [launch_in_this_process, launch_in_two_processes], ids=["one process", "two processes"]
+)
+def test_the_whole_recipe_writes_what_its_checkpoint_gives(
+    launch: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = folder("timm", tmp_path / "backbone", labels=7)
+    file = config(tmp_path, backbone=str(backbone), num_vertices=5, **DIGITS)
+    printed = launch([str(file), "--num_vertices", "2", "--token", "hf_secret", "--hub_token", "hf_secret"], capsys)
     output = tmp_path / "output"
     results = json.loads((output / "results.json").read_text())
     assert list(results) == KEYS and all(list(result) == METRICS for result in results.values())
     assert {file.name for file in output.iterdir()} == {"components", "ensemble", "results.json", "run.json"}
-    header, *lines = done.stdout.splitlines()
+    header, *lines = printed.splitlines()
     assert header.split() == METRICS and [line.split()[0] for line in lines] == KEYS
     for line, result in zip(lines, results.values(), strict=True):
         assert [float(figure) for figure in line.split()[1:]] == pytest.approx([*result.values()], abs=5.1e-5)
