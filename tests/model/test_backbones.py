@@ -66,7 +66,7 @@ def test_a_new_task_gets_a_new_head(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_of_labels_alone_make_the_head_and_both_directions(kind: str, tmp_path: Path) -> None:
+def test_id2label_alone_sets_the_head_and_label2id(kind: str, tmp_path: Path) -> None:
     path = folder(kind, tmp_path / "backbone")
     for names in (["ant", "bee", "cat"], ["ant", "bee", "cat", "dog"]):
         model = SimplexForImageClassification.from_backbone(path, id2label=dict(enumerate(names)))
@@ -105,7 +105,7 @@ def test_revisions_on_the_hub_can_be_chosen(hub: LoopbackHub) -> None:
             assert torch.equal(loaded(images()).logits, backbone("vit", seed)(images()).logits.log_softmax(-1))
 
 
-def test_backbones_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+def test_unusable_backbones_are_refused(tmp_path: Path) -> None:
     for name in ("no/such", "timm/no_such.model", tmp_path / "no" / "such"):
         with pytest.raises(OSError, match=r"The backbone '.*such.*' could not be loaded"):
             SimplexForImageClassification.from_backbone(name)
@@ -127,7 +127,7 @@ def test_backbones_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_label_counts_that_contradict_each_other_are_refused(kind: str, tmp_path: Path) -> None:
+def test_contradictory_label_counts_are_refused(kind: str, tmp_path: Path) -> None:
     path = folder(kind, tmp_path)
     with pytest.raises(ValueError, match="has 3 labels, not 4"):
         SimplexForImageClassification.from_backbone(backbone(kind), num_labels=4)
@@ -153,18 +153,3 @@ def test_pickled_weights_are_never_opened(name: str, tmp_path: Path, monkeypatch
     with pytest.raises((OSError, ValueError), match="safetensors"):
         SimplexForImageClassification.from_backbone(tmp_path)
     assert not (tmp_path / "opened").exists()
-
-
-def test_only_components_of_a_kind_unite() -> None:
-    with pytest.raises(ValueError, match="architecture"):
-        SimplexForImageClassification.disjoint_union([ensemble("vit"), ensemble("resnet")])
-    other = ensemble("vit")
-    other.config.backbone_config.hidden_act = "relu"
-    with pytest.raises(ValueError, match="hidden_act is 'relu', not 'gelu'"):
-        SimplexForImageClassification.disjoint_union([ensemble("vit"), other])
-    other = ensemble("vit")
-    other.config.id2label = {0: "a", 1: "b", 2: "c"}
-    with pytest.raises(ValueError, match="labels"):
-        SimplexForImageClassification.disjoint_union([ensemble("vit"), other])
-    with pytest.raises(ValueError, match="at least one"):
-        SimplexForImageClassification.disjoint_union([])

@@ -45,6 +45,8 @@ def test_points_outside_the_complex_or_without_statistics_are_refused() -> None:
             model.backbone_at(point)
     with pytest.raises(ValueError, match="batches of training images"):
         model.draw_members(2)
+    with pytest.raises(ValueError, match="batches of training images"):
+        model.set_members([[0.5, 0.5, 0.0]])
 
 
 def test_the_log_volume_is_that_of_the_vertices() -> None:
@@ -64,7 +66,7 @@ def test_a_new_vertex_is_the_mean_of_the_simplex_that_it_joins() -> None:
 
 
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
-def test_an_ensemble_can_become_another(kind: str) -> None:
+def test_replace_with_takes_weights_members_and_configuration(kind: str) -> None:
     model, other = SimplexForImageClassification.from_backbone(backbone(kind, 9)), ensemble(kind)
     other.config.provenance["stages"] = [{"vertex": 2}]
     expected = other(images()).logits
@@ -75,7 +77,7 @@ def test_an_ensemble_can_become_another(kind: str) -> None:
         model.replace_with(ensemble("timm"))
 
 
-def test_a_vertex_has_a_known_role() -> None:
+def test_an_unknown_role_is_refused() -> None:
     model = ensemble("vit")
     before = model.config.num_vertices
     with pytest.raises(ValueError, match="role is 'modes': choose from pretrained, mode, connector"):
@@ -83,7 +85,7 @@ def test_a_vertex_has_a_known_role() -> None:
     assert model.config.num_vertices == before == len(model.vertices)
 
 
-def test_a_vertex_may_be_added_for_one_more_mode() -> None:
+def test_a_pretrained_vertex_can_be_added() -> None:
     model = SimplexForImageClassification.from_backbone(backbone("vit"), fine_tuned=False)
     model.add_vertex([0], role="pretrained")
     model.add_vertex([0], role="pretrained")
@@ -91,7 +93,7 @@ def test_a_vertex_may_be_added_for_one_more_mode() -> None:
     assert all(same_tensors(vertex, model.vertices[0]) for vertex in model.vertices)
 
 
-def test_copies_are_independent_and_casts_reach_the_working_backbone() -> None:
+def test_a_cast_copy_leaves_the_original_alone() -> None:
     model = ensemble("resnet")
     expected = model(images()).logits
     other = copy.deepcopy(model).to(torch.bfloat16)
@@ -108,21 +110,21 @@ def test_copies_are_independent_and_casts_reach_the_working_backbone() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_casts_before_the_first_prediction_count_too(kind: str, tmp_path: Path) -> None:
+def test_a_cast_before_the_first_prediction_reaches_the_working_backbone(kind: str, tmp_path: Path) -> None:
+    expected = ensemble(kind)(images()).logits
     ensemble(kind).save_pretrained(tmp_path)
     for model in (
         SimplexForImageClassification.from_pretrained(tmp_path).half(),
         ensemble(kind).half(),
         SimplexForImageClassification.from_pretrained(tmp_path).to(torch.float16),
-        SimplexForImageClassification.from_pretrained(tmp_path, dtype=torch.float16),
     ):
         tensors = [*model.parameters(), *model.backbone.parameters()]
         assert {tensor.dtype for tensor in tensors} == {torch.float16}
         logits = model(images().half()).logits
-        assert torch.allclose(logits, ensemble(kind)(images()).logits, atol=0.02)
+        assert torch.allclose(logits, expected, atol=0.02)
 
 
-def test_it_is_initialized_without_a_checkpoint_too() -> None:
+def test_an_ensemble_is_initialized_from_a_configuration_alone() -> None:
     model = SimplexForImageClassification(ensemble("resnet").config).eval()
     assert model(images()).logits.isfinite().all()
 

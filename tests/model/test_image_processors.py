@@ -14,7 +14,7 @@ from transformers import (
 from hf_simplex import SimplexForImageClassification
 
 
-def test_a_given_image_processor_is_the_one_that_is_saved(tmp_path: Path) -> None:
+def test_a_given_image_processor_is_saved(tmp_path: Path) -> None:
     given = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.1] * 3)
     model = SimplexForImageClassification.from_backbone(folder("vit", tmp_path / "vit"), image_processor=given)
     model.save_pretrained(tmp_path / "ensemble")

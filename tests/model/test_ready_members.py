@@ -43,7 +43,7 @@ def test_materialized_members_predict_the_same_bits_as_streamed_ones(kind: str) 
     ],
     ids=["members", "replace_with", "load_state_dict", "store_vertex"],
 )
-def test_materialized_members_never_outlive_what_they_were_made_of(change: Any) -> None:
+def test_a_change_of_weights_or_members_drops_materialized_members(change: Any) -> None:
     model, other = ensemble("resnet"), ensemble("resnet")
     model.materialize()
     for either in (model, other):
@@ -51,7 +51,7 @@ def test_materialized_members_never_outlive_what_they_were_made_of(change: Any) 
     assert torch.equal(model(images()).logits, other(images()).logits)
 
 
-def test_other_members_over_the_same_vertices_are_not_those_that_were_materialized() -> None:
+def test_with_members_does_not_share_materialized_members() -> None:
     model = ensemble("vit")
     model.materialize()
     other = model.with_members([[0.0, 1.0, 0.0]], [])
@@ -75,7 +75,7 @@ def test_a_materialized_member_is_exported_with_the_weights_of_a_streamed_one(ki
         assert same_tensors(materialized, model.member_backbone(member))
 
 
-def test_materialized_members_do_not_answer_for_an_ensemble_in_training(tmp_path: Path) -> None:
+def test_materialized_members_do_not_predict_during_training(tmp_path: Path) -> None:
     model = ensemble("vit")
     model.materialize()
     model.growing = 2
@@ -85,7 +85,7 @@ def test_materialized_members_do_not_answer_for_an_ensemble_in_training(tmp_path
     assert not (tmp_path / "member").exists()
 
 
-def test_what_cannot_be_materialized_says_so() -> None:
+def test_negative_bytes_and_missing_members_are_refused() -> None:
     with pytest.raises(ValueError, match="max_bytes is -1"):
         ensemble("vit").materialize(-1)
     model = ensemble("vit")
