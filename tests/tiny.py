@@ -1,6 +1,7 @@
 """Backbones, images and ensembles small enough that a stage takes a second, and ways to compare them."""
 
 import copy
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,15 @@ def complete(kind: str = "vit", seed: int = 0) -> SimplexForImageClassification:
 
 
 def same_tensors(left: torch.nn.Module, right: torch.nn.Module) -> bool:
-    one, other = left.state_dict(), right.state_dict()
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return same(left.state_dict(), right.state_dict())
+
+
+def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
+    """Bytes of all files in a folder, by relative path."""
     return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 

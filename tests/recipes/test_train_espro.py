@@ -13,8 +13,8 @@ import pytest
 import torch
 import train_espro
 from huggingface_hub import ModelCard
-from tiny import SIZE, folder
-from tiny_recipes import DIGITS, KEYS, RECIPE, config, run, same, weights
+from tiny import SIZE, folder, same
+from tiny_recipes import DIGITS, KEYS, RECIPE, config, run, weights
 from transformers import AutoModelForImageClassification, pipeline
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import train_espro
-from tiny import LABELS, folder
-from tiny_recipes import DIGITS, config, contents
+from tiny import LABELS, contents, folder
+from tiny_recipes import DIGITS, config
 from transformers import AutoModelForImageClassification
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import folder
-from tiny_recipes import DIGITS, contents, run
+from tiny import contents, folder
+from tiny_recipes import DIGITS, run
 
 from hf_simplex import SimplexTrainer
 

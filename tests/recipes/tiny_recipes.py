@@ -85,12 +85,3 @@ def run(path: Path, *flags: str, **settings: Any) -> dict[str, Any]:
 
 def weights(path: Path, vertex: int) -> dict[str, torch.Tensor]:
     return SimplexForImageClassification.from_pretrained(path).weights[vertex]
-
-
-def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    """Bytes of all files in a folder, by path."""
-    return {str(file): file.read_bytes() for file in directory.rglob("*") if file.is_file()}

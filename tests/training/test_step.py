@@ -11,11 +11,10 @@ from growing import (
     POINTS,
     VOLUME_WEIGHT,
     FirstStep,
-    same,
     trainer,
     weights,
 )
-from tiny import Images, backbone, ensemble
+from tiny import Images, backbone, ensemble, same
 
 from hf_simplex import SimplexTrainingArguments
 from hf_simplex.training.spro import GrowingVertex
