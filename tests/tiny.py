@@ -1,5 +1,8 @@
 """Backbones, images and ensembles small enough that a stage takes a second, and ways to compare them."""
 
+import copy
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +90,22 @@ def batches(number: int = 2) -> list[dict[str, Tensor]]:
 PICTURE = Image.fromarray(torch.randint(256, (30, 20, 3), generator=torch.manual_seed(0)).byte().numpy())
 
 
-def ensemble(kind: str, members: int = 3, seed: int = 0) -> SimplexForImageClassification:
-    """A triangle whose other vertices are other random backbones."""
+@cache
+def _shared_ensemble(kind: str, members: int, seed: int) -> SimplexForImageClassification:
     model = SimplexForImageClassification.from_backbone(backbone(kind, seed))
     for other in (1, 2):
         vertex = model.add_vertex()
         model.backbone.load_state_dict(backbone(kind, seed + other).state_dict())
         model.store_vertex(vertex)
     model.draw_members(members, seed=seed, batches=batches())
+    return model
+
+
+def ensemble(kind: str, members: int = 3, seed: int = 0) -> SimplexForImageClassification:
+    """A copy of a triangle whose other vertices are other random backbones. The global seed becomes `seed`."""
+    model = copy.deepcopy(_shared_ensemble(kind, members, seed))
+    # Random numbers of a test may not depend on whether another test made the ensemble.
+    torch.manual_seed(seed)
     return model
 
 
@@ -106,11 +117,15 @@ def complete(kind: str = "vit", seed: int = 0) -> SimplexForImageClassification:
 
 
 def same_tensors(left: torch.nn.Module, right: torch.nn.Module) -> bool:
-    one, other = left.state_dict(), right.state_dict()
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return same(left.state_dict(), right.state_dict())
+
+
+def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
+    """Bytes of all files in a folder, by relative path."""
     return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 

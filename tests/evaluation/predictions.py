@@ -1,7 +1,26 @@
-"""Predictions whose metrics are worked by hand, and random ones."""
+"""Predictions whose metrics are worked by hand, random ones, and the metrics of both."""
 
 import numpy as np
 from scipy.special import softmax
+
+from hf_simplex.evaluation.metrics import (
+    accuracy,
+    adaptive_calibration_error,
+    brier_score,
+    classwise_calibration_error,
+    expected_calibration_error,
+    misclassification_auroc,
+    negative_log_likelihood,
+)
+
+CALIBRATION_FUNCTIONS = [expected_calibration_error, adaptive_calibration_error, classwise_calibration_error]
+FUNCTIONS = [
+    accuracy,
+    negative_log_likelihood,
+    brier_score,
+    *CALIBRATION_FUNCTIONS,
+    misclassification_auroc,
+]
 
 # Right, wrong, wrong, right; the confidences are 0.7, 0.8, 0.4 and 0.9.
 FOUR_IMAGES = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.4, 0.35, 0.25], [0.05, 0.05, 0.9]]

@@ -7,32 +7,17 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from predictions import FOUR_IMAGES, FOUR_LABELS, random_predictions
+from predictions import CALIBRATION_FUNCTIONS, FOUR_IMAGES, FOUR_LABELS, FUNCTIONS, random_predictions
 
 from hf_simplex.evaluation.evaluate_modules import ExpectedCalibrationError, OutOfDistributionAUROC
 from hf_simplex.evaluation.metrics import (
     accuracy,
-    adaptive_calibration_error,
-    brier_score,
     classification_metrics,
-    classwise_calibration_error,
-    expected_calibration_error,
     misclassification_auroc,
-    negative_log_likelihood,
     ood_auroc,
     reliability_bins,
 )
 
-CALIBRATION_FUNCTIONS = [expected_calibration_error, adaptive_calibration_error, classwise_calibration_error]
-FUNCTIONS = [
-    accuracy,
-    negative_log_likelihood,
-    brier_score,
-    *CALIBRATION_FUNCTIONS,
-    reliability_bins,
-    misclassification_auroc,
-    classification_metrics,
-]
 HALVES = [[0.5, 0.5], [0.5, 0.5]]
 
 
@@ -62,7 +47,7 @@ HALVES = [[0.5, 0.5], [0.5, 0.5]]
     ],
 )
 def test_bad_input_is_refused_by_every_function(probabilities: Any, references: Any, message: str) -> None:
-    for function in FUNCTIONS:
+    for function in [*FUNCTIONS, reliability_bins, classification_metrics]:
         with pytest.raises(ValueError, match=message):
             function(probabilities, references)
 

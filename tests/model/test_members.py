@@ -5,7 +5,7 @@ import torch
 
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.coordinates import validate_coordinates
-from hf_simplex.model.members import draw_members, symmetric_members
+from hf_simplex.model.members import draw_members, place_members, symmetric_members
 
 TWO = SimplicialComplex(5, [[0, 1, 2], [3, 4]])
 
@@ -58,3 +58,17 @@ def test_symmetric_members_reach_every_simplex() -> None:
     coordinates = torch.tensor(symmetric_members(TWO), dtype=torch.float64)
     validate_coordinates(coordinates, TWO)
     assert (coordinates[:3, :3] > 0).all() and (coordinates[3:, 3:] > 0).all() and len(coordinates) == 5
+
+
+def test_rules_place_members_at_vertices_and_centroids() -> None:
+    shared = SimplicialComplex(3, [[0, 1], [1, 2]])
+    vertices = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    centroids = [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]]
+    assert place_members(shared, "vertices") == vertices
+    assert place_members(shared, "centroid") == centroids
+    # A point of two simplexes is one member.
+    assert place_members(shared) == [*vertices[:2], centroids[0], vertices[2], centroids[1]]
+    assert place_members(SimplicialComplex(1, [[0]])) == [[1.0]]
+    assert place_members(shared, "symmetric") == symmetric_members(shared)
+    with pytest.raises(ValueError, match="'random': choose from vertices_and_centroid, vertices"):
+        place_members(shared, "random")

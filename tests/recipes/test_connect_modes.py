@@ -9,8 +9,8 @@ import numpy as np
 import probe_dimension
 import pytest
 import torch
-from tiny import backbone, folder
-from tiny_recipes import TINY, contents, write_config
+from tiny import backbone, contents, folder
+from tiny_recipes import TINY, write_config
 
 from hf_simplex import SimplexForImageClassification
 

@@ -7,8 +7,8 @@ from typing import Any
 import draw_surfaces
 import pytest
 import torch
-from tiny import SIZE, backbone
-from tiny_recipes import TINY, contents
+from tiny import SIZE, backbone, contents
+from tiny_recipes import TINY
 from transformers import ViTImageProcessor
 
 from hf_simplex import SimplexForImageClassification

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+import train_espro
 from tiny import SIZE
+
+from hf_simplex import SimplexForImageClassification
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = RECIPES / "train_espro.py"
@@ -40,6 +44,9 @@ TINY: dict[str, Any] = {
 }
 """Arguments of connect_modes."""
 
+KEYS = ["backbone", "deep_ensemble", "centroid", "simplex", "espro"]
+"""Names of the results of train_espro."""
+
 
 def write_config(path: Path, settings: dict[str, Any]) -> Path:
     """Write `path/config.yaml`. A setting of None is left out."""
@@ -71,6 +78,10 @@ def config(path: Path, **settings: Any) -> Path:
     return write_config(path, {**defaults, **settings})
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    """Bytes of all files in a folder, by path."""
-    return {str(file): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+def run(path: Path, *flags: str, **settings: Any) -> dict[str, Any]:
+    """Run train_espro with the configuration that `config` writes."""
+    return train_espro.main([str(config(path, **settings)), *flags])
+
+
+def weights(path: Path, vertex: int) -> dict[str, torch.Tensor]:
+    return SimplexForImageClassification.from_pretrained(path).weights[vertex]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Images, backbone, images
+from tiny import Images, backbone, images, same
 from transformers import TrainerCallback
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
@@ -44,10 +44,6 @@ def trainer(
 
 def weights(model: SimplexForImageClassification, vertex: int) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.weights[vertex].items()}
-
-
-def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 class Recorder(TrainerCallback):

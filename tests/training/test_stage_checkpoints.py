@@ -15,11 +15,10 @@ from growing import (
     CHECKPOINTED,
     assert_the_same_growth,
     interrupted,
-    same,
     trainer,
     weights,
 )
-from tiny import KINDS, backbone
+from tiny import KINDS, backbone, same
 from transformers import (
     AutoModelForImageClassification,
     TrainerCallback,

@@ -9,11 +9,10 @@ import pytest
 import torch
 from growing import (
     Recorder,
-    same,
     trainer,
     weights,
 )
-from tiny import KINDS, Images, backbone, ensemble, images
+from tiny import KINDS, Images, backbone, ensemble, images, same
 from transformers import (
     TrainerCallback,
     TrainingArguments,

@@ -14,13 +14,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Names of the claims that hold in both processes. One launch checks all, since imports take most of its time."""
     directory = tmp_path_factory.mktemp("two")
     script = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     tests = script.parent.parent
     folders = [tests.parent, tests, *(tests / room for room in ("training", "evaluation", "model"))]
     paths = os.pathsep.join(map(str, folders))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [*command, str(script), str(directory)], capture_output=True, text=True, timeout=500, env=environment
+        [sys.executable, str(script), str(directory)], capture_output=True, text=True, timeout=500, env=environment
     )
     held = [{path.name for path in directory.glob(f"process-{process}/*")} for process in (0, 1)]
     print(done.stdout, done.stderr)

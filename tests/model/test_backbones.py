@@ -1,0 +1,159 @@
+"""Any image classifier of transformers or timm is a backbone; what cannot be one is refused."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from loopback_hub import LoopbackHub
+from tiny import KINDS, LABELS, Trap, backbone, batches, ensemble, folder, images, same_tensors
+from transformers import (
+    AutoModelForImageClassification,
+    ViTModel,
+)
+
+from hf_simplex import SimplexForImageClassification
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_backbone_and_the_ensemble_of_it_alone_agree(kind: str, tmp_path: Path) -> None:
+    module = backbone(kind)
+    for source in (module, folder(kind, tmp_path / kind)):
+        model = SimplexForImageClassification.from_backbone(source)
+        assert model.config.roles == ["mode"]
+        expected = module(images()).logits.log_softmax(-1)
+        assert torch.equal(model(pixel_values=images()).logits, expected)
+
+
+def test_a_given_model_is_copied() -> None:
+    module = backbone("resnet")
+    before = copy.deepcopy(module.state_dict())
+    model = SimplexForImageClassification.from_backbone(module)
+    model.add_vertex()
+    model.draw_members(2, batches=batches())
+    model(images())
+    model.config.id2label[0] = model.config.backbone_config.id2label[0] = "renamed"
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert module.config.id2label[0] == "LABEL_0"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_role_of_the_first_vertex_can_be_given(kind: str, tmp_path: Path) -> None:
+    path = folder(kind, tmp_path)
+    for source in (path, str(path), backbone(kind)):
+        for fine_tuned, role in ((None, "mode"), (True, "mode"), (False, "pretrained")):
+            model = SimplexForImageClassification.from_backbone(source, fine_tuned=fine_tuned)
+            assert model.config.roles == [role]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_task_gets_a_new_head(kind: str, tmp_path: Path) -> None:
+    path = folder(kind, tmp_path)
+    labels = {index: f"class {index}" for index in range(5)}
+    for arguments in ({"num_labels": 5}, {"id2label": labels, "label2id": {v: k for k, v in labels.items()}}):
+        model = SimplexForImageClassification.from_backbone(path, **arguments)
+        assert model.config.roles == ["pretrained"]
+        assert model(images()).logits.shape == (6, 5)
+        assert model.config.num_labels == model.config.backbone_config.num_labels == 5
+    assert model.config.id2label == labels
+    assert model.config.label2id == {name: index for index, name in labels.items()}
+    assert SimplexForImageClassification.from_backbone(path, num_labels=5, fine_tuned=True).config.roles == ["mode"]
+    old = {name: p for name, p in backbone(kind).named_parameters() if p.shape[0] != LABELS}
+    assert all(torch.equal(model.weights[0][name], tensor) for name, tensor in old.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_id2label_alone_sets_the_head_and_label2id(kind: str, tmp_path: Path) -> None:
+    path = folder(kind, tmp_path / "backbone")
+    for names in (["ant", "bee", "cat"], ["ant", "bee", "cat", "dog"]):
+        model = SimplexForImageClassification.from_backbone(path, id2label=dict(enumerate(names)))
+        assert model.config.roles == ["mode" if len(names) == LABELS else "pretrained"]
+        model.save_pretrained(tmp_path / "ensemble")
+        loaded = SimplexForImageClassification.from_pretrained(tmp_path / "ensemble")
+        for config in (model.config, loaded.config, model.backbone.config, loaded.backbone.config):
+            assert config.id2label == dict(enumerate(names))
+        assert loaded.config.label2id == {name: index for index, name in enumerate(names)}
+        assert loaded(images()).logits.shape == (6, len(names))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loading_arguments_reach_the_backbone(kind: str, tmp_path: Path) -> None:
+    path = folder(kind, tmp_path)
+    for dtype in (torch.bfloat16, "bfloat16"):
+        model = SimplexForImageClassification.from_backbone(path, dtype=dtype)
+        assert {p.dtype for p in (*model.parameters(), *model.backbone.parameters())} == {torch.bfloat16}
+    with pytest.raises(RuntimeError, match=r"mismatch|size"):
+        SimplexForImageClassification.from_backbone(path, num_labels=5, ignore_mismatched_sizes=False)
+
+
+def test_revisions_on_the_hub_can_be_chosen(hub: LoopbackHub) -> None:
+    backbone("vit", seed=1).push_to_hub("alice/backbone")
+    huggingface_hub.create_tag("alice/backbone", tag="v1")
+    backbone("vit", seed=2).push_to_hub("alice/backbone")
+    for revision, seed in (("v1", 1), ("main", 2)):
+        model = SimplexForImageClassification.from_backbone("alice/backbone", revision=revision)
+        assert same_tensors(model.backbone, backbone("vit", seed))
+        assert model.config.provenance["backbone"] == "alice/backbone"
+        model.push_to_hub("alice/ensemble")
+        huggingface_hub.create_tag("alice/ensemble", tag=f"of-{revision}")
+    for revision, seed in (("of-v1", 1), ("of-main", 2)):
+        for loader in (SimplexForImageClassification, AutoModelForImageClassification):
+            loaded = loader.from_pretrained("alice/ensemble", revision=revision)
+            assert torch.equal(loaded(images()).logits, backbone("vit", seed)(images()).logits.log_softmax(-1))
+
+
+def test_unusable_backbones_are_refused(tmp_path: Path) -> None:
+    for name in ("no/such", "timm/no_such.model", tmp_path / "no" / "such"):
+        with pytest.raises(OSError, match=r"The backbone '.*such.*' could not be loaded"):
+            SimplexForImageClassification.from_backbone(name)
+    with pytest.raises(TypeError, match="is a ResNet; expected a Hub id"):
+        SimplexForImageClassification.from_backbone(timm.create_model("test_resnet"))
+    with pytest.raises(ValueError, match="ViTModel has other weights"):
+        SimplexForImageClassification.from_backbone(ViTModel(backbone("vit").config))
+    with pytest.raises(ValueError, match="only read from safetensors"):
+        SimplexForImageClassification.from_backbone(tmp_path, use_safetensors=False)
+    ensemble("vit").save_pretrained(tmp_path / "ensemble")
+    with pytest.raises(ValueError, match="ensemble already"):
+        SimplexForImageClassification.from_backbone(tmp_path / "ensemble")
+    with pytest.raises(ValueError, match="ensemble already"):
+        SimplexForImageClassification.from_backbone(ensemble("vit"))
+    path = folder("vit", tmp_path / "cut")
+    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"cut.*not whole"):
+        SimplexForImageClassification.from_backbone(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_contradictory_label_counts_are_refused(kind: str, tmp_path: Path) -> None:
+    path = folder(kind, tmp_path)
+    with pytest.raises(ValueError, match="has 3 labels, not 4"):
+        SimplexForImageClassification.from_backbone(backbone(kind), num_labels=4)
+    with pytest.raises(ValueError, match="num_labels=4 contradicts the 2 labels"):
+        SimplexForImageClassification.from_backbone(path, num_labels=4, id2label={0: "ant", 1: "bee"})
+    with pytest.raises(ValueError, match="num_labels=0: expected at least 1"):
+        SimplexForImageClassification.from_backbone(path, num_labels=0)
+    with pytest.raises(ValueError, match="id2label has no label 1"):
+        SimplexForImageClassification.from_backbone(path, id2label={0: "ant", 2: "bee"})
+    with pytest.raises(ValueError, match="label2id gives 'ant' the label 1"):
+        SimplexForImageClassification.from_backbone(path, id2label={0: "ant", 1: "bee"}, label2id={"ant": 1, "bee": 0})
+    with pytest.raises(ValueError, match=r"id2label.* are for loading a backbone by name"):
+        SimplexForImageClassification.from_backbone(backbone(kind), id2label={0: "ant", 1: "bee", 2: "cat"})
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
+def test_pickled_weights_are_never_opened(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a pickle was opened")
+
+    config = backbone("vit").config
+    if name == "adapter_model.bin":
+        config.transformers_weights = name
+    config.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(pickle.dumps(Trap(tmp_path / "opened")))
+    monkeypatch.setattr(torch, "load", opened)
+    with pytest.raises((OSError, ValueError), match="safetensors"):
+        SimplexForImageClassification.from_backbone(tmp_path)
+    assert not (tmp_path / "opened").exists()
