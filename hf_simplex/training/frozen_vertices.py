@@ -83,6 +83,10 @@ class FetchedMix:
 
         Raises:
             ValueError: as `write_point`.
+
+        Example::
+
+            fetched.fetch([0.25, 0.25, 0.5])   # returns at once; `take` waits
         """
         coordinates = [float(coordinate) for coordinate in coordinates]
         found = support(self.vertices, coordinates)
@@ -109,6 +113,10 @@ class FetchedMix:
 
         Raises:
             ValueError: as `write_point`.
+
+        Example::
+
+            mixed, share = fetched.take([0.25, 0.25, 0.5])   # share is 0.5
         """
         if self._fetched != list(coordinates):
             self.fetch(coordinates)

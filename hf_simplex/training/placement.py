@@ -64,6 +64,11 @@ class VertexPlacement:
 
         Raises:
             ValueError: the engine shards the parameters of the module in several ways.
+
+        Example::
+
+            fully_shard(module)
+            placement.place()
         """
         group, device = shard_group(self.module), next(self.module.parameters()).device
         if (group, device) == (self.group, self._device):
@@ -89,7 +94,12 @@ class VertexPlacement:
 
     @property
     def fetches(self) -> bool:
-        """Whether an accelerator fetches points from the CPU, so that `prefetch` saves time."""
+        """Whether an accelerator fetches points from the CPU, so that `prefetch` saves time.
+
+        Example::
+
+            placement.fetches   # False on a CPU
+        """
         return self._mix is not None
 
     def prefetch(self, coordinates: Sequence[float]) -> None:
@@ -97,6 +107,11 @@ class VertexPlacement:
 
         Args:
             coordinates: [vertices] barycentric coordinates of the next point. `at` may still be given another.
+
+        Example::
+
+            with placement.at(points[0]):
+                placement.prefetch(points[1])
         """
         if self._mix is not None:
             self._mix.fetch(coordinates)
@@ -107,6 +122,11 @@ class VertexPlacement:
 
         Args:
             coordinates: [vertices] barycentric coordinates.
+
+        Example::
+
+            with placement.at([0.5, 0.5]):
+                loss(module(inputs), labels).backward()
         """
         vertices, vertex = self.vertices, self.vertex
         if self._mix is not None:

@@ -118,6 +118,10 @@ class GrowingVertex:
 
         Raises:
             RuntimeError: the module is sharded already.
+
+        Example::
+
+            growing.start_at_mean(jitter=0.01, generator=torch.Generator().manual_seed(0))
         """
         if self.placement.group is not None:
             raise RuntimeError("A vertex starts at the mean of whole weights: call start_at_mean before sharding.")
@@ -141,6 +145,10 @@ class GrowingVertex:
 
         Returns:
             [points, all vertices] barycentric coordinates.
+
+        Example::
+
+            points = growing.draw(5, torch.Generator().manual_seed(0))
         """
         # Volumes of the vertex as it is now: a resumed run draws the same points.
         log_volumes = None
@@ -162,6 +170,11 @@ class GrowingVertex:
 
         Yields:
             c, the coordinate of the growing vertex, by which the loss is multiplied.
+
+        Example::
+
+            with growing.at(points[0]) as coordinate:
+                (coordinate * loss(module(inputs), labels)).backward()
         """
         with self.placement.at(coordinates):
             yield coordinates[self.vertex]
@@ -178,6 +191,10 @@ class GrowingVertex:
 
         Returns:
             The value of the term at the vertex, without `scale`.
+
+        Example::
+
+            growing.add_volume_gradient().regularizer   # call it before optimizer.step()
         """
         heights = self.star_volume.heights()
         log_volumes = torch.stack([height.log_volume for height in heights])
@@ -193,7 +210,12 @@ class GrowingVertex:
         return term
 
     def volume_term(self) -> VolumeTerm:
-        """The value of the volume term at the vertex, which the module holds; `.grad` does not change."""
+        """The value of the volume term at the vertex, which the module holds; `.grad` does not change.
+
+        Example::
+
+            growing.volume_term().log_volume
+        """
         return self._term(_log_volumes(self.star_volume))
 
     def _term(self, log_volumes: Tensor) -> VolumeTerm:
@@ -206,7 +228,12 @@ class GrowingVertex:
 
     @property
     def vertices(self) -> Sequence[Weights]:
-        """The weights of all vertices as placed: whole, or the local shards."""
+        """The weights of all vertices as placed: whole, or the local shards.
+
+        Example::
+
+            growing.vertices[growing.vertex]   # storage of the growing vertex
+        """
         return self.placement.vertices
 
     def place_vertices(self) -> None:
@@ -214,12 +241,22 @@ class GrowingVertex:
 
         Raises:
             ValueError: the engine shards the parameters of the module in several ways.
+
+        Example::
+
+            fully_shard(module)
+            growing.place_vertices()
         """
         self.placement.place()
 
     @property
     def fetches(self) -> bool:
-        """Whether an accelerator fetches points from the CPU, so that `prefetch` saves time."""
+        """Whether an accelerator fetches points from the CPU, so that `prefetch` saves time.
+
+        Example::
+
+            growing.fetches   # False on a CPU
+        """
         return self.placement.fetches
 
     def prefetch(self, coordinates: Sequence[float]) -> None:
@@ -227,6 +264,11 @@ class GrowingVertex:
 
         Args:
             coordinates: [vertices] barycentric coordinates of the next point. `at` may still be given another.
+
+        Example::
+
+            with growing.at(points[0]):
+                growing.prefetch(points[1])
         """
         self.placement.prefetch(coordinates)
 

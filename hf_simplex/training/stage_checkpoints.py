@@ -44,16 +44,31 @@ class StageCheckpoints:
         self._barrier = barrier
 
     def last(self) -> str | None:
-        """Return the path of the last checkpoint, None without one."""
+        """Return the path of the last checkpoint, None without one.
+
+        Example::
+
+            checkpoints.last()   # "out/vertex-00001/checkpoint-500"
+        """
         return get_last_checkpoint(str(self.folder)) if self.folder.is_dir() else None
 
     def resume(self) -> str | None:
-        """Return the path of the last checkpoint of an interrupted run, None without one."""
+        """Return the path of the last checkpoint of an interrupted run, None without one.
+
+        Example::
+
+            trainer.train(resume_from_checkpoint=checkpoints.resume())
+        """
         self._once_per_file_system(self._finish_move)
         return self.last()
 
     def clear(self) -> None:
-        """Delete the checkpoints of an earlier run."""
+        """Delete the checkpoints of an earlier run.
+
+        Example::
+
+            checkpoints.clear()
+        """
         if self.args.should_save:
             for checkpoint in self.folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(checkpoint)
@@ -64,6 +79,14 @@ class StageCheckpoints:
         """Set `args.output_dir` to a folder aside within the context, then move the checkpoint to its place.
 
         The move happens on every machine, since machines without a shared file system hold a part of it each.
+
+        Args:
+            state: State of the stage's Trainer. Its step names the checkpoint.
+
+        Example::
+
+            with checkpoints.writing_aside(trainer.state):
+                ...  # write to args.output_dir/checkpoint-<state.global_step>
         """
         name, aside = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", self.folder / _ASIDE
         if self.args.should_save:
@@ -89,6 +112,10 @@ class StageCheckpoints:
         Args:
             name: Name of the checkpoint, such as "checkpoint-3". Nothing happens if it is not aside any more.
             best: Path of the best checkpoint, which is kept.
+
+        Example::
+
+            checkpoints.put_in_place("checkpoint-3")
         """
         aside, place = self.folder / _ASIDE, self.folder / name
         if not (aside / name).is_dir():

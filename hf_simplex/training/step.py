@@ -94,7 +94,12 @@ class StepStreams:
         self._step, self._batch = -1, 0
 
     def next(self, step: int) -> torch.Generator:
-        """Return the stream of the next batch, which belongs to optimizer step `step`."""
+        """Return the stream of the next batch, which belongs to optimizer step `step`.
+
+        Example::
+
+            points = growing.draw(4, streams.next(trainer.state.global_step))
+        """
         self._step, self._batch = (step, self._batch + 1) if step == self._step else (step, 0)
         return self._stream(self._step, self._batch)
 
@@ -103,6 +108,10 @@ class StepStreams:
 
         Args:
             step_ends: Whether the optimizer steps after the present batch (gradient accumulation).
+
+        Example::
+
+            streams.following(step_ends=True)   # the stream that `next` will return for the next step
         """
         return self._stream(self._step + 1, 0) if step_ends else self._stream(self._step, self._batch + 1)
 
@@ -165,6 +174,10 @@ class ConnectorStep:
 
         Returns:
             One drawn point a part of the batch, in order.
+
+        Example::
+
+            drawn = step.draw(batch, trainer.state.global_step, step_ends=True)
         """
         parts = split_batch(inputs, self._points, self._point_batches)
         points = self.growing.draw(len(parts), self._streams.next(step))
@@ -176,7 +189,16 @@ class ConnectorStep:
 
     @contextmanager
     def at(self, drawn: DrawnPoint) -> Iterator[None]:
-        """Hold a drawn point in the module within the context, and weight its loss."""
+        """Hold a drawn point in the module within the context, and weight its loss.
+
+        Args:
+            drawn: A point from `draw`.
+
+        Example::
+
+            with step.at(drawn):
+                step.weighted(model(**drawn.part.inputs).loss).backward()
+        """
         with self.growing.at(drawn.point) as coordinate:
             if drawn.following is not None:
                 self.growing.prefetch(drawn.following)
@@ -190,6 +212,14 @@ class ConnectorStep:
         """Weight the loss at a point: its value by the share, its gradient also by the coordinate of the vertex.
 
         By the chain rule, dL/dtheta = c dL/dphi at the point phi = F + c theta. Outside `at` the loss is unchanged.
+
+        Args:
+            loss: Scalar.
+
+        Example::
+
+            with step.at(drawn):
+                step.weighted(loss).backward()
         """
         if self._factors is None:
             return loss
@@ -202,6 +232,10 @@ class ConnectorStep:
         Args:
             step: Number of optimizer steps so far. Counted from it, a resumed run adds the gradient at the same steps.
             loss_scale: Factor that a gradient scaler has put on the loss.
+
+        Example::
+
+            step.add_volume_gradient(trainer.state.global_step)   # after the backward passes
         """
         if (step + 1) % self._volume_interval:
             return
@@ -213,6 +247,13 @@ class ConnectorStep:
         """Return log_volume, regularizer [nats] and the share of the regularizer in the objective, for the log.
 
         They belong to the last step at which the volume gradient was added.
+
+        Args:
+            loss: Loss in the same log, in nats.
+
+        Example::
+
+            trainer.log({"loss": loss, **step.logs(loss)})
         """
         if self._volume_term is None:
             self._volume_term = self.growing.volume_term()

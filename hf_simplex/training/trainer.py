@@ -128,6 +128,10 @@ class SimplexTrainer(VertexTrainer):
 
         Raises:
             ValueError: `resume_from_checkpoint` is a folder other than `args.output_dir`.
+
+        Example::
+
+            trainer.train().training_loss
         """
         if isinstance(resume_from_checkpoint, str) and Path(resume_from_checkpoint) != Path(self.args.output_dir):
             raise ValueError(
@@ -225,6 +229,11 @@ class SimplexTrainer(VertexTrainer):
         """Choose the members as `args` says and compute their BatchNorm statistics.
 
         All processes of a distributed run call this together and divide the members among themselves.
+
+        Example::
+
+            trainer.grow_connector()
+            trainer.draw_members()
         """
         # With FSDP2 the vertices stay on the CPU, but the backbone computes on the device.
         backbone = self.simplex.backbone.to(self.args.device)  # type: ignore[arg-type]
@@ -240,7 +249,12 @@ class SimplexTrainer(VertexTrainer):
     # ---- evaluation and publishing -------------------------------------------------------------------------------
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As in `Trainer`: metrics of the ensemble, within a stage of the vertex that trains."""
+        """As in `Trainer`: metrics of the ensemble, within a stage of the vertex that trains.
+
+        Example::
+
+            trainer.evaluate()["eval_loss"]
+        """
         if self.is_in_stage and self._connector is not None:
             self._recompute_batch_norm()
         return super().evaluate(*args, **kwargs)
@@ -287,6 +301,10 @@ class SimplexTrainer(VertexTrainer):
 
         Raises:
             ValueError: `blocking` is False, or contents of a card are given.
+
+        Example::
+
+            trainer.push_to_hub(private=True)
         """
         if kwargs or not blocking:
             raise ValueError(f"push_to_hub takes no {', '.join(kwargs) or 'blocking=False'} here.")

@@ -107,6 +107,10 @@ class VertexTrainer(Trainer):
 
         Returns:
             The report: vertex, role, epochs, steps, wall_time [s], loss [nats], for connectors log_volume.
+
+        Example::
+
+            trainer.train_vertex(0, MODE, epochs=10, learning_rate=0.01, resume=False)["loss"]
         """
         run_args, simplex, backbone = self.args, self.simplex, self.simplex.backbone
         self.args = self._stage_args(vertex, role, epochs, learning_rate)

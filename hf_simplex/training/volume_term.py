@@ -131,7 +131,12 @@ class StarVolume:
 
     @torch.no_grad()
     def heights(self) -> list[Height]:
-        """The heights of the vertex over the faces, which the module holds now."""
+        """The heights of the vertex over the faces, which the module holds now.
+
+        Example::
+
+            [math.sqrt(height.squared) for height in volume.heights()]
+        """
         parameters = local_parameters(self.placement.module)
         device = next(iter(parameters.values())).device
         found = []
@@ -161,6 +166,11 @@ class StarVolume:
         Args:
             height: from `heights`, at the weights that the module holds now.
             factor: of the perpendicular.
+
+        Example::
+
+            height, = volume.heights()
+            volume.add_perpendicular(height, 1 / height.squared)   # adds the gradient of log h
         """
         least = torch.float64 if height.squared < (NEAR_FACE * self.norm) ** 2 else torch.float32
         foot = height.foot.tolist()

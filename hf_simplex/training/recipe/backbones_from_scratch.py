@@ -46,7 +46,12 @@ CIFAR_IMAGES = {
 
 @register_model
 def vgg16_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
-    """VGG-16 without BatchNorm, with two hidden layers of 512 units after the convolutions: 15 million weights."""
+    """VGG-16 without BatchNorm, with two hidden layers of 512 units after the convolutions: 15 million weights.
+
+    Example:
+        >>> sum(weight.numel() for weight in timm.create_model("vgg16_cifar").parameters())
+        15245130
+    """
     features = make_layers(cfgs["D"], batch_norm=False)
     for layer in features:
         if isinstance(layer, nn.Conv2d):
@@ -60,13 +65,23 @@ def vgg16_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn
 
 @register_model
 def preresnet110_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
-    """Pre-activation ResNet-110 of bottleneck blocks. The stem keeps the resolution."""
+    """Pre-activation ResNet-110 of bottleneck blocks. The stem keeps the resolution.
+
+    Example::
+
+        timm.create_model("preresnet110_cifar", num_classes=100)
+    """
     return _preresnet(12, num_classes)
 
 
 @register_model
 def preresnet164_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
-    """Pre-activation ResNet-164 of bottleneck blocks. The stem keeps the resolution."""
+    """Pre-activation ResNet-164 of bottleneck blocks. The stem keeps the resolution.
+
+    Example::
+
+        timm.create_model("preresnet164_cifar", num_classes=100)
+    """
     return _preresnet(18, num_classes)
 
 

@@ -38,18 +38,33 @@ __all__ = [
 
 @dataclass
 class ConnectArguments(EsproArguments):
-    """Training arguments: num_train_epochs and learning_rate for modes, connector_* for connectors."""
+    """Training arguments: num_train_epochs and learning_rate for modes, connector_* for connectors.
+
+    Example:
+        >>> ConnectArguments("output", use_cpu=True, report_to="none", connector_epochs=5).connector_epochs
+        5
+    """
 
 
 class PointResults(NamedTuple):
-    """Loss (nats) and accuracy (0 to 1) at points of weight space, float64 of shape [points]."""
+    """Loss (nats) and accuracy (0 to 1) at points of weight space, float64 of shape [points].
+
+    Example:
+        >>> PointResults(loss=np.array([0.1, 0.3]), accuracy=np.array([1.0, 0.9])).loss.max().item()
+        0.3
+    """
 
     loss: np.ndarray[Any, np.dtype[np.float64]]
     accuracy: np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Images(NamedTuple):
-    """Batches for evaluation, by split, and batches for BatchNorm statistics."""
+    """Batches for evaluation, by split, and batches for BatchNorm statistics.
+
+    Example::
+
+        Images({"test": in_batches(test, 250)}, batch_norm=in_batches(train, 250))
+    """
 
     sets: dict[str, list[dict[str, Tensor]]]
     batch_norm: list[dict[str, Tensor]]
@@ -67,6 +82,11 @@ class Setup:
         trainer: trainer of the connectors.
         images: batches for evaluation.
         record: arguments, versions and hardware for the results file.
+
+    Example::
+
+        setup = prepare(["recipes/configs/connect_modes.yaml"])
+        setup.model.config.num_vertices
     """
 
     mode_args: ModeArguments
