@@ -45,7 +45,7 @@ DIGITS_TRAIN_EXAMPLES = 1000
 
 _ACCEPTED_NAMES = (
     "a Hub id such as 'zalando-datasets/fashion_mnist', a folder written by `save_to_disk`, a folder of Parquet or "
-    "Arrow files, a folder of images with one subfolder a class (optionally below train/ and test/), "
+    "Arrow files, a folder of images with one subfolder per class (optionally below train/ and test/), "
     "'digits' or 'fashion_mnist'"
 )
 
@@ -106,7 +106,7 @@ def load_image_data(
             - a Hub id;
             - a folder written by `save_to_disk`;
             - a folder of Parquet or Arrow files;
-            - a folder of images with one subfolder a class, optionally below `train/` and `test/`;
+            - a folder of images with one subfolder per class, optionally below `train/` and `test/`;
             - `"digits"`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels, 1,000 of them for training;
             - `"fashion_mnist"`: 60,000 and 10,000 grey images of 28 x 28 pixels, from idx files.
 
@@ -123,10 +123,10 @@ def load_image_data(
         validation_fraction: fraction of the training examples to hold out for validation. With 0, the validation split
             of the data set is used, unless it serves as the test split.
         test_fraction: fraction of the training split to hold out for testing, if there is no test split.
-        seed: of all splits and subsets.
+        seed: seed of all splits and subsets.
         revision: branch, tag or commit of a Hub data set.
-        token: for a private Hub data set.
-        cache_dir: cache of `datasets`; default: its own.
+        token: Hub token for a private data set.
+        cache_dir: cache folder of `datasets`; default: its usual one.
         fashion_mnist_dir: folder of the four idx files of `fashion_mnist`, gzipped or not; default: the folder of
             Debian's package `dataset-fashion-mnist`.
 
@@ -177,13 +177,13 @@ def load_image_data(
 def stratified_indices(labels: npt.NDArray[np.int64], size: int, seed: int) -> npt.NDArray[np.int64]:
     """Samples a stratified subset without replacement.
 
-    Adams's method apportions the subset: every class gets one example before any class gets two. With the same seed, a
-    smaller subset is part of a larger one.
+    The classes get shares by Adams's method: every class gets one example before any class gets two. With the same
+    seed, a smaller subset is part of a larger one.
 
     Args:
         labels: class of every example, [N] int64.
         size: size of the subset, 0 to N.
-        seed: of the sample.
+        seed: seed of the sample.
 
     Returns:
         Indices of the subset, [size] int64, ascending.
@@ -298,7 +298,7 @@ def _local_folder(folder: Path, train_split: str, cache_dir: str | os.PathLike[s
     subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if not subfolders:
         raise ValueError(f"The folder {folder} holds no data set. Expected {_ACCEPTED_NAMES}.")
-    # By default, `datasets` takes a file or class with "test" in its name for a test split and drops all others.
+    # By default, `datasets` treats a file or class with "test" in its name as the test split and drops all others.
     patterns = {split: f"{split}/**" for split in subfolders} if train_split in subfolders else {"train": "**"}
     return load_dataset("imagefolder", data_dir=str(folder), data_files=patterns, cache_dir=cache)
 
@@ -326,7 +326,7 @@ def _hub_data_set(
 def _choose_splits(
     splits: Mapping[str, Dataset], name: str, train_split: str | None, test_split: str | None
 ) -> dict[str, Dataset]:
-    """Chooses the splits by role: train, and validation and test if there are any."""
+    """Chooses the train split, and the validation and test splits if there are any."""
     for split in (train_split, test_split):
         if split is not None and split not in splits:
             raise ValueError(f"{name} has no split {split!r}; its splits are {sorted(splits)}.")
@@ -469,7 +469,7 @@ def _split_off(
         raise ValueError(
             f"{argument} is {fraction}: {size} of {len(labels)} examples are held out, which leaves "
             f"{len(labels) - size} for training on {classes} classes. Expected at least one example held out, and at "
-            "least one a class for training."
+            "least one per class for training."
         )
     kept = stratified_indices(labels, len(labels) - size, seed)
     return dataset.select(kept), dataset.select(np.setdiff1d(np.arange(len(labels)), kept))

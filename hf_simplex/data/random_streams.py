@@ -1,4 +1,4 @@
-"""Random streams with seeds of their own, independent of what else a process has drawn."""
+"""Random streams with their own seeds, independent of other random numbers that a process draws."""
 
 import random
 from collections.abc import Iterator

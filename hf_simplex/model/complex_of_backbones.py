@@ -432,7 +432,7 @@ class ComplexOfBackbones(PreTrainedModel):
         return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load a state dict as `torch.nn.Module.load_state_dict` does, and drop the ready members."""
+        """See `torch.nn.Module.load_state_dict`. The ready members are dropped."""
         self.dematerialize()
         return super().load_state_dict(*args, **kwargs)
 

@@ -147,7 +147,7 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         return output
 
     def postprocess(self, model_outputs: Any, top_k: int = 5) -> dict[str, Any]:  # type: ignore[override]
-        """Return the result for one image: see the class."""
+        """See `transformers.ImageClassificationPipeline.postprocess`. The class describes the result."""
         names: Any = self.model.config.id2label
         scores = softmax(model_outputs["logits"][0].numpy())
         members = model_outputs["member_probabilities"][0]

@@ -1,4 +1,4 @@
-"""Callbacks of a stage: its progress bar, and what it does at the start, at each epoch and after each step."""
+"""Callbacks of a stage: a progress bar, and hooks at the start, at each epoch and after each step."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,11 +34,11 @@ class StageProgressCallback(ProgressCallback):
 
 
 class StageCallback(TrainerCallback):
-    """Connects a stage with the loop of Trainer.
+    """Connects a stage with Trainer's training loop.
 
     Args:
         on_begin: Called after the engine has wrapped the backbone, before the first step.
-        on_epoch: Called with the epoch at its start.
+        on_epoch: Called at the start of each epoch, with its number.
         preemption: After SIGTERM, the stage saves a checkpoint and stops at the end of the step.
 
     Example::

@@ -1,4 +1,4 @@
-"""Placement of the vertices while one grows: sharded as the module is, on its device, rounded, or on the CPU."""
+"""Placement of the vertices during training: sharded like the module, on its device, rounded, or on the CPU."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ __all__ = ["VertexPlacement"]
 class VertexPlacement:
     """Places the vertices of a complex for a module that holds one of them, and swaps points into the module.
 
-    `place` shards the vertices as an engine has sharded the module. The vertices are whole until the first call.
+    `place` shards the vertices like the module. The vertices are not sharded before its first call.
 
     Args:
         module: holds the growing vertex; any engine may wrap it.
@@ -60,7 +60,7 @@ class VertexPlacement:
 
     @torch.no_grad()
     def place(self) -> None:
-        """Shard the vertices as the module is, and move the frozen ones. Has no effect if the module has not changed.
+        """Shard the vertices like the module and move the frozen ones. No effect if the module has not changed.
 
         Raises:
             ValueError: the engine shards the parameters of the module in several ways.
@@ -103,10 +103,10 @@ class VertexPlacement:
         return self._mix is not None
 
     def prefetch(self, coordinates: Sequence[float]) -> None:
-        """Fetch the frozen part of the next point, while the module works on another. No effect without fetching.
+        """Start to fetch the frozen part of the next point while the module works on another, if `fetches`.
 
         Args:
-            coordinates: [vertices] barycentric coordinates of the next point. `at` may still be given another.
+            coordinates: [vertices] barycentric coordinates of the next point. `at` still accepts any other point.
 
         Example::
 
@@ -138,5 +138,5 @@ class VertexPlacement:
 
 
 def _rounded(weights: Weights) -> Weights:
-    # Integer buffers, such as counters, are no weights.
+    # Integer buffers, such as counters, are not rounded.
     return {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in weights.items()}

@@ -1,4 +1,4 @@
-"""Preemption: on SIGTERM a run saves a checkpoint and exits with a code of its own."""
+"""Preemption: on SIGTERM a run saves a checkpoint and exits with code 75."""
 
 import signal
 import threading
@@ -13,11 +13,11 @@ from ..model.processes import any_rank
 __all__ = ["EXIT_CODE", "Preemption"]
 
 EXIT_CODE = 75
-"""Exit code of a preempted run, EX_TEMPFAIL of sysexits.h: not an error, start it again with `--resume`."""
+"""Exit code of a preempted run (EX_TEMPFAIL of sysexits.h). Start such a run again with `--resume`."""
 
 
 class Preemption:
-    """Notes SIGTERM, and exits once it is safe.
+    """Records SIGTERM, and exits once it is safe.
 
     Args:
         is_busy: Returns whether the process must finish something before it may exit. If not, SIGTERM exits at once.
@@ -37,7 +37,7 @@ class Preemption:
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """Handle SIGTERM within the context. Outside the main thread, which alone gets signals, it does nothing.
+        """Handle SIGTERM within the context. No effect outside the main thread, since only that gets signals.
 
         Example::
 

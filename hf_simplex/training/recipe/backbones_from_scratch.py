@@ -1,7 +1,7 @@
-"""Backbones with random weights: the paper's for CIFAR, two small ones, and any of timm or the Hub.
+"""Backbones with random weights: the paper's for CIFAR, two small ones, and any from timm or the Hub.
 
-This module registers the paper's backbones with timm: timm's own VGG and pre-activation ResNet reduce an image of 32
-pixels to one pixel. Import this module before you load an ensemble of such a backbone.
+This module registers the paper's backbones with timm, whose own VGG and pre-activation ResNet would reduce an image of
+32 pixels to one pixel. Import this module before you load an ensemble of such a backbone.
 """
 
 from collections import OrderedDict
@@ -164,7 +164,7 @@ def random_mode(
             config = AutoConfig.from_pretrained(architecture, num_labels=len(labels), **settings, **source)
         except (OSError, HFValidationError) as error:
             raise OSError(
-                f"{architecture!r} is no architecture: give {SMALL_RESNET!r}, {SMALL_VIT!r}, a name of timm's such "
+                f"{architecture!r} is no architecture: give {SMALL_RESNET!r}, {SMALL_VIT!r}, a timm model name such "
                 f"as 'resnet18' or 'vgg16_cifar', or the Hub id or folder of an image classifier ({error})."
             ) from error
         try:

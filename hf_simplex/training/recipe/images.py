@@ -1,4 +1,4 @@
-"""Training and test images of a recipe, loaded and transformed as its arguments say."""
+"""Training and test images of a recipe: loads and transforms them by its arguments."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def transformed(
         data: images.
         data_args: augmentation.
         component: model with an image processor.
-        materialize: transform all images now and keep them in memory. Random crops stay on demand.
+        materialize: transform all images now and keep them in memory. Random crops are still computed on demand.
 
     Returns:
         Training images with augmentation, training images without, and test images.

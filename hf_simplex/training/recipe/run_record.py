@@ -40,7 +40,7 @@ def hardware() -> dict[str, Any]:
 
 
 def table(results: dict[str, Result]) -> str:
-    """Format results as text, one line a model.
+    """Format results as text, one line per model.
 
     Example::
 
