@@ -56,7 +56,7 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
 
 
 def hub_id(name: Any) -> str | None:
-    """Returns the name if it can be a Hub id with a namespace and is no local path, else None.
+    """Returns the name if it can be a Hub id with a namespace and is not a local path, else None.
 
     Example:
         >>> from hf_simplex.hub.card_content import hub_id

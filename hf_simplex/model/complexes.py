@@ -39,7 +39,7 @@ class SimplicialComplex:
             k-simplex. List maximal simplexes only; their faces belong to the complex.
 
     Raises:
-        TypeError: a number is no integer, or a simplex is no sequence.
+        TypeError: a number is not an integer, or a simplex is not a sequence.
         ValueError: there is no vertex or no simplex; a simplex is empty, repeats a vertex, has one out of range,
             equals another or is a face of another; or a vertex belongs to no simplex.
 

@@ -275,8 +275,8 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             coordinates: [members, vertices] barycentric coordinates.
             batches: re-iterable inputs of training images, read once for each point between vertices. Not needed
                 without BatchNorm.
-            among_processes: divide the points among the ranks, all of which call this with the same batches; default:
-                this rank computes all statistics.
+            among_processes: divide the points among the ranks. All ranks must call this with the same batches.
+                Default: this rank computes all statistics.
 
         Raises:
             ValueError: there is no point, one lies outside the complex, or batches are needed and missing.

@@ -62,7 +62,7 @@ def parse_arguments(dataclasses: Sequence[Any], argv: Sequence[str] | None = Non
         args=arguments, look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no argument of this recipe (see --help).")
+        raise ValueError(f"{unknown[0]!r} is not an argument of this recipe (see --help).")
     return tuple(filled)
 
 
@@ -85,7 +85,7 @@ def _flags(file: Path, parser: HfArgumentParser) -> list[str]:
     flags: list[str] = []
     for name, value in settings.items():
         if name not in known or name == "help":
-            raise ValueError(f"{file} names {name!r}, which is no argument of this recipe (see --help).")
+            raise ValueError(f"{file} names {name!r}, which is not an argument of this recipe (see --help).")
         if isinstance(value, (list, dict)) and not (value and _accepts(hints[name], type(value))):
             raise ValueError(f"{file} has {name}: {value}; expected {'one value' if value else 'a value'}.")
         if isinstance(value, list) and known[name].nargs == "+":
