@@ -23,9 +23,15 @@ __all__ = ["app"]
 
 
 class OneLineErrors(TyperGroup):
-    """Reports a user's error in one line on stderr and exits with code 2."""
+    """Reports a user's error in one line on stderr and exits with code 2.
+
+    Example::
+
+        app = typer.Typer(cls=OneLineErrors)
+    """
 
     def invoke(self, ctx: Any) -> Any:
+        """See `typer.core.TyperGroup.invoke`."""
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):

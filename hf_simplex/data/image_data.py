@@ -135,10 +135,10 @@ def load_image_data(
         validation_fraction: fraction of the training examples to hold out for validation. With 0, the validation split
             of the data set is used, unless it serves as the test split.
         test_fraction: fraction of the training split to hold out for testing, if there is no test split.
-        seed: of all splits and subsets.
+        seed: seed of all splits and subsets.
         revision: branch, tag or commit of a Hub data set.
-        token: for a private Hub data set.
-        cache_dir: cache of `datasets`; default: its own.
+        token: Hub token for a private data set.
+        cache_dir: cache folder of `datasets`; default: its usual one.
         fashion_mnist_dir: folder of the four idx files of `fashion_mnist`, gzipped or not; default: the folder of
             Debian's package `dataset-fashion-mnist`.
 

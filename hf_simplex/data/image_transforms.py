@@ -36,7 +36,7 @@ __all__ = [
 
 ImageTransform = Callable[[PIL.Image.Image], Tensor]
 
-# Images a batch, when images are transformed ahead of training.
+# Batch size for images that are transformed ahead of training.
 _MATERIALIZE_BATCH = 256
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class TrainingTransform:
 
 @dataclass(frozen=True)
 class CropTransform:
-    """Preprocesses an image as for evaluation, then shifts it over black, mirrors it and erases rectangles at random.
+    """Preprocesses an image as for evaluation, then randomly shifts it over black, mirrors it and erases rectangles.
 
     The random part works on pixel values. The deterministic part can therefore be computed once and kept in memory.
 
@@ -137,8 +137,8 @@ class CropTransform:
 def resize_image_processor(image_processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
     """Copies an image processor for square images of another size.
 
-    The copy keeps a square image whole and crops nothing from its borders: timm's `crop_pct` becomes 1. Image
-    processors that always crop, such as LeViT's, still do.
+    The copy does not crop the borders of a square image: timm's `crop_pct` becomes 1. Image processors that always
+    crop, such as LeViT's, still do.
 
     timm's image processor is part of the model's `config.json`. To publish a resized one, update the `pretrained_cfg`
     of the backbone's configuration with its `data_config`.
@@ -200,9 +200,9 @@ def build_transforms(
 
     Args:
         image_processor: of the backbone. It sets size, colors and normalization in both transforms.
-        augment: `"timm"` for the augmentation that the other arguments describe; `"crop"` for a random crop of the
-            resized image, padded by an eighth of its size in black (4 pixels at 32, as usual for CIFAR), with
-            horizontal flip and random erasing; `"none"` for the evaluation transform.
+        augment: `"timm"` uses all arguments below. `"crop"` is a random crop of the resized image, padded in black by
+            an eighth of its size (4 pixels at 32, as usual for CIFAR), with horizontal flip and random erasing.
+            `"none"` is the evaluation transform.
         horizontal_flip: probability of a horizontal flip.
         scale_min: smallest area of a random crop, relative to the image's, in (0, 1].
         ratio: smallest and largest aspect ratio (width / height) of a random crop, before it is resized to a square.
@@ -274,7 +274,7 @@ def with_pixel_values(
         dataset: with the columns `image` and `label`, from `load_image_data`.
         transform: from an image to pixel values.
         materialize: whether to transform all images now and keep them in memory. Use it for a deterministic transform
-            and images that are read many times. For a `CropTransform`, the input of its random part is kept. Every
+            and images that are read many times. Of a `CropTransform`, only the deterministic part runs now. Every
             process of a distributed run keeps a copy.
         materialize_limit: largest size of the pixel values in bytes. Larger data sets stay lazy and log a warning.
 

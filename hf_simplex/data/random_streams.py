@@ -1,4 +1,4 @@
-"""Random streams with seeds of their own, independent of what else a process has drawn."""
+"""Random streams with their own seeds, independent of other random numbers that a process draws."""
 
 import random
 from collections.abc import Iterator
@@ -90,7 +90,15 @@ class SeededDataset(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch. Each has random streams of its own."""
+        """Set the epoch. Each has random streams of its own.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+
+        Example::
+
+            dataset.set_epoch(1)   # dataset[0] has another augmentation now
+        """
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

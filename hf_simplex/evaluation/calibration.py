@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
-"""Range of fitted temperatures: predictions are uniform above it, and nothing bounds the optimum below it."""
+"""Range of fitted temperatures. Predictions above it are almost uniform. Optima below it can be arbitrarily small."""
 
 
 def fit_temperature(probabilities: ArrayLike, references: ArrayLike) -> float:
@@ -44,10 +44,10 @@ def fit_temperature(probabilities: ArrayLike, references: ArrayLike) -> float:
         references: [images] integer label ids.
 
     Returns:
-        A number from 0.01 to 100: above 1 for overconfident predictions, below 1 for underconfident ones. 100 if the
-        optimum is above. 1 if the optimum is below 0.01, as it is if all predictions are right: the images then hold
-        no information about overconfidence, and unbounded sharpening would cost hundreds of nats for the first wrong
-        test image.
+        A number from 0.01 to 100: above 1 for overconfident predictions, below 1 for underconfident ones. If the
+        optimum is above 100, the result is 100. If the optimum is below 0.01, the result is 1. This happens if all
+        predictions are right. Such images say nothing about overconfidence, and sharper probabilities would cost
+        hundreds of nats at the first wrong test image.
 
     Raises:
         ValueError: As `metrics.accuracy`.
@@ -122,8 +122,8 @@ def calibrated_metrics(
         `metrics.classification_metrics` defines them, and the fitted `temperature`.
 
     Raises:
-        ValueError: As `metrics.accuracy`; the validation images have another number of labels; the test and validation
-            probabilities are equal.
+        ValueError: As `metrics.accuracy`, the validation images have another number of labels, or the test and
+            validation probabilities are equal.
 
     Source: Ashukha et al. 2020 (calibrated log-likelihood).
 
@@ -140,7 +140,7 @@ def calibrated_metrics(
             "never on those that it is tested on."
         )
     if test.ndim == validation.ndim == 2 and test.shape[1] != validation.shape[1]:
-        raise ValueError(f"The test images have {test.shape[1]} labels, those of validation {validation.shape[1]}.")
+        raise ValueError(f"The test images have {test.shape[1]} labels, the validation images {validation.shape[1]}.")
     temperature = fit_temperature(validation, validation_references)
     scaled = scale_temperature(test, temperature)
     return {**classification_metrics(scaled, references), "temperature": temperature}
@@ -153,8 +153,8 @@ def deep_ensemble_equivalent(log_likelihood: float, deep_ensembles: Mapping[int,
     log-likelihood counts, also if a larger deep ensemble is worse.
 
     Args:
-        log_likelihood: calibrated log-likelihood of any ensemble, in nats an image: minus the `nll` of
-            `calibrated_metrics`, 0 or less.
+        log_likelihood: calibrated log-likelihood of any ensemble, in nats per image, 0 or less: minus the `nll`
+            of `calibrated_metrics`.
         deep_ensembles: calibrated log-likelihoods of deep ensembles by number of networks, including 1. Ashukha et al.
             give the mean over several deep ensembles of a size.
 
@@ -177,7 +177,7 @@ def deep_ensemble_equivalent(log_likelihood: float, deep_ensembles: Mapping[int,
         raise ValueError(f"The deep ensembles have the sizes {sizes}: they must start with 1, a single network.")
     for value in (log_likelihood, *deep_ensembles.values()):
         if not (math.isfinite(value) and value <= 0):
-            raise ValueError(f"{value} is no mean log-likelihood: expected 0 or less, minus the negative one (nll).")
+            raise ValueError(f"{value} is not a mean log-likelihood: expected a finite number, at most 0.")
     if log_likelihood <= deep_ensembles[1]:
         return 1.0
     for size, larger in pairwise(sizes):

@@ -58,7 +58,7 @@ class Prediction(NamedTuple):
     Attributes:
         probabilities: [images, labels] float64.
         training_epochs: total epochs of the vertices that the method needs.
-        forward_passes: of the backbone, an image.
+        forward_passes: forward passes of the backbone per image.
 
     Example:
         >>> import numpy as np
@@ -217,14 +217,14 @@ def predict_members(
     model.config.output_member_probabilities = True
     try:
         trainer = Trainer(model=model, args=args, data_collator=data_collator)
-        # FSDP would shard all vertices. The ensemble evaluates one point at a time as it is.
+        # FSDP would shard all vertices. Evaluation holds only one point at a time and needs no shards.
         trainer.is_fsdp_enabled = False
         model.backbone.to(args.device)  # type: ignore[arg-type]
         output = trainer.predict(dataset)
     finally:
         del model.config.output_member_probabilities
     if output.label_ids is None:
-        raise ValueError("The data set gives no labels: each image needs 'labels' (or 'label'), to be evaluated.")
+        raise ValueError("The data set has no labels: give each image 'labels' (or 'label').")
     predictions: Any = output.predictions
     probabilities = np.asarray(predictions[1], np.float64)
     return MemberPredictions(

@@ -61,13 +61,13 @@ class ArrayMetric(evaluate.Metric):
 
     Batches stay in memory as exact float64. `evaluate` alone converts each probability to a Python object and keeps
     batches in a file. With `num_process` above 1 `evaluate` gathers through its own files: give a shared `cache_dir`
-    and one `experiment_id` an evaluation.
+    and one `experiment_id` per evaluation.
 
     `add`, `add_batch` and `compute` raise a ValueError that names the first bad row of the batch. A bad batch is
     dropped whole; earlier batches stay.
 
-    A subclass sets `function` and `key`, and, for other inputs than probabilities and label ids, `check`, `inputs` and
-    the two help texts.
+    A subclass sets `function` and `key`. If its inputs are not probabilities and label ids, it also sets `check`,
+    `inputs` and the two help texts.
 
     Args:
         keep_in_memory: False for `evaluate`'s files. Default: True if `num_process` is 1.
@@ -101,7 +101,18 @@ class ArrayMetric(evaluate.Metric):
         super().__init__(keep_in_memory=keep_in_memory, num_process=num_process, **options)
 
     def add_batch(self, *, predictions: Any = None, references: Any = None) -> None:
-        """Adds a batch of predictions and references: arrays, tensors or lists."""
+        """Adds a batch of predictions and references: arrays, tensors or lists.
+
+        Args:
+            predictions: [batch, ...], as the module takes them.
+            references: [batch].
+
+        Raises:
+            ValueError: A row is not valid, or the batch has another shape than earlier ones.
+
+        Example:
+            >>> Accuracy().add_batch(predictions=[[0.7, 0.3], [0.6, 0.4]], references=[0, 1])
+        """
         values, labels = self.check(predictions, references)
         column = pa.array(values.ravel())
         if values.ndim == 2:
@@ -113,15 +124,22 @@ class ArrayMetric(evaluate.Metric):
             self._init_writer()
         elif features != self.selected_feature_format:
             raise ValueError(
-                f"This batch has predictions of {features['predictions']}, earlier batches of "
-                f"{self.selected_feature_format['predictions']}: they must be alike until compute()."
+                f"This batch has predictions of {features['predictions']}, earlier batches have "
+                f"{self.selected_feature_format['predictions']}. Call compute() before batches of another kind."
             )
         self.writer.write_batch(batch)
 
     def add(
         self, *, prediction: Any = None, reference: Any = None, predictions: Any = None, references: Any = None
     ) -> None:
-        """Adds one prediction and its reference. `evaluate.combine` passes them under the plural names."""
+        """Adds one prediction and its reference. `evaluate.combine` passes them under the plural names.
+
+        Raises:
+            ValueError: As `add_batch`.
+
+        Example:
+            >>> Accuracy().add(prediction=[0.7, 0.3], reference=0)
+        """
         self.add_batch(
             predictions=[predictions if prediction is None else prediction],
             references=[references if reference is None else reference],
@@ -132,6 +150,13 @@ class ArrayMetric(evaluate.Metric):
 
         Returns:
             `{key: number}`, or None in a process whose `process_id` is not 0.
+
+        Raises:
+            ValueError: As `add_batch`, or there is nothing to compute.
+
+        Example:
+            >>> Accuracy().compute(predictions=[[0.7, 0.3]], references=[0])
+            {'accuracy': 1.0}
         """
         if predictions is None and references is None and self.writer is None:
             raise ValueError(
@@ -161,20 +186,20 @@ class ArrayMetric(evaluate.Metric):
             inputs_description=f"\n\npredictions: {self.predictions_help}\nreferences: {self.references_help}\n",
             features=self.inputs,
         )
-        # MetricInfo refuses a format if a feature is a list, hence set afterwards. Without a format evaluate makes
-        # Python lists; with "numpy" it rounds to float32.
+        # Set afterwards: MetricInfo refuses a format if a feature is a list. Without a format, evaluate makes Python
+        # lists. With "numpy" it rounds to float32.
         info.format = "arrow"
         return info
 
     def _build_data_dir(self) -> str:
-        # evaluate would make a folder, even if nothing goes into it.
+        # evaluate would create an empty folder.
         return str(self._data_dir_root if self.keep_in_memory else super()._build_data_dir())
 
 
 class Accuracy(ArrayMetric):
     """`metrics.accuracy` as a module: `{"accuracy": 0 to 1}`.
 
-    Predictions may be label ids as well, which `evaluate.evaluator("image-classification")` gives.
+    Predictions may also be label ids, as from `evaluate.evaluator("image-classification")`.
 
     Example:
         >>> from hf_simplex.evaluation.evaluate_modules import Accuracy
@@ -219,7 +244,7 @@ class ExpectedCalibrationError(ArrayMetric):
     """`metrics.expected_calibration_error` as a module: `{"ece": 0 to 1}`.
 
     Args:
-        num_bins: number of bins, at least 1. It belongs to the module, so that modules with different bins combine.
+        num_bins: number of bins, at least 1. Modules with different bins can be combined.
         options: arguments of `ArrayMetric`.
 
     Raises:
@@ -286,8 +311,8 @@ class MisclassificationAUROC(ArrayMetric):
 class OutOfDistributionAUROC(ArrayMetric):
     """`metrics.ood_auroc` as a module: `{"ood_auroc": 0 to 1}`.
 
-    Both data sets are added as one. The predictions are scores [images], larger for less certain predictions. The
-    references are 1 for out-of-distribution images and 0 for in-distribution ones.
+    Add both data sets to the same module. The predictions are scores [images], larger for less certain predictions.
+    The references are 1 for out-of-distribution images and 0 for in-distribution ones.
 
     Example:
         >>> from hf_simplex.evaluation.evaluate_modules import OutOfDistributionAUROC

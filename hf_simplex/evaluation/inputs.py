@@ -23,7 +23,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 SUM_TOLERANCE = 1e-3
-"""Largest distance from 1 of the sum of an image's probabilities."""
+"""Maximum difference between the sum of an image's probabilities and 1."""
 
 
 def check_probabilities(probabilities: ArrayLike) -> FloatArray:
@@ -74,7 +74,7 @@ def check_predictions(probabilities: ArrayLike, references: ArrayLike) -> tuple[
         [images, labels] float64 and [images] int64.
 
     Raises:
-        ValueError: As `check_probabilities`; the references are not one label id an image, or a label id is out of
+        ValueError: As `check_probabilities`, the references are not one label id per image, or a label id is out of
             range.
 
     Example:
@@ -139,7 +139,7 @@ def check_scores(scores: ArrayLike, name: str) -> FloatArray:
     """
     values = _float_array(scores, name)
     if values.ndim != 1:
-        raise ValueError(f"The {name} must be one number an image, got the shape {list(values.shape)}.")
+        raise ValueError(f"The {name} must be one number per image, got the shape {list(values.shape)}.")
     _refuse_rows(np.isnan(values), name, lambda row: "is nan", "a number")
     return values
 
@@ -155,7 +155,7 @@ def check_scores_and_flags(scores: ArrayLike, references: ArrayLike) -> tuple[Fl
         [images] float64 and [images] int64.
 
     Raises:
-        ValueError: As `check_scores`; the references are not one flag a score, or another number than 0 or 1.
+        ValueError: As `check_scores`, or the references are not one flag per score, each 0 or 1.
 
     Example:
         >>> from hf_simplex.evaluation.inputs import check_scores_and_flags
@@ -187,13 +187,13 @@ def _label_ids(labels: ArrayLike, name: str) -> IntArray:
     values = _array(labels, name)
     if values.ndim != 1:
         got = "None" if labels is None else f"the shape {list(values.shape)}"
-        raise ValueError(f"The {name} must be label ids, one integer an image, got {got}.")
+        raise ValueError(f"The {name} must be label ids, one integer per image, got {got}.")
     if len(values) == 0:
         raise ValueError(f"The {name} are empty: a metric needs at least one image.")
     if values.dtype.kind not in "biu":
         objects = values.tolist()
         bad = np.array([not isinstance(value, int) for value in objects])
-        # Integers beyond int64 are objects, and have no bad row to name.
+        # An integer beyond int64 also makes an object array. All rows are then integers, so the first row is named.
         bad[0] |= not bad.any()
         _refuse_rows(bad, name, lambda row: f"is {objects[row]!r}", "a label id, an integer")
     _refuse_rows(values < 0, name, lambda row: f"is {values[row]}", "a label id, 0 or more")
@@ -203,7 +203,7 @@ def _label_ids(labels: ArrayLike, name: str) -> IntArray:
 def _check_same_length(predictions: NDArray[Any], references: IntArray) -> None:
     if len(predictions) != len(references):
         raise ValueError(
-            f"{len(predictions)} predictions but {len(references)} references: give one of each an image."
+            f"{len(predictions)} predictions but {len(references)} references: give one of each per image."
         )
 
 
@@ -219,11 +219,11 @@ def _array(values: ArrayLike, name: str, dtype: type | None = None) -> NDArray[A
         # numpy does not convert tensors that are on an accelerator, in bfloat16 or require a gradient.
         return np.asarray(cast_to_python_objects(values), dtype=dtype)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"The {name} must be numbers, with equally many in each row ({error}).") from error
+        raise ValueError(f"The {name} must be numbers, in rows of equal length ({error}).") from error
 
 
 def _refuse_rows(bad: NDArray[np.bool_] | np.bool_, name: str, found: Callable[[int], str], expected: str) -> None:
-    """Raises ValueError for the first bad row: what it was `found` to be, and what was expected."""
+    """Raises ValueError that names the first bad row, what was `found` there and what was `expected`."""
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise ValueError(f"Row {row} of the {name} {found(row)}: expected {expected}.")

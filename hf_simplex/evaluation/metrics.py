@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 SMALLEST_PROBABILITY = float(np.finfo(np.float64).tiny)
-"""The smallest normal float64, 2.2e-308: counts in place of a probability that has underflowed to 0."""
+"""The smallest normal float64, 2.2e-308. It replaces a probability that has underflowed to 0."""
 
 
 def accuracy(predictions: ArrayLike, references: ArrayLike) -> float:
@@ -243,6 +243,11 @@ class ReliabilityBins(NamedTuple):
         shares: [num_bins] float64, share of the images in the bin; they sum to 1.
         confidences: [num_bins] float64, mean confidence in the bin; NaN if it is empty.
         accuracies: [num_bins] float64, accuracy in the bin; NaN if it is empty.
+
+    Example:
+        >>> from hf_simplex.evaluation.metrics import reliability_bins
+        >>> reliability_bins([[0.9, 0.1], [0.2, 0.8]], [0, 0], num_bins=2).edges
+        array([0. , 0.5, 1. ])
     """
 
     edges: FloatArray
@@ -306,7 +311,7 @@ def misclassification_auroc(
         A number from 0 to 1; 0.5 for chance. NaN if all predictions are right or all are wrong.
 
     Raises:
-        ValueError: As `accuracy`, or the uncertainties are NaN or not one an image.
+        ValueError: As `accuracy`, or the uncertainties are NaN or not one per image.
 
     Source: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
     Networks, ICLR 2017.
@@ -321,7 +326,7 @@ def misclassification_auroc(
     # The negative confidence has the order of one minus the confidence, without its rounding.
     scores = -confidences if uncertainties is None else check_scores(uncertainties, "uncertainties")
     if len(scores) != len(references):
-        raise ValueError(f"{len(scores)} uncertainties for {len(references)} references: give one an image.")
+        raise ValueError(f"{len(scores)} uncertainties for {len(references)} references: give one per image.")
     if correct.all() or not correct.any():
         return float("nan")
     return _auroc(scores[correct], scores[~correct])
@@ -391,12 +396,12 @@ def _top_label(probabilities: FloatArray, references: NDArray[np.int64]) -> tupl
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == references
 
 
-# scikit-learn's calibration_curve and scipy's binned_statistic have other edges: bins that are closed below, or
-# multiples of a rounded width, which put a confidence of 0.6 into the wrong one of 15 bins.
+# scikit-learn's calibration_curve and scipy's binned_statistic have other edges: their bins are closed below, or their
+# edges are multiples of a rounded width. Those put a confidence of 0.6 into the wrong one of 15 bins.
 def _bin_sums(
     confidences: FloatArray, correct: NDArray[np.bool_], edges: FloatArray
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Images, sum of confidences and sum of correct predictions of each bin; `edges` are the inner upper ends."""
+    """Number of images, sum of confidences and number of correct predictions per bin; `edges` are the inner edges."""
     bins = np.searchsorted(edges, confidences, side="left")
     number = len(edges) + 1
     return (
@@ -407,7 +412,7 @@ def _bin_sums(
 
 
 def _calibration_error(confidences: FloatArray, correct: NDArray[np.bool_], edges: FloatArray) -> float:
-    # |B|/n |accuracy - confidence| is the distance of two sums, over n. No division by an empty bin.
+    # |B|/n |accuracy - confidence| is the difference of two sums, divided by n. An empty bin needs no division.
     _, confidence_sums, correct_sums = _bin_sums(confidences, correct, edges)
     return float(np.sum(np.abs(confidence_sums - correct_sums)) / len(confidences))
 
@@ -424,7 +429,7 @@ def _equal_mass_edges(confidences: FloatArray, num_bins: int) -> FloatArray:
 
 
 def _auroc(negatives: FloatArray, positives: FloatArray) -> float:
-    """The Mann-Whitney U statistic over its maximum: exact with ties."""
-    # "asymptotic" concerns the p-value, which is not used; the statistic is exact.
+    """The Mann-Whitney U statistic divided by its maximum, exact with ties."""
+    # "asymptotic" affects only the p-value, which is not used.
     result = mannwhitneyu(positives, negatives, method="asymptotic")
     return float(result.statistic / (len(positives) * len(negatives)))

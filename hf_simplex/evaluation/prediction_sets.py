@@ -1,6 +1,6 @@
 """Split conformal prediction: sets of labels that hold the true label at a chosen rate.
 
-Scores of calibration images give a quantile, which decides the set of a new image::
+The scores of calibration images give a quantile. The set of a new image holds the labels up to that quantile::
 
     quantile = conformal_quantile(conformity_scores(validation_probabilities, labels, method="aps"), coverage=0.9)
     sets = prediction_sets(test_probabilities, quantile, method="aps")
@@ -26,9 +26,9 @@ __all__ = ["conformal_quantile", "conformity_scores", "prediction_set_metrics", 
 def conformity_scores(probabilities: ArrayLike, references: ArrayLike, *, method: str = "lac") -> FloatArray:
     r"""Scores of the reference labels: larger for labels that agree less with the prediction.
 
-    LAC (least ambiguous set-valued classifier) scores a label by its probability alone; its sets are the smallest on
-    average. APS (adaptive prediction sets) scores it by the mass of the labels up to it, in descending order of
-    probability; its sets are larger for harder images.
+    LAC (least ambiguous set-valued classifier) scores a label by its own probability. Its sets are the smallest on
+    average. APS (adaptive prediction sets) scores a label by the total probability of all labels that are at least as
+    probable. Its sets are larger for harder images.
 
     The formulas are those of `decisions.label_scores`. The first label wins a tie. APS is not randomized here: the
     same image always gets the same set.
@@ -62,11 +62,11 @@ def conformal_quantile(scores: ArrayLike, coverage: float) -> float:
     r"""The finite-sample quantile of calibration scores: the ceil((n + 1) coverage)-th smallest of n.
 
     Args:
-        scores: [images] of `conformity_scores`.
+        scores: [images] from `conformity_scores`.
         coverage: probability with which a set holds the true label, between 0 and 1: 1 - alpha.
 
     Returns:
-        The quantile. Infinity, which puts all labels into every set, if n is below coverage / (1 - coverage).
+        The quantile. If n is below coverage / (1 - coverage), it is infinity: every set then holds all labels.
 
     Raises:
         ValueError: There are no scores, one is NaN, or the coverage is not between 0 and 1.
@@ -91,7 +91,7 @@ def prediction_sets(probabilities: ArrayLike, quantile: float, *, method: str = 
 
     Args:
         probabilities: [images, labels] of new images, each row summing to 1 within 0.001.
-        quantile: of `conformal_quantile`, for the same method.
+        quantile: from `conformal_quantile`, for the same method.
         method: `"lac"` or `"aps"`.
 
     Returns:
@@ -121,7 +121,7 @@ def prediction_set_metrics(sets: ArrayLike, references: ArrayLike) -> dict[str, 
     """Coverage and mean size of prediction sets on test images.
 
     Args:
-        sets: [images, labels] bool, of `prediction_sets`.
+        sets: [images, labels] bool, from `prediction_sets`.
         references: [images] integer label ids.
 
     Returns:
@@ -129,7 +129,7 @@ def prediction_set_metrics(sets: ArrayLike, references: ArrayLike) -> dict[str, 
         labels in a set.
 
     Raises:
-        ValueError: The sets are not bool [images, labels] with at least one label an image, or as `metrics.accuracy`.
+        ValueError: The sets are not bool [images, labels], a set is empty, or the references are not valid label ids.
 
     Example:
         >>> from hf_simplex.evaluation.prediction_sets import prediction_set_metrics
@@ -143,7 +143,7 @@ def prediction_set_metrics(sets: ArrayLike, references: ArrayLike) -> dict[str, 
             f"{list(table.shape)}."
         )
     sizes = table.sum(axis=1)
-    # A uniform distribution over each set has the form that the checker of references expects.
+    # check_predictions expects probabilities: a uniform distribution over each set.
     _, labels = check_predictions(table / sizes[:, None], references)
     return {
         "coverage": float(table[np.arange(len(labels)), labels].mean()),

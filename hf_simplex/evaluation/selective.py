@@ -30,6 +30,11 @@ class RiskCoverage(NamedTuple):
         thresholds: [points] float64, the different confidences in descending order.
         coverages: [points] float64, share of images with at least that confidence, ascending to 1.
         errors: [points] float64, error among these images, 0 to 1.
+
+    Example:
+        >>> from hf_simplex.evaluation.selective import risk_coverage_curve
+        >>> risk_coverage_curve([0.9, 0.6], [True, False]).coverages
+        array([0.5, 1. ])
     """
 
     thresholds: FloatArray
@@ -39,14 +44,14 @@ class RiskCoverage(NamedTuple):
 
 @dataclass(frozen=True)
 class GuaranteedThreshold:
-    """The confidence threshold of the largest coverage whose error is guaranteed, or the statement that there is none.
+    """A confidence threshold whose error is guaranteed, or none if no threshold reaches the target.
 
     Attributes:
         target_error: largest acceptable error, 0 to 1.
         confidence_level: probability with which the error stays below the bound, 0 to 1.
         threshold: lowest confidence of an answer; None if no threshold reaches the target.
         coverage: share of the validation images that are answered, 0 to 1; None without a threshold.
-        error: error among them, 0 to 1; None without a threshold.
+        error: error among the answered validation images, 0 to 1; None without a threshold.
         error_bound: upper bound of the error on new images, 0 to 1; None without a threshold.
         images: number of validation images.
 
@@ -83,10 +88,10 @@ def risk_coverage_curve(confidences: ArrayLike, correct: ArrayLike) -> RiskCover
         correct: [images] bool, whether the prediction is right.
 
     Returns:
-        One point a different confidence: images of equal confidence are answered together.
+        One point per distinct confidence. Images of equal confidence are answered together.
 
     Raises:
-        ValueError: There are no images, a confidence is NaN, or `correct` is not one bool an image.
+        ValueError: There are no images, a confidence is NaN, or `correct` is not one bool per image.
 
     Source: El-Yaniv and Wiener, On the Foundations of Noise-free Selective Classification, JMLR 2010; Geifman and
     El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017.
@@ -147,8 +152,8 @@ def guaranteed_threshold(
 
     .. math:: \sum_{j=0}^{k} \binom{m}{j} b^j (1 - b)^{m - j} = \frac{\delta}{\lceil \log_2 n \rceil}
 
-    for delta = 1 - `confidence_level`: the exact (Clopper-Pearson) bound, shared among the thresholds by a union
-    bound. The result is the visited threshold of the largest coverage whose bound is at most the target.
+    for delta = 1 - `confidence_level`. This is the exact (Clopper-Pearson) bound, with a union bound over the visited
+    thresholds. Of the visited thresholds with a bound of at most the target, the result has the largest coverage.
 
     Args:
         confidences: [images] of validation images, larger for more certain predictions, in any unit.
@@ -157,13 +162,13 @@ def guaranteed_threshold(
         confidence_level: probability of the guarantee, between 0 and 1, over the draw of the validation images.
 
     Returns:
-        The threshold, or the statement that no visited threshold reaches the target.
+        The threshold; its `threshold` is None if no visited threshold reaches the target.
 
     Raises:
         ValueError: As `risk_coverage_curve`, or a rate is not between 0 and 1.
 
     Source: Geifman and El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017, algorithm 2. Unlike
-    there, the search includes full coverage, and a last threshold that misses the target is not returned.
+    the paper's, this search includes full coverage and never returns a threshold that misses the target.
 
     Example:
         >>> from hf_simplex.evaluation.selective import guaranteed_threshold
@@ -180,7 +185,7 @@ def guaranteed_threshold(
     steps = max(1, math.ceil(math.log2(number)))
     delta = (1 - confidence_level) / steps
     best = GuaranteedThreshold(target_error, confidence_level, None, None, None, None, number)
-    # Ranks from 1. A threshold at `low` misses the target, one at `high` reaches it unless none was found yet.
+    # Ranks from 1. The threshold at `low` misses the target. The one at `high` reaches it, once one was found.
     low, high = 0, number
     for _ in range(steps):
         rank = math.ceil((low + high) / 2)
@@ -204,7 +209,7 @@ def _check(confidences: ArrayLike, correct: ArrayLike) -> tuple[FloatArray, NDAr
     flags = np.asarray(correct)
     if flags.dtype != np.bool_ or flags.shape != values.shape:
         raise ValueError(
-            f"Expected one bool an image for {len(values)} confidences, got {flags.dtype} of shape "
+            f"Expected one bool per image for {len(values)} confidences, got {flags.dtype} of shape "
             f"{list(flags.shape)}: give whether each prediction is right."
         )
     return values, ~flags

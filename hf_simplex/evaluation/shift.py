@@ -53,7 +53,7 @@ SMALLEST_SIZE = 32
 """Smallest height and width of a corrupted image, in pixels."""
 
 Predict = Callable[[Any], ArrayLike]
-"""From a data set of `{"pixel_values": [3, height, width], "labels": int}` to probabilities [images, labels]."""
+"""Maps a data set of `{"pixel_values": [3, height, width], "labels": int}` to probabilities [images, labels]."""
 
 
 class ShiftResult(TypedDict, total=False):
@@ -99,13 +99,14 @@ def corrupt(
     numpy's global random state is restored.
 
     Args:
-        image: of any mode and size. It is made upright and RGB first.
+        image: of any mode and size. It is first rotated upright by its EXIF data and converted to RGB.
         corruption: one of `CORRUPTIONS`.
         severity: 1 to 5.
         seed: 0 or more.
-        index: of the image in its data set, 0 or more, so that no two images get the same noise.
-        image_size: height and width in pixels to resize to before the corruption (bicubic), at least 32; best the
-            input size of the backbone. Default: the size of the image, enlarged to at least 32 pixels a side.
+        index: index of the image in its data set, 0 or more. No two images get the same noise.
+        image_size: height and width in pixels, at least 32. The image is resized (bicubic) before the corruption.
+            The input size of the backbone works best. Default: the size of the image, enlarged to at least 32 pixels
+            on its shorter side.
 
     Returns:
         An RGB image of that size.
@@ -124,7 +125,7 @@ def corrupt(
     corruptions = _corruptions()
     pixels = np.asarray(_resized(to_rgb(image), image_size))
     words = np.random.SeedSequence([seed, CORRUPTIONS.index(corruption), severity, index]).generate_state(2)
-    # These two have a generator of their own, seeded by the clock by default.
+    # These two have their own generator, by default seeded by the clock.
     own = {"seed": int(words[1])} if corruption in ("impulse_noise", "glass_blur") else {}
     # The package prints a message whenever it corrects a rounded size.
     with _numpy_seeded(int(words[0])), redirect_stdout(io.StringIO()):
@@ -206,17 +207,17 @@ def evaluate_under_shift(
         args: batch size, precision and data loader workers of the ensembles' predictions.
         corruptions: some of `CORRUPTIONS`.
         severities: some of 1 to 5. Images without corruption are always evaluated, as severity 0.
-        temperatures: temperatures by method, fitted on validation images without corruption
-            (`calibration.fit_temperature`), for the metrics `calibrated_...`.
+        temperatures: temperatures by method for the `calibrated_...` metrics, fitted on validation images without
+            corruption (`calibration.fit_temperature`).
         seed: as for `corrupt`.
-        image_size: as for `corrupt`; best the input size of the backbone.
+        image_size: as for `corrupt`.
         num_proc: number of processes that corrupt images.
 
     Returns:
         One row for each method, corruption and severity, of JSON values. `plots.shift.plot_shift` draws them.
 
     Raises:
-        ValueError: A corruption or severity is unknown, a temperature is of an unknown method, or probabilities are
+        ValueError: A corruption or severity is unknown, a temperature names an unknown method, or probabilities are
             not valid, as in `metrics.accuracy`.
         ImportError: imagecorruptions-imaug is not installed.
 
@@ -233,7 +234,7 @@ def evaluate_under_shift(
     _corruptions()
     unknown = set(temperatures or {}) - set(methods)
     if unknown:
-        raise ValueError(f"There is a temperature of {sorted(unknown)}; the methods are {sorted(methods)}.")
+        raise ValueError(f"temperatures names unknown methods, {sorted(unknown)}: choose from {sorted(methods)}.")
     results: list[ShiftResult] = []
     for corruption, severity in [(CLEAN, 0), *((name, level) for name in corruptions for level in severities)]:
         images = dataset
@@ -258,7 +259,10 @@ def evaluate_under_shift(
 
 
 def check_corruption(corruption: str, severity: int) -> None:
-    """Raises a ValueError that names the choices if the corruption or severity is unknown.
+    """Checks a corruption and its severity.
+
+    Raises:
+        ValueError: One of them is unknown. The message lists the choices.
 
     Example:
         >>> from hf_simplex.evaluation.shift import check_corruption

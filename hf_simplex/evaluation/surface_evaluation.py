@@ -26,7 +26,7 @@ from .surfaces import Surface
 __all__ = ["Measure", "classification", "evaluate_points", "model_surface"]
 
 Measure = Callable[[nn.Module, Any], tuple[Tensor, Tensor | None]]
-"""From a module and a batch to the loss of each example, [batch], and whether it is right, [batch] bool or None."""
+"""Maps a module and a batch to losses, [batch], and whether each prediction is right, [batch] bool or None."""
 
 
 def classification(module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -71,23 +71,23 @@ def evaluate_points(
     Args:
         module: holds one point after another, in evaluation mode. Its weights, BatchNorm statistics and training flags
             are restored afterwards, also after an error.
-        weights: one set of weights a vertex, with a tensor for each parameter of `module`.
+        weights: one set of weights per vertex, with a tensor for each parameter of `module`.
         coordinates: [points, vertices], any floating dtype. Rows sum to 1 and may be negative.
-        batches: the data, a list or a DataLoader, read once a point. A DataLoader that shuffles or augments gives each
-            point other data.
+        batches: a list or a DataLoader, read once per point. A DataLoader that shuffles or augments gives each point
+            other data.
         measure: the loss of each example, and whether it is right.
-        batch_norm_batches: training inputs for the BatchNorm statistics, read once a point, as
+        batch_norm_batches: training inputs for the BatchNorm statistics, read once per point, as
             `batch_norm.recompute_statistics` takes them. Not needed without BatchNorm.
         among_processes: divide the points among the processes of a distributed run. All processes must call this
-            function with the same batches; one process evaluates a point on all data.
+            function with the same batches. Each process evaluates its points on all data.
 
     Returns:
         Loss [points] float64, mean over all examples, and accuracy [points] float64, NaN without one.
 
     Raises:
-        ValueError: The coordinates have another shape or do not sum to 1; weights are not finite; the batches are an
-            iterator, which the first point would use up, or empty; the module has BatchNorm and no
-            `batch_norm_batches`; the measure does not give one value an example.
+        ValueError: The coordinates have another shape or do not sum to 1, weights are not finite, the batches are
+            empty or an iterator, the module has BatchNorm but `batch_norm_batches` is missing, or the measure does
+            not return one value per example.
 
     Example:
         >>> import torch
@@ -110,7 +110,7 @@ def evaluate_points(
             check_finite(weights[vertex][name], vertex, name)
     for what, data in (("batches", batches), ("batch_norm_batches", batch_norm_batches)):
         if isinstance(data, Iterator):
-            raise ValueError(f"The {what} are read once a point: give a list or a DataLoader, not an iterator.")
+            raise ValueError(f"The {what} are read once per point: give a list or a DataLoader, not an iterator.")
     if batch_norm_statistics(module) and batch_norm_batches is None:
         raise ValueError(
             "The module has BatchNorm, and statistics of one point do not hold at another: give batch_norm_batches, "
@@ -123,7 +123,7 @@ def evaluate_points(
     progress = logging.tqdm(total=len(coordinates), desc="Loss surface", unit="point", leave=False)
 
     def at(row: list[float]) -> tuple[float, float]:
-        # write_point divides by partial sums of the coordinates. Sorted from the largest, they are at least 1.
+        # write_point divides by partial sums of the coordinates. In descending order, these sums stay away from 0.
         order = sorted(range(len(row)), key=row.__getitem__, reverse=True)
         write_point(module, [weights[vertex] for vertex in order], [row[vertex] for vertex in order])
         if former_statistics:
@@ -161,8 +161,8 @@ def model_surface(
     Args:
         model: its vertices and members are not changed.
         points: from `plane_points`, `face_points` or `complex_points`.
-        batches: mappings of `pixel_values` and `labels`, read once a point.
-        batch_norm_batches: mappings of `pixel_values`, read once a point. Not needed without BatchNorm.
+        batches: mappings of `pixel_values` and `labels`, read once per point.
+        batch_norm_batches: mappings of `pixel_values`, read once per point. Not needed without BatchNorm.
         measure: default: negative log-likelihood and accuracy.
         among_processes: as for `evaluate_points`.
 
@@ -197,7 +197,7 @@ def _mean_measure(module: nn.Module, batches: Iterable[Any], measure: Measure) -
         losses, correct = measure(module, batch)
         if losses.ndim != 1 or (correct is not None and correct.shape != losses.shape):
             raise ValueError(
-                f"A measure gives one loss (and, or None, one right or wrong) an example, got shapes "
+                f"A measure returns one loss per example, and one bool per example or None; got shapes "
                 f"{list(losses.shape)} and {None if correct is None else list(correct.shape)}. Use reduction='none'."
             )
         examples += len(losses)

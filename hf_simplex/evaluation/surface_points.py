@@ -27,11 +27,11 @@ __all__ = [
 ]
 
 PLANE, FACE, COMPLEX = "plane", "face", "complex"
-# "path" is the kind of files that earlier versions could write.
+# Earlier versions could also write files of kind "path".
 _KINDS = (PLANE, FACE, COMPLEX, "path")
 
 _CHUNK_SIZE = 2**20
-# Smallest angle of a triangle, in radians, that float64 inner products tell from 0: sqrt(eps) with a margin.
+# Smallest angle of a triangle, in radians, that float64 inner products distinguish from 0: sqrt(eps) with a margin.
 _SMALLEST_ANGLE = 1e-6
 
 
@@ -108,8 +108,8 @@ def plane_points(
     The first vertex is the origin, the second lies on the first axis and the third above it (Gram-Schmidt in float64).
 
     Args:
-        structure: the complex. It tells which edges of the triangle are drawn as edges of the complex.
-        weights: one set of weights a vertex, on any device.
+        structure: the complex. Edges of the triangle that belong to it are drawn as such.
+        weights: one set of weights per vertex, on any device.
         names: the parameters that span the weight space, `weight_space.trainable_names(module)`.
         vertices: three different vertices; they need not share a simplex.
         resolution: number of grid points along each axis, at least 2.
@@ -120,8 +120,8 @@ def plane_points(
         resolution**2 points; the first axis varies fastest.
 
     Raises:
-        ValueError: The vertices are not three, repeated, out of range or on one line up to rounding; weights are not
-            finite; the resolution is below 2; the margin is negative or not finite.
+        ValueError: The vertices are not three different ones, out of range, or on one line up to rounding; weights are
+            not finite; the resolution is below 2; or the margin is negative or not finite.
 
     Source: Benton et al. 2021, figure 3; Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of
     DNNs, NeurIPS 2018.
@@ -179,7 +179,7 @@ def face_points(
 
     Args:
         structure: the complex.
-        weights: one set of weights a vertex.
+        weights: one set of weights per vertex.
         names: the parameters that span the weight space.
         vertices: the vertices of the face, all in one simplex. The face may be flat.
         resolution: number of equal parts of each edge.
@@ -214,12 +214,12 @@ def complex_points(
 ) -> SurfacePoints:
     """Projects points of a complex on three principal axes of its vertices.
 
-    The axes are eigenvectors of the Gram matrix of the centred vertices. The largest entry of each is made positive,
-    so that the picture is always the same.
+    The axes are eigenvectors of the Gram matrix of the centred vertices. The sign of each makes its largest entry
+    positive, so that the picture is always the same.
 
     Args:
         structure: the complex.
-        weights: one set of weights a vertex.
+        weights: one set of weights per vertex.
         names: the parameters that span the weight space.
         coordinates: [points, num_vertices]; rows sum to 1. Default: no points, for a picture of the complex alone.
         axes: indices of the principal axes, 0 for the largest variance. The leading axes can hide vertices that are
@@ -285,7 +285,7 @@ def check_point_coordinates(coordinates: Tensor, num_vertices: int) -> Tensor:
     """
     if coordinates.ndim != 2 or coordinates.shape[1] != num_vertices:
         raise ValueError(
-            f"Expected coordinates [points, {num_vertices}], one column a vertex, got {list(coordinates.shape)}."
+            f"Expected coordinates [points, {num_vertices}], one column per vertex, got {list(coordinates.shape)}."
         )
     coordinates = coordinates.detach().cpu().double()
     for index, row in enumerate(coordinates.tolist()):
@@ -310,7 +310,7 @@ def check_finite(tensor: Tensor, vertex: int, name: str) -> None:
     """
     if not bool(tensor.isfinite().all()):
         raise ValueError(
-            f"Vertex {vertex} has weights that are not finite, in {name!r}: it has no place in weight space. Train it "
+            f"Vertex {vertex} has weights that are not finite, in {name!r}: it is no point of weight space. Train it "
             "again or take an earlier checkpoint."
         )
 
@@ -345,7 +345,8 @@ def _offset_gram(
 def _positions_from_gram(gram: Tensor) -> Tensor:
     """Gram-Schmidt: positions [k, k - 1] of k vertices with the given inner products, the first at 0.
 
-    Each vertex adds an axis. Its position on it is 0 if the vertex is in the plane of those before, up to rounding.
+    Each vertex adds an axis. Its position on that axis is 0 if it lies in the span of the earlier vertices, up to
+    rounding.
     """
     count = len(gram)
     positions = torch.zeros(count, max(count - 1, 0), dtype=torch.float64)

@@ -30,7 +30,7 @@ class Surface:
         accuracy: [points] float64, 0 to 1; NaN if the measure has none.
 
     Raises:
-        ValueError: There is not one loss and one accuracy a point.
+        ValueError: There is not one loss and one accuracy per point.
 
     Example:
         >>> import torch

@@ -1,1 +1,3 @@
 """Model cards, and publishing to the Hub."""
+
+__all__: list[str] = []

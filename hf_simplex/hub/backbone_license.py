@@ -21,11 +21,11 @@ def inherited_license(config: SimplexConfig, **hub_arguments: Any) -> str | None
     """Finds the license of an ensemble's backbone: in its configuration, else on its card.
 
     Args:
-        config: of the ensemble.
+        config: configuration of the ensemble.
         **hub_arguments: `token`, `revision`, `cache_dir`, `local_files_only` for reading the backbone's card.
 
     Returns:
-        The license as the Hub spells it; None if it is unknown. An unreadable card logs a warning.
+        The license as the Hub spells it, or None if it is unknown. An unreadable card logs a warning.
 
     Example:
         >>> from hf_simplex import SimplexConfig

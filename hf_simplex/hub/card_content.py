@@ -59,7 +59,7 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
 
 
 def hub_id(name: Any) -> str | None:
-    """Returns the name if it can be a Hub id with a namespace and is no local path, else None.
+    """Returns the name if it can be a Hub id with a namespace and is not a local path, else None.
 
     Example:
         >>> from hf_simplex.hub.card_content import hub_id
@@ -76,7 +76,7 @@ def hub_id(name: Any) -> str | None:
 
 
 def linked(name: Any, default: str) -> str:
-    """Formats the name of a backbone or data set as code. Of a path it keeps the last part only.
+    """Formats the name of a backbone or data set as code. A path is shortened to its last part.
 
     Args:
         name: Hub id, path or None.
@@ -133,7 +133,7 @@ def roles(config: SimplexConfig) -> str:
 
 
 def sampling(config: SimplexConfig) -> str:
-    """How randomly drawn members were distributed over simplexes; empty where members had no choice.
+    """How random members were distributed over several simplexes. Empty for one simplex or symmetric members.
 
     Example:
         >>> from hf_simplex import SimplexConfig
@@ -216,14 +216,14 @@ def decision_lines(evidence: Evidence) -> list[str]:
 
 
 def eval_results(evidence: Evidence, data_set: str | None) -> list[EvalResult]:
-    """The model-index: one entry a part and metric.
+    """Returns the entries of the model-index: one per part and metric.
 
     Args:
-        evidence: of a run.
+        evidence: evidence of a run.
         data_set: name of the data set.
 
     Returns:
-        The entries, empty without results.
+        The entries. Without results, an empty list.
 
     Example:
         >>> from hf_simplex.hub.card_content import eval_results
@@ -249,7 +249,7 @@ def eval_results(evidence: Evidence, data_set: str | None) -> list[EvalResult]:
 
 
 def is_generated(result: EvalResult) -> bool:
-    """Whether `eval_results` wrote this entry of a model-index, by its metric's name.
+    """Whether the metric's name shows that `eval_results` wrote this entry of a model-index.
 
     Example:
         >>> from huggingface_hub import EvalResult
@@ -300,7 +300,7 @@ def simplex_rows(model: SimplexForImageClassification) -> list[dict[str, Any]]:
             for index, member in enumerate(config.members)
             if {vertex for vertex, coordinate in enumerate(member) if coordinate} <= set(vertices)
         ]
-        # By convention a single vertex has volume 1, which tells nothing.
+        # A single vertex has volume 1 by convention, which is not worth showing.
         volume = f"{log_volumes[simplex]:.2f}" if len(vertices) > 1 else ""
         rows.append({"simplex": simplex, "vertices": vertices, "log_volume": volume, "members": held})
     return rows

@@ -1,4 +1,4 @@
-"""Updates a card without touching what its users wrote.
+"""Updates a generated card and keeps the text that users wrote.
 
 A card has a generated region between two HTML comments. The next card replaces this region and the metadata that
 hf-simplex writes. Everything else belongs to the users of the repository.
@@ -59,7 +59,7 @@ def read_card(file: str | os.PathLike[str]) -> ModelCard:
     """Reads a card from a file.
 
     Raises:
-        ValueError: the metadata are no YAML mapping, or the model-index is invalid. The message names the file.
+        ValueError: the metadata are not a YAML mapping, or the model-index is invalid. The message names the file.
 
     Example::
 
@@ -74,10 +74,10 @@ def read_card(file: str | os.PathLike[str]) -> ModelCard:
 def merge_cards(old: ModelCard, new: ModelCard) -> ModelCard:
     """Puts the generated region and metadata of a new card into an old one.
 
-    - Users' text: the old card's stays. The new card's replaces it only if the old card has none, or if the new one
-      repeats all of its lines. A text that is not taken logs a warning.
-    - License: the old card's stays.
-    - Tags: both cards' are kept.
+    - Users' text: the text of the old card stays. The text of the new card replaces it only if the old card has none,
+      or if the new text repeats all of its lines. A dropped text logs a warning.
+    - License: the license of the old card stays.
+    - Tags: the tags of both cards are kept.
     - model-index: generated entries come from the new card, other entries from the old one.
     - A card without a generated region gets one at its end.
 
@@ -168,7 +168,7 @@ def addressed_to(card: ModelCard, repository: str) -> ModelCard:
     """Copies a card and names another repository in its examples, title and model-index.
 
     Args:
-        card: with or without a generated region. Without one the copy is the same.
+        card: a card. Without a generated region, the copy is unchanged.
         repository: Hub id.
 
     Returns:
@@ -219,7 +219,7 @@ def without_code(card: ModelCard) -> ModelCard:
 
 
 def _data(card: ModelCard) -> ModelCardData:
-    # huggingface_hub types the metadata of a card as those of any kind of repository.
+    # huggingface_hub does not type the metadata as those of a model card.
     return cast(ModelCardData, card.data)
 
 

@@ -1,4 +1,4 @@
-"""What a run knows about an ensemble: results, predictions, a loss surface, arguments, hardware."""
+"""Evidence of a run about an ensemble: results, predictions, a loss surface, arguments, hardware."""
 
 import os
 import platform
@@ -33,7 +33,7 @@ _TWINS = {"deep_ensemble": "backbone", "simplex": "espro"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a run knows about an ensemble beyond its configuration. Every field is optional.
+    """Evidence of a run about an ensemble, beyond the configuration. Every field is optional.
 
     Args:
         data_set: name of the data set, as the user gave it.
@@ -67,7 +67,7 @@ def without_repeats(evidence: Evidence) -> Evidence:
     """Drops the parts with the same results as their twin, so that a card shows each model once.
 
     Args:
-        evidence: of any run.
+        evidence: evidence of a run.
 
     Returns:
         The evidence without the repeated `results` and `predictions`.

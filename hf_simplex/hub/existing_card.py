@@ -16,7 +16,7 @@ from .model_card import PICTURES, write_card
 
 __all__ = ["bring_card", "card_of_folder", "card_of_repository"]
 
-# A card describes the ensemble in these parts of config.json, and its weights.
+# A card describes the weights, and these parts of config.json.
 _DESCRIBED = ("simplexes", "members", "provenance")
 
 logger = logging.get_logger(__name__)
@@ -78,7 +78,7 @@ def card_of_repository(source: str, file: Path) -> ModelCard:
 
 
 def bring_card(model: SimplexForImageClassification, directory: Path, token: bool | str | None) -> bool:
-    """Copies the card and pictures from where a model was loaded, if the model is still the same.
+    """Copies the card and pictures from the place that a model was loaded from, if the model has not changed.
 
     Args:
         model: an ensemble.
@@ -86,7 +86,7 @@ def bring_card(model: SimplexForImageClassification, directory: Path, token: boo
         token: for reading a private repository.
 
     Returns:
-        Whether there is such a card. The model may be new, changed, or loaded from a place without a card.
+        Whether a card was copied. False if the model is new or changed, or was loaded from a place without a card.
 
     Raises:
         ValueError: the metadata of the card are invalid.

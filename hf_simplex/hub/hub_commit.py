@@ -47,13 +47,13 @@ def commit_files(
     commit_message: str,
     commit_description: str | None = None,
 ) -> CommitInfo:
-    """Makes one commit with the files and the card. The card is merged with the repository's own.
+    """Makes one commit with the files and the card. The card is merged with the one in the repository.
 
     The commit deletes weight files and inference code that the ensemble no longer has. It fails if somebody else
     commits meanwhile. After a failure, a branch made for the commit is deleted.
 
     Args:
-        files: paths by their names in the repository.
+        files: local paths by file name in the repository.
         card: the new card.
         repo_id: the repository, created if missing.
         api: client, with the user's token.
@@ -90,7 +90,7 @@ def commit_files(
         logger.warning("The repository %s exists and is public. It stays public: private=True has no effect.", repo_id)
     stale = {file for file in present if is_weight_file(file)}
     if config_file is not None and refers_to_code(config_file):
-        # Without the reference, files of these names are somebody else's.
+        # Without the reference, files of these names do not belong to the ensemble.
         stale |= present & {file.name for file in inference_files()}
     additions: dict[str, str | bytes] = {name: str(path) for name, path in files.items()}
     additions[REPOCARD_NAME] = str(card).encode()
@@ -107,7 +107,7 @@ def commit_files(
             commit_description=commit_description,
             revision=revision,
             create_pr=create_pr,
-            # Refuses the commit after somebody else's, whose changes it would partly undo.
+            # The Hub refuses the commit if another one came in between, whose changes it would partly undo.
             parent_commit=info.sha,
         )
     except Exception as error:
@@ -119,7 +119,7 @@ def commit_files(
 
 
 def refusal(repo_id: str, error: Exception) -> OSError:
-    """Translates an error of the client into one that says what the Hub answered and what to do.
+    """Translates an error of `huggingface_hub` into one that gives the Hub's answer and advice.
 
     Args:
         repo_id: the repository.
@@ -153,7 +153,7 @@ def _state(api: HfApi, repo_id: str, revision: str | None) -> tuple[ModelInfo, b
 
 
 def _delete_branch(api: HfApi, repo_id: str, branch: str, commit: str | None) -> None:
-    """Deletes a branch without commits of its own. The commit may exist although its answer got lost."""
+    """Deletes a branch that has no commits. After a lost answer the commit may exist, so check first."""
     try:
         if api.model_info(repo_id, revision=branch).sha == commit:
             api.delete_branch(repo_id, branch=branch)
@@ -162,7 +162,7 @@ def _delete_branch(api: HfApi, repo_id: str, branch: str, commit: str | None) ->
 
 
 def _check_model_type(repo_id: str, present: set[str], config_file: Path | None) -> None:
-    """Raises ValueError if the repository holds another model, which the ensemble would replace or be hidden by."""
+    """Raises ValueError if the repository holds another model: the ensemble would replace it, or be hidden by it."""
     found = None
     if config_file is not None:
         try:

@@ -63,9 +63,9 @@ def write_card(
     Args:
         model: the ensemble.
         directory: folder of the saved ensemble.
-        evidence: of a run; default: none, for a card without results and pictures.
-        repository: Hub id in the card's examples; default: a placeholder. Publishing replaces it.
-        tags: added to the default tags.
+        evidence: evidence of a run. Default: a card without results and pictures.
+        repository: Hub id in the card's examples. Default: a placeholder, which publishing replaces.
+        tags: further tags.
 
     Returns:
         The file.

@@ -56,10 +56,10 @@ def publish_folder(
         commit_message: title of the commit; default: "Upload ensemble".
         commit_description: body of the commit.
         private: visibility of a new repository; default: the account's setting.
-        token: of an account with write access; default: the one that is logged in.
+        token: Hub token with write access. Default: that of the logged-in account.
         revision: branch, created if missing; default: main.
         create_pr: whether to open a pull request with the commit.
-        tags: added to the card.
+        tags: further tags for the card.
         include_code: whether to publish the inference code, for users without hf-simplex. False deletes code that was
             published earlier.
 
@@ -134,8 +134,8 @@ def publish_model(
     Args:
         model: the ensemble.
         repo_id: the repository, created if missing.
-        token: of an account with write access; default: the one that is logged in.
-        tags: added to the card.
+        token: Hub token with write access. Default: that of the logged-in account.
+        tags: further tags for the card.
         max_shard_size: no effect, for compatibility with transformers. Every vertex is one file.
         **arguments: see `publish_folder`.
 

@@ -36,7 +36,11 @@ class LoadedBackbone:
     Attributes:
         module: the image classifier.
         complete: whether every weight came from the checkpoint.
-        source: where to read its image processor; None for a backbone that was given as a model.
+        source: where to read the image processor; None for a backbone that was given as a model.
+
+    Example::
+
+        load_backbone("timm/resnet50.a1_in1k", num_labels=10).complete   # False: the head is new
     """
 
     module: PreTrainedModel
@@ -78,8 +82,8 @@ def load_backbone(
 
     Args:
         name_or_path: anything that `AutoModelForImageClassification` loads.
-        num_labels: the size of the head. A head of another size is initialized afresh. Default: the checkpoint's, or
-            the number of labels in `id2label`.
+        num_labels: the size of the head. A head of another size is newly initialized. Default: the number of labels in
+            `id2label`, else the checkpoint's.
         **kwargs: arguments of `from_pretrained`.
 
     Raises:
@@ -130,7 +134,8 @@ def build_backbone(config: SimplexConfig) -> PreTrainedModel:
         'ViTForImageClassification'
     """
     backbone_config = copy.deepcopy(config.backbone_config)
-    # Not imported by name: that import registers the model, whose file imports this one.
+    # Looked up when called. Importing the class by name here would be circular: it registers the model, whose file
+    # imports this one.
     return transformers.AutoModelForImageClassification.from_config(backbone_config, dtype=config.dtype)
 
 
@@ -191,7 +196,7 @@ def set_labels(config: PreTrainedConfig, id2label: Any, label2id: Any) -> None:
     """
     config.id2label, config.label2id = id2label, label2id
     if hasattr(config, "label_names"):
-        # timm saves label_names in place of id2label. They may still be those of the former task.
+        # timm saves label_names instead of id2label. Update them: they may belong to the former task.
         config.label_names = list(id2label.values())
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm statistics of a point: no vertex has those of a point between vertices, so they are recomputed."""
+"""BatchNorm statistics at points between vertices, recomputed from training images."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,7 +55,7 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
     Args:
         module: its running statistics are overwritten. Weights and training flags do not change.
         batches: mappings of keyword arguments for `module`, or single tensors [batch, ...], on any device. Not read
-            without BatchNorm layers.
+            if there are no BatchNorm layers.
 
     Raises:
         ValueError: there is no batch, or a batch of a single image.
@@ -109,10 +109,10 @@ class _LocalBatchNorm(nn.SyncBatchNorm):
 
 @contextmanager
 def _without_communication(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """SyncBatchNorm layers among `layers` normalize over the images of their own process.
+    """Make the SyncBatchNorm layers among `layers` normalize over the images of their own process.
 
-    Only the given layers change their class. A subclass of SyncBatchNorm keeps its own forward, such as timm's with
-    an activation: `_LocalBatchNorm` comes after it in the order of resolution, and before SyncBatchNorm.
+    Each layer gets another class within the context. A subclass of SyncBatchNorm, such as timm's with an activation,
+    keeps its own forward: in the method resolution order, `_LocalBatchNorm` comes after it and before SyncBatchNorm.
     """
     classes = {layer: type(layer) for layer in layers if isinstance(layer, nn.SyncBatchNorm)}
     try:

@@ -63,7 +63,7 @@ def vertex_file(vertex: int) -> str:
 
 
 def file_of_tensor(name: str) -> str:
-    """Return the file of a tensor: its vertex's for `vertices.<i>.*`, else that of the members.
+    """Return the file of a tensor: a vertex file for `vertices.<i>.*`, else the file of the members.
 
     Example:
         >>> file_of_tensor("vertices.2.head.weight"), file_of_tensor("members.0.bn.running_mean")
@@ -78,7 +78,8 @@ def atomic_write(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder whose files replace those in `directory` when the context ends without an error.
 
     A crash or a full disk leaves the old files whole. One rename of the temporary folder commits the save. A process
-    killed before it has saved nothing. After it, `finish_saves` moves the remaining files at the next save or load.
+    that is killed before this rename has saved nothing. If it is killed later, `finish_saves` moves the remaining
+    files at the next save or load.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as directory:
@@ -100,7 +101,7 @@ def atomic_write(directory: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def finish_saves(directory: str | os.PathLike[str]) -> None:
-    """Complete the saves that were killed after their commit: move their remaining files.
+    """Complete saves that were killed after their commit, by moving their remaining files.
 
     Example:
         >>> finish_saves(tempfile.gettempdir())
@@ -247,7 +248,7 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
     Raises:
         OSError: the repository or revision does not exist, or the token has no access to it.
         FileNotFoundError: there is no index, so this is not an ensemble.
-        ValueError: the index is broken, names a file outside the folder, or a tensor that no ensemble has.
+        ValueError: the index is broken, names a file outside the folder, or names a tensor that no ensemble has.
 
     Example::
 
@@ -351,7 +352,7 @@ def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kw
 
 
 def check_dtypes(files: Iterable[Path], expected: Mapping[str, Tensor], stored: str | None) -> None:
-    """Check the dtypes of stored tensors: a wrong dtype in a file header turns the weights into other numbers.
+    """Check the dtypes of stored tensors. A wrong dtype in a file header would misread the weights.
 
     Args:
         files: safetensors files.
@@ -359,7 +360,7 @@ def check_dtypes(files: Iterable[Path], expected: Mapping[str, Tensor], stored: 
         stored: the `dtype` in config.json; weights may have it or float32. None allows any floating dtype.
 
     Raises:
-        ValueError: a tensor is floating and should not be, or the reverse, or has another floating dtype.
+        ValueError: a tensor has an unexpected dtype.
 
     Example::
 

@@ -100,28 +100,46 @@ class ComplexOfBackbones(PreTrainedModel):
 
     @property
     def weights(self) -> list[dict[str, Tensor]]:
-        """The vertices: parameters and buffers of each by the backbone's names, not copied."""
+        """Parameters and buffers of each vertex by the backbone's names, not copied.
+
+        Example::
+
+            model.weights[0]["classifier.bias"]   # a view: a write changes the vertex
+        """
         return [cast(TensorTree, vertex).tensors() for vertex in self.vertices]
 
     def log_volumes(self) -> Tensor:
-        """Natural logarithm of each simplex's volume, [simplexes] float64, in units of the weights."""
+        """Natural logarithm of each simplex's volume, [simplexes] float64, in units of the weights.
+
+        Example::
+
+            model.log_volumes().exp()   # an edge between two vertices has their distance as its volume
+        """
         return simplex_log_volumes(
             self.config.complex, stacked_parameters(self.weights, trainable_names(self.vertices[0]))
         )
 
     def vertex_statistics(self, vertex: int) -> dict[str, Tensor]:
-        """Return the BatchNorm statistics of a vertex by buffer name, not copied; empty without BatchNorm."""
+        """Return the BatchNorm statistics of a vertex by buffer name, not copied; empty without BatchNorm.
+
+        Args:
+            vertex: index of the vertex.
+
+        Example::
+
+            model.vertex_statistics(0)["bn1.running_mean"]
+        """
         tensors = self.weights[vertex]
         return {name: tensors[name] for name in batch_norm_statistics(self.backbone)}
 
     def add_vertex(self, simplexes: Sequence[int] | None = None, *, role: str = CONNECTOR) -> int:
         """Add a vertex to some simplexes, at the mean of their vertices.
 
-        This drops the members: they were drawn from a smaller complex.
+        The members are dropped, since they were drawn from the smaller complex.
 
         Args:
             simplexes: indices of the simplexes that the vertex joins; default: all.
-            role: `"connector"`, or `"pretrained"` for a vertex that will be trained as another mode.
+            role: `"connector"`, or `"pretrained"` for a vertex that will become another mode.
 
         Returns:
             The index of the new vertex.
@@ -196,6 +214,11 @@ class ComplexOfBackbones(PreTrainedModel):
 
         Args:
             vertex: index of the vertex that is overwritten.
+
+        Example::
+
+            fine_tune(model.backbone_at([1.0, 0.0]))
+            model.store_vertex(1)
         """
         self.dematerialize()
         copy_tensors(self.backbone, self.vertices[vertex])
@@ -208,6 +231,10 @@ class ComplexOfBackbones(PreTrainedModel):
 
         Raises:
             ValueError: the two differ in architecture or labels.
+
+        Example::
+
+            model.replace_with(SimplexForImageClassification.from_pretrained("checkpoint-100"))
         """
         check_same_architecture([self.config, other.config], [self.weights[0], other.weights[0]])
         self.dematerialize()
@@ -225,7 +252,12 @@ class ComplexOfBackbones(PreTrainedModel):
 
     @property
     def backbone(self) -> PreTrainedModel:
-        """The working backbone. It holds the point that was written last."""
+        """The working backbone. It holds the point that was written last.
+
+        Example::
+
+            model.backbone_at([0.5, 0.5]) is model.backbone   # True
+        """
         backbone: Any = self.__dict__["_backbone"]
         if backbone is None:
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -243,7 +275,12 @@ class ComplexOfBackbones(PreTrainedModel):
         return backbone
 
     def reset_backbone(self) -> None:
-        """Drop the working backbone, for example after an engine has sharded it. The next use builds a new one."""
+        """Drop the working backbone, for example after an engine has sharded it. The next use builds a new one.
+
+        Example::
+
+            model.reset_backbone()
+        """
         self.__dict__["_backbone"] = None
 
     def backbone_at(self, coordinates: Sequence[float], batches: Iterable[Any] | None = None) -> PreTrainedModel:
@@ -257,6 +294,11 @@ class ComplexOfBackbones(PreTrainedModel):
         Raises:
             ValueError: the coordinates are not a point of the complex, or batches are needed and missing.
             RuntimeError: the working backbone is in training.
+
+        Example::
+
+            midpoint = model.backbone_at([0.5, 0.5], batches=[{"pixel_values": images}])
+            midpoint(images).logits
         """
         self.config.check_points([coordinates])
         backbone = self._write(coordinates)
@@ -278,6 +320,10 @@ class ComplexOfBackbones(PreTrainedModel):
         Raises:
             IndexError: the simplex does not exist.
             RuntimeError: the backbone has BatchNorm and the members are not drawn, so the statistics are unknown.
+
+        Example::
+
+            model.write_centroid(0)(images).logits
         """
         if not 0 <= simplex < len(self.config.simplexes):
             raise IndexError(f"There is no simplex {simplex}: they are 0 to {len(self.config.simplexes) - 1}.")
@@ -289,7 +335,8 @@ class ComplexOfBackbones(PreTrainedModel):
     def member_backbone(self, member: int) -> PreTrainedModel:
         """Return the backbone of a member, in evaluation mode.
 
-        This is a backbone of its own if `materialize` keeps the member ready, else the working backbone.
+        A member that `materialize` keeps ready has a backbone of its own. Any other is written into the working
+        backbone.
 
         Args:
             member: index of the member.
@@ -297,6 +344,10 @@ class ComplexOfBackbones(PreTrainedModel):
         Raises:
             IndexError: the member does not exist.
             RuntimeError: the working backbone is in training.
+
+        Example::
+
+            model.member_backbone(0)(images).logits
         """
         if not 0 <= member < len(self.config.members):
             raise IndexError(f"There is no member {member}: the ensemble has {len(self.config.members)}, from 0.")
@@ -311,7 +362,7 @@ class ComplexOfBackbones(PreTrainedModel):
         yield from self._ready
         streamed = range(len(self._ready), len(self.config.members))
         if streamed:
-            # Look up the tensors once: for a small backbone it takes as long as a forward pass.
+            # Look up the tensors once. For a small backbone, the look-up takes as long as a forward pass.
             backbone, weights = self.backbone.eval(), self.weights
             for index in streamed:
                 point_statistics = self.members[index] if len(self.members) else None
@@ -355,6 +406,10 @@ class ComplexOfBackbones(PreTrainedModel):
             RuntimeError: the members are not drawn yet.
             ValueError: `max_bytes` is negative; or with `cuda_graph`, the model is not on a GPU or not all members
                 fit.
+
+        Example::
+
+            model.materialize(max_bytes=2 * 2**30)   # the number of members that fit into 2 GiB
         """
         self._check_drawn()
         if max_bytes is not None and max_bytes < 0:
@@ -374,11 +429,21 @@ class ComplexOfBackbones(PreTrainedModel):
 
     @property
     def num_materialized(self) -> int:
-        """The number of members that `materialize` keeps ready."""
+        """The number of members that `materialize` keeps ready.
+
+        Example::
+
+            model.num_materialized   # 0: all members are streamed
+        """
         return len(self._ready)
 
     def dematerialize(self) -> None:
-        """Free the ready members. All members are streamed again."""
+        """Free the ready members. All members are streamed again.
+
+        Example::
+
+            model.dematerialize()
+        """
         self._ready.clear()
 
     def _check_drawn(self) -> None:
@@ -398,7 +463,7 @@ class ComplexOfBackbones(PreTrainedModel):
         return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load a state dict as `torch.nn.Module.load_state_dict` does, and drop the ready members."""
+        """See `torch.nn.Module.load_state_dict`. The ready members are dropped."""
         self.dematerialize()
         return super().load_state_dict(*args, **kwargs)
 

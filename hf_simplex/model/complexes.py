@@ -10,7 +10,7 @@ __all__ = ["SimplicialComplex"]
 
 
 def _as_index(value: Any, what: str) -> int:
-    """`value` as an int. A TypeError names `what` if it is no integer; booleans are none."""
+    """Return `value` as an int. Raise a TypeError that names `what` if it is a bool or no integer."""
     if isinstance(value, bool):
         raise TypeError(f"{what} must be an integer, got the boolean {value!r}.")
     try:
@@ -39,7 +39,7 @@ class SimplicialComplex:
             k-simplex. List maximal simplexes only; their faces belong to the complex.
 
     Raises:
-        TypeError: a number is no integer, or a simplex is no sequence.
+        TypeError: a number is not an integer, or a simplex is not a sequence.
         ValueError: there is no vertex or no simplex; a simplex is empty, repeats a vertex, has one out of range,
             equals another or is a face of another; or a vertex belongs to no simplex.
 
@@ -77,20 +77,29 @@ class SimplicialComplex:
                 f"Vertices {lonely} belong to no simplex. Add them to one, or list a vertex that stands alone as a "
                 f"simplex of its own, such as [{lonely[0]}]."
             )
-        # The way to set a field of a frozen dataclass.
+        # A frozen dataclass sets its own fields this way.
         object.__setattr__(self, "num_vertices", num_vertices)
         object.__setattr__(self, "simplexes", simplexes)
 
     def to_json(self) -> dict[str, Any]:
-        """The complex as a dict of ints and lists, for a JSON file."""
+        """Return the complex as a dict of ints and lists, for a JSON file.
+
+        Example:
+            >>> SimplicialComplex(2, [[0, 1]]).to_json()
+            {'num_vertices': 2, 'simplexes': [[0, 1]]}
+        """
         return {"num_vertices": self.num_vertices, "simplexes": [list(simplex) for simplex in self.simplexes]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "SimplicialComplex":
-        """The complex from a dict of `to_json`.
+        """Build a complex from the dict that `to_json` returned.
 
         Raises:
             ValueError: a key is missing or unknown.
+
+        Example:
+            >>> SimplicialComplex.from_json({"num_vertices": 2, "simplexes": [[0, 1]]}).edges()
+            [(0, 1)]
         """
         expected = {"num_vertices", "simplexes"}
         if set(data) != expected:
@@ -98,16 +107,50 @@ class SimplicialComplex:
         return cls(data["num_vertices"], data["simplexes"])
 
     def dimension(self, simplex: int) -> int:
-        """The dimension of a simplex: its number of vertices minus one. `simplex` is its index."""
+        """The dimension of a simplex: its number of vertices minus one. `simplex` is its index.
+
+        Args:
+            simplex: index of the simplex.
+
+        Raises:
+            ValueError: there is no such simplex.
+
+        Example:
+            >>> SimplicialComplex(3, [[0, 1, 2]]).dimension(0)
+            2
+        """
         return len(self._simplex(simplex)) - 1
 
     def simplexes_with(self, vertex: int) -> list[int]:
-        """The star of a vertex: the indices of the simplexes that hold it, in increasing order."""
+        """The star of a vertex: the indices of the simplexes that hold it, in increasing order.
+
+        Args:
+            vertex: index of the vertex.
+
+        Raises:
+            ValueError: there is no such vertex.
+
+        Example:
+            >>> SimplicialComplex(3, [[0, 1], [1, 2]]).simplexes_with(1)
+            [0, 1]
+        """
         self._check_vertex(vertex)
         return [index for index, simplex in enumerate(self.simplexes) if vertex in simplex]
 
     def holds(self, vertices: Iterable[int]) -> bool:
-        """Whether one simplex holds all these vertices. Their convex hull then lies in the complex."""
+        """Whether one simplex holds all these vertices. Their convex hull then lies in the complex.
+
+        Args:
+            vertices: indices of vertices, in any order.
+
+        Raises:
+            ValueError: a vertex does not exist.
+
+        Example:
+            >>> path = SimplicialComplex(3, [[0, 1], [1, 2]])
+            >>> path.holds([0, 1]), path.holds([0, 2])
+            (True, False)
+        """
         wanted = set(vertices)
         for vertex in wanted:
             self._check_vertex(vertex)
@@ -121,6 +164,10 @@ class SimplicialComplex:
 
         Raises:
             ValueError: it joins no simplex, one twice, or one that does not exist.
+
+        Example:
+            >>> SimplicialComplex(2, [[0], [1]]).with_vertex().simplexes
+            ((0, 2), (1, 2))
         """
         chosen = list(range(len(self.simplexes))) if simplexes is None else self._chosen(simplexes)
         if not chosen:
@@ -140,7 +187,11 @@ class SimplicialComplex:
         """The complex with one more simplex over existing vertices.
 
         Raises:
-            TypeError, ValueError: as the constructor. Neither of two simplexes may be a face of the other.
+            TypeError, ValueError: as the constructor; for example if one simplex is a face of another.
+
+        Example:
+            >>> SimplicialComplex(3, [[0, 1], [1, 2]]).with_simplex([0, 2]).simplexes
+            ((0, 1), (1, 2), (0, 2))
         """
         return SimplicialComplex(self.num_vertices, (*self.simplexes, tuple(_as_list(vertices, "vertices"))))
 
@@ -148,6 +199,11 @@ class SimplicialComplex:
         """The disjoint union. The vertices of each further complex get the next free indices.
 
         An ESPRO ensemble (Benton et al. 2021) is the disjoint union of complexes of one simplex.
+
+        Example:
+            >>> edge = SimplicialComplex(2, [[0, 1]])
+            >>> edge.union(edge).simplexes
+            ((0, 1), (2, 3))
         """
         num_vertices, simplexes = self.num_vertices, list(self.simplexes)
         for other in others:
@@ -159,10 +215,15 @@ class SimplicialComplex:
         """The complex of some of the simplexes, in the given order.
 
         Returns:
-            The complex, with vertices renumbered without gaps, and the old index of each of its vertices, increasing.
+            The complex, with its vertices renumbered from 0, and the old index of each of its vertices, increasing.
 
         Raises:
             ValueError: there is no simplex, one twice, or one that does not exist.
+
+        Example:
+            >>> part, vertices = SimplicialComplex(3, [[0, 1], [1, 2]]).sub_complex([1])
+            >>> part.simplexes, vertices
+            (((0, 1),), [1, 2])
         """
         chosen = self._chosen(simplex_indices)
         if not chosen:
@@ -173,7 +234,12 @@ class SimplicialComplex:
         return SimplicialComplex(len(kept), simplexes), kept
 
     def components(self) -> list[list[int]]:
-        """The connected components: for each the increasing indices of its simplexes, ordered by the first."""
+        """Return the connected components, each as the sorted indices of its simplexes, ordered by first simplex.
+
+        Example:
+            >>> SimplicialComplex(5, [[0, 1], [2, 3], [1, 4]]).components()
+            [[0, 2], [1]]
+        """
         merged: list[tuple[set[int], list[int]]] = []
         for index, simplex in enumerate(self.simplexes):
             vertices, indices, apart = set(simplex), [index], []
@@ -193,13 +259,22 @@ class SimplicialComplex:
 
         Raises:
             ValueError: the dimension is negative.
+
+        Example:
+            >>> SimplicialComplex(3, [[2, 0, 1]]).faces(1)
+            [(0, 1), (0, 2), (1, 2)]
         """
         if dimension < 0:
             raise ValueError(f"The dimension of a face must be at least 0, got {dimension}.")
         return sorted({face for simplex in self.simplexes for face in combinations(sorted(simplex), dimension + 1)})
 
     def edges(self) -> list[tuple[int, int]]:
-        """All edges, as (smaller, larger) vertex indices, in lexicographic order."""
+        """All edges, as (smaller, larger) vertex indices, in lexicographic order.
+
+        Example:
+            >>> SimplicialComplex(3, [[0, 1], [1, 2]]).edges()
+            [(0, 1), (1, 2)]
+        """
         return [(first, second) for first, second in self.faces(1)]
 
     def _simplex(self, index: int) -> tuple[int, ...]:

@@ -102,6 +102,11 @@ class SimplexConfig(PreTrainedConfig):
 
         Raises:
             ValueError: see the class.
+
+        Example:
+            >>> config = SimplexConfig()
+            >>> config.roles = ["mode"]
+            >>> config.check()
         """
         if unknown := [role for role in self.roles if role not in ROLES]:
             raise ValueError(f"Unknown role of a vertex: {unknown[0]!r}. Choose from {', '.join(ROLES)}.")
@@ -113,7 +118,7 @@ class SimplexConfig(PreTrainedConfig):
         ):
             raise ValueError(
                 f"The stages of the provenance are {stages!r}; expected a list of dictionaries, each with the index "
-                "of the vertex that was trained under 'vertex'."
+                "of the trained vertex under 'vertex'."
             )
         self.check_points(self.members)
         if self.decisions is not None:
@@ -132,6 +137,9 @@ class SimplexConfig(PreTrainedConfig):
 
         Raises:
             ValueError: a point does not lie in any simplex, or has the wrong number of coordinates.
+
+        Example:
+            >>> SimplexConfig(simplexes=[[0, 1]], roles=["mode", "mode"]).check_points([[0.5, 0.5]])
         """
         structure = self.complex
         if any(len(point) != self.num_vertices for point in coordinates):
@@ -141,12 +149,22 @@ class SimplexConfig(PreTrainedConfig):
 
     @property
     def num_vertices(self) -> int:
-        """Number of vertices of all simplexes."""
+        """Number of vertices of the complex.
+
+        Example:
+            >>> SimplexConfig(simplexes=[[0, 1]], roles=["mode", "mode"]).num_vertices
+            2
+        """
         return len(self.roles)
 
     @property
     def complex(self) -> SimplicialComplex:
-        """The structure as a `SimplicialComplex`."""
+        """The structure as a `SimplicialComplex`.
+
+        Example:
+            >>> SimplexConfig(simplexes=[[0, 1]], roles=["mode", "mode"]).complex.edges()
+            [(0, 1)]
+        """
         return SimplicialComplex(self.num_vertices, tuple(tuple(simplex) for simplex in self.simplexes))
 
     @classmethod
@@ -187,7 +205,12 @@ class SimplexConfig(PreTrainedConfig):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of config.json, with the settings of timm's image processor at the top level."""
+        """Return the content of config.json, with the settings of timm's image processor at the top level.
+
+        Example:
+            >>> SimplexConfig().to_dict()["simplexes"]
+            [[0]]
+        """
         output = super().to_dict()
         backbone_config = output.get("backbone_config") or {}
         if "pretrained_cfg" in backbone_config:
@@ -270,7 +293,7 @@ def _check_timm_arguments(value: dict[str, Any]) -> None:
     architecture = value.get("architecture")
     if architecture is not None and not re.fullmatch(r"[\w.]+", str(architecture)):
         raise ValueError(
-            f"The backbone's architecture is {architecture!r}; expected a name of timm's such as 'resnet50'. Do "
+            f"The backbone's architecture is {architecture!r}; expected a timm model name such as 'resnet50'. Do "
             "not load this checkpoint: its configuration points elsewhere."
         )
     model_args = value.get("model_args") or {}

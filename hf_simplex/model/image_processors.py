@@ -29,6 +29,10 @@ class ProcessorSource:
     Attributes:
         name_or_path: a Hub id or folder.
         kwargs: arguments of `AutoImageProcessor.from_pretrained`.
+
+    Example:
+        >>> ProcessorSource("me/ensemble", {"revision": "v1"}).name_or_path
+        'me/ensemble'
     """
 
     name_or_path: str
@@ -63,7 +67,12 @@ class LazyImageProcessor:
         self._source = source
 
     def load(self) -> BaseImageProcessor | None:
-        """Return the image processor; None where the folder or repository has none."""
+        """Return the image processor; None where the folder or repository has none.
+
+        Example::
+
+            LazyImageProcessor(source=processor_source("me/ensemble", {})).load()
+        """
         if self._processor is None and self._source is not None:
             try:
                 self._processor = AutoImageProcessor.from_pretrained(self._source.name_or_path, **self._source.kwargs)

@@ -31,8 +31,8 @@ def draw_members(
 
     Args:
         structure: the complex.
-        num_members: how many; at least one for each simplex with `"equal"` sampling.
-        seed: of the draw.
+        num_members: the number of members. `"equal"` sampling needs at least one for each simplex.
+        seed: seed of the draw.
         sampling: `"equal"` or `"volume"`.
         log_volumes: [simplexes] float64 natural logarithms of the volumes, for `"volume"`.
 

@@ -104,10 +104,10 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         Args:
             backbone: Hub id or folder of anything that `AutoModelForImageClassification` loads (timm's repositories
                 included), or such a model, which is copied.
-            num_labels: number of labels of the new task; default: the backbone's. With it (or `id2label`) a head of
-                another size is initialized afresh.
-            fine_tuned: whether the weights are trained on the task, so that vertex 0 is a mode; default: whether every
-                weight came from the checkpoint.
+            num_labels: number of labels of the new task; default: the backbone's. With it (or `id2label`), a head of
+                another size is newly initialized.
+            fine_tuned: whether the weights are already trained on the task, which makes vertex 0 a mode; default: True
+                if every weight came from the checkpoint.
             image_processor: default: the backbone's.
             **kwargs: arguments of `from_pretrained`: `revision`, `token`, `cache_dir`, `dtype`, `id2label`,
                 `ignore_mismatched_sizes`, `trust_remote_code`, ...
@@ -118,7 +118,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         Raises:
             OSError: the backbone does not exist.
             TypeError: the backbone is neither a name nor a model of transformers.
-            ValueError: the weights are not in safetensors or not whole, the backbone is not an image classifier, or
+            ValueError: the weights are not complete safetensors files, the backbone is not an image classifier, or
                 label counts contradict each other.
 
         Example::
@@ -132,7 +132,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         else:
             raise TypeError(
                 f"The backbone is a {type(backbone).__name__}; expected a Hub id, a folder or an image classifier of "
-                "transformers. A model of timm's is loaded by its Hub id, such as 'timm/resnet50.a1_in1k'."
+                "transformers. Load a timm model by its Hub id, such as 'timm/resnet50.a1_in1k'."
             )
         module = loaded.module
         if isinstance(module, SimplexForImageClassification):
@@ -283,8 +283,8 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             coordinates: [members, vertices] barycentric coordinates.
             batches: re-iterable inputs of training images, read once for each point between vertices. Not needed
                 without BatchNorm.
-            among_processes: divide the points among the ranks, all of which call this with the same batches; default:
-                this rank computes all statistics.
+            among_processes: divide the points among the ranks. All ranks must call this with the same batches.
+                Default: this rank computes all statistics.
 
         Raises:
             ValueError: there is no point, one lies outside the complex, or batches are needed and missing.
@@ -422,6 +422,11 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
 
         Raises:
             RuntimeError: the model is in training mode, or its members are not drawn yet.
+
+        Example::
+
+            output = model(pixel_values, labels=labels, output_member_probabilities=True)
+            output.logits.softmax(dim=-1)   # the mean of output.member_probabilities over the members
         """
         if self.training:
             raise RuntimeError(

@@ -47,7 +47,8 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         model: a `SimplexForImageClassification`, or its Hub id or folder.
         image_processor: default: the model's.
         max_member_bytes: memory limit in bytes for ready members (`SimplexForImageClassification.materialize`). Other
-            members are streamed. 0 streams all. Ignored if members are ready, or the model is on several devices.
+            members are streamed. 0 streams all members. Ignored if members are ready already, or the model is on
+            several devices.
         cuda_graph: see `materialize`; for single images and small backbones on a GPU.
         **kwargs: arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`, `top_k`, `timeout`, ...
 
@@ -112,7 +113,7 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         if isinstance(inputs, Iterable):
             return classify(_numbered(inputs), **kwargs)
         raise TypeError(
-            f"Cannot classify a {type(inputs).__name__}: give a path, an URL, a PIL image, bytes, an array, or a "
+            f"Cannot classify a {type(inputs).__name__}: give a path, a URL, a PIL image, bytes, an array, or a "
             "list, data set or iterator of these."
         )
 
@@ -128,6 +129,7 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         return super()._sanitize_parameters(top_k=top_k, timeout=timeout)
 
     def preprocess(self, image: Any, timeout: float | None = None) -> Any:  # type: ignore[override]
+        """See `transformers.ImageClassificationPipeline.preprocess`."""
         name = ""
         if isinstance(image, _NumberedImage):
             name, image = f" {image.number}", image.image
@@ -150,6 +152,7 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         return output
 
     def postprocess(self, model_outputs: Any, top_k: int = 5) -> dict[str, Any]:  # type: ignore[override]
+        """See `transformers.ImageClassificationPipeline.postprocess`. The class describes the result."""
         names: Any = self.model.config.id2label
         scores = softmax(model_outputs["logits"][0].numpy())
         members = model_outputs["member_probabilities"][0]
@@ -196,13 +199,22 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         Args:
             save_directory: created if it does not exist.
             **kwargs: arguments of the model's `save_pretrained`.
+
+        Example::
+
+            classifier.save_pretrained("ensemble")
         """
         model: Any = self.model
         model.image_processor = self.image_processor
         model.save_pretrained(save_directory, include_code=True, **kwargs)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Publish the ensemble with its model card; see the model's `push_to_hub`."""
+        """Publish the ensemble with its model card; see the model's `push_to_hub`.
+
+        Example::
+
+            classifier.push_to_hub("me/resnet50-simplex", private=True)
+        """
         model: Any = self.model
         model.image_processor = self.image_processor
         return model.push_to_hub(*args, **kwargs)

@@ -41,7 +41,15 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
 
     @property
     def image_processor(self) -> BaseImageProcessor | None:
-        """The backbone's image processor; None where its folder or repository has none."""
+        """The backbone's image processor; None where its folder or repository has none.
+
+        Raises:
+            ValueError: on assignment, if the image processor does not go with the backbone.
+
+        Example::
+
+            model.image_processor = AutoImageProcessor.from_pretrained("timm/resnet50.a1_in1k")
+        """
         return self._image_processor.load()
 
     @image_processor.setter

@@ -20,7 +20,7 @@ def map_over_ranks(items: Sequence[Item], work: Callable[[Item], Result]) -> lis
 
     Args:
         items: the same on every rank.
-        work: must not communicate. Its result is pickled and sent: return tensors on the CPU.
+        work: must not communicate between ranks. Its result is pickled and sent, so return tensors on the CPU.
 
     Example:
         >>> map_over_ranks([1, 2, 3], lambda item: item**2)
@@ -40,7 +40,7 @@ def any_rank(flag: bool | Tensor, device: torch.device) -> bool:
 
     Args:
         flag: a bool or a scalar tensor.
-        device: of the communication.
+        device: device of the communication.
 
     Example:
         >>> any_rank(True, torch.device("cpu"))

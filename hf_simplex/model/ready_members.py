@@ -1,4 +1,4 @@
-"""Ready members: a backbone in memory for each, so that a prediction mixes no weights."""
+"""Ready members: members kept in memory as backbones of their own, so that a prediction mixes no weights."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +16,11 @@ __all__ = ["ReadyMembers", "num_bytes"]
 class ReadyMembers:
     """The first members of an ensemble as backbones of their own, optionally replayed from one CUDA graph.
 
-    A member beyond these is streamed: its weights are mixed when its turn comes.
+    Other members are streamed: their weights are mixed for each batch.
 
     Attributes:
         modules: the ready members, in order.
-        graph: their forward passes as one CUDA graph; None without.
+        graph: their forward passes as one CUDA graph, or None.
 
     Example:
         >>> ready = ReadyMembers()
@@ -46,20 +46,39 @@ class ReadyMembers:
             members: backbones in evaluation mode; each may be the same module with other weights.
             number: how many to copy.
             cuda_graph: replay the forward passes of the copies from one CUDA graph.
+
+        Example:
+            >>> ready = ReadyMembers()
+            >>> ready.fill([nn.Linear(2, 3), nn.Linear(2, 3)], 1)
+            >>> len(ready)
+            1
         """
         self.modules = [copy.deepcopy(member) for member in islice(members, number)]
         self.graph = GraphedMembers(self.modules) if cuda_graph else None
 
     def clear(self) -> None:
-        """Free the ready members."""
+        """Free the ready members.
+
+        Example:
+            >>> ReadyMembers().clear()
+        """
         self.modules, self.graph = [], None
 
     def apply_to_tensors(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> None:
-        """Cast or move the members, as `torch.nn.Module._apply` does."""
+        """Cast or move the members, as `torch.nn.Module._apply` does.
+
+        Args:
+            function: from a tensor to the new one.
+            recurse: also convert submodules.
+
+        Example::
+
+            ready.apply_to_tensors(lambda tensor: tensor.cuda())
+        """
         for member in self.modules:
             member._apply(function, recurse)
         if self.graph is not None:
-            # A captured graph reads the memory where the weights were before.
+            # A captured graph would still read the memory that held the weights before.
             self.graph = GraphedMembers(self.modules)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     # transformers copies imported files. This import adds the pipeline's file to the model's.
     from .pipeline_simplex import SimplexImageClassificationPipeline  # noqa: F401
 
-# Strings, not imports: the model imports this file.
+# Strings, because importing these classes would be circular: the model imports this file.
 _AUTO_MAP = {
     "AutoConfig": "configuration_simplex.SimplexConfig",
     "AutoModelForImageClassification": "modeling_simplex.SimplexForImageClassification",
@@ -34,7 +34,7 @@ _CODE_KEYS = ("auto_map", "custom_pipelines")
 
 
 def inference_files() -> list[Path]:
-    """Return the source files of configuration, model and pipeline, with all that they import.
+    """Return the source files of configuration, model and pipeline, and the files that they import.
 
     Example:
         >>> "modeling_simplex.py" in [file.name for file in inference_files()]
@@ -49,7 +49,7 @@ def write_inference_code(directory: str | os.PathLike[str]) -> None:
     """Write the inference code beside a saved ensemble, and refer to it in config.json.
 
     `AutoModelForImageClassification.from_pretrained(..., trust_remote_code=True)` and
-    `pipeline(..., trust_remote_code=True)` then need only torch and transformers. Where hf_simplex is imported its own
+    `pipeline(..., trust_remote_code=True)` then need only torch and transformers. If hf_simplex is imported, its own
     classes are used. The write is atomic.
 
     Args:
@@ -74,8 +74,8 @@ def write_inference_code(directory: str | os.PathLike[str]) -> None:
         raise ValueError(f"{config_file} is not the configuration of a model ({error!r}).") from error
     if model_type != SimplexConfig.model_type:
         raise ValueError(
-            f"{config_file} is of model_type {model_type!r}, for which this code is of no use; expected "
-            f"{SimplexConfig.model_type!r}."
+            f"{config_file} has model_type {model_type!r}, but this code loads models of type "
+            f"{SimplexConfig.model_type!r} only."
         )
     config["auto_map"] = dict(_AUTO_MAP)
     config["custom_pipelines"] = {

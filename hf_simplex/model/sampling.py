@@ -84,7 +84,7 @@ def sample_complex(
             raise ValueError('stratified=True gives each simplex the same number of points: use sampling="equal".')
         probabilities = _volume_probabilities(complex, log_volumes)
         cumulative = probabilities.cumsum(0)
-        # Rounding may leave the last sum off 1: scaled by it, no draw lands beyond it or on an empty step.
+        # Rounding may leave the last sum off 1. Draws are scaled by it, so none lands beyond it or on an empty step.
         chosen = torch.searchsorted(cumulative, _uniform((num_points,), generator) * cumulative[-1], right=True)
     elif sampling != "equal":
         raise ValueError(f'sampling must be "volume" or "equal", got {sampling!r}.')

@@ -51,14 +51,14 @@ def local_parameters(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def sharded_like(weights: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Shard full weights as the parameters of `module` are sharded, without communication.
+    """Shard full weights in the same way as the parameters of `module`, without communication.
 
     Args:
         weights: a full tensor for each parameter of `module`, of its shape; any device, any floating dtype.
         module: its parameters are plain tensors, or FSDP2's.
 
     Returns:
-        The local shards by parameter name, on the module's device; for a parameter that is not sharded the given
+        The local shards by parameter name, on the module's device. A parameter that is not sharded gets the given
         tensor itself.
 
     Example:
@@ -128,7 +128,7 @@ def shard_group(module: nn.Module) -> dist.ProcessGroup | None:
 
 
 def replica_index(module: nn.Module, process_index: int) -> int:
-    """The index of the replica of `module` that this process works on. Processes that shard one replica share it.
+    """Index of the replica of `module` that this process works on. Processes that shard one replica share its index.
 
     Args:
         module: plain, or sharded by FSDP2, with replicas (HSDP) or without.
@@ -154,7 +154,7 @@ def all_reduce_sum(group: dist.ProcessGroup | None, partial: Tensor, device: tor
     Args:
         group: from `shard_group`; None returns `partial` itself.
         partial: any shape, on the CPU.
-        device: the device of the weights, which the group communicates through.
+        device: the device of the weights, used for the communication.
 
     Example:
         >>> import torch

@@ -27,7 +27,8 @@ def select_part(
     Args:
         config: of the whole ensemble.
         names: tensor names of the whole ensemble, such as `vertices.5.head.weight`.
-        simplex: index of a simplex, or several; their members are kept. Default: the simplexes of the kept members.
+        simplex: index of a simplex, or a sequence of indices. Their members are kept. Default: the simplexes of the
+            kept members.
         num_members: keep only the first members; default: all. Their simplexes stay whole, so the part has centroids
             and volumes and can be grown further.
 
@@ -104,10 +105,10 @@ def read_part(
     Args:
         weight_map: the file name of each tensor of the whole ensemble.
         files: the path of each needed file by name.
-        renamed: the part's tensor names by those in the whole, from `select_part`.
+        renamed: from `select_part`: tensor names in the whole ensemble to those in the part.
 
     Returns:
-        Tensors by the part's names. A tensor missing in the files is missing here.
+        Tensors by the part's names. Tensors that the files lack are left out.
 
     Example::
 

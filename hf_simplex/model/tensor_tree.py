@@ -45,7 +45,12 @@ class TensorTree(nn.Module):
         return module, leaf
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by dotted name, parameters first, then buffers, not copied."""
+        """Return all tensors by dotted name, parameters first, then buffers, not copied.
+
+        Example:
+            >>> list(TensorTree({"head.weight": torch.ones(2)}, {}).tensors())
+            ['head.weight']
+        """
         parameters: dict[str, Tensor] = {}
         buffers: dict[str, Tensor] = {}
         # One pass. named_parameters() and named_buffers() also search for shared tensors, which costs time.

@@ -25,28 +25,28 @@ _CHUNK_COLUMNS = 2**17
 """Columns that one QR step converts to float64."""
 
 _FLAT = 1e-12
-"""A simplex is flat if a height is at most this part of its edge: rounding leaves about 1e-15 of it."""
+"""A simplex counts as flat if a height is at most this fraction of its edge. Rounding alone leaves about 1e-15."""
 
 
 def simplex_log_volume(vertices: Tensor | Iterable[Tensor]) -> Tensor:
     """The log volume of one simplex, from a QR decomposition of its edges.
 
     With the edges e_1 ... e_k from the first vertex as the columns of E = QR, the volume is |r_11 ... r_kk| / k!. The
-    decomposition runs over chunks of rows of E, whose R factors are decomposed again (Demmel et al. 2012,
-    Communication-optimal parallel and sequential QR and LU factorizations), so that the vertices are read
-    once. R is as accurate as E itself, where a Gram matrix would square the error.
+    decomposition takes one chunk of the rows of E after another, together with the R factor so far (Demmel et al.
+    2012, Communication-optimal parallel and sequential QR and LU factorizations). So the vertices are read once. A
+    Gram matrix would square the error; R does not.
 
     The log volume has an error of about 1e-15 times the ratio of the longest edge to the smallest height. It is right
     to 1e-9 up to a ratio of 1e5.
 
     Args:
-        vertices: [k + 1, dimension], or blocks [k + 1, block size] whose concatenation along dim 1 are the vertices;
-            any floating dtypes and devices. A generator may make the blocks one at a time.
+        vertices: [k + 1, dimension], or blocks [k + 1, block size] that concatenate along dim 1 to the vertices; any
+            floating dtypes and devices. A generator can yield the blocks one at a time.
 
     Returns:
         A float64 scalar on the CPU, without gradient: the natural logarithm of the k-dimensional volume. 0 for a
-        single vertex. -inf for a flat simplex: a vertex lies within 1e-12 of its edge's length of the span of the
-        vertices before it.
+        single vertex. -inf for a flat simplex, in which the height of a vertex over the earlier vertices is at most
+        1e-12 of the length of its edge.
 
     Raises:
         TypeError: a block is not a floating-point tensor.
@@ -175,8 +175,9 @@ def height_over_face(
         edge_gram: [k - 1, k - 1] float64 inner products of the edges that span the face; [0, 0] for a single vertex.
         edge_offset: [k - 1] float64 inner products of the edges with the offset.
         offset_squared: scalar float64, the squared length of the offset.
-        tolerance: the pseudoinverse drops directions whose eigenvalue, for edges of unit length, is at most this part
-            of the largest. Repeated and dependent vertices of the face, flat to an angle of 1e-6, thus do not count.
+        tolerance: relative cutoff of the pseudoinverse. With the edges scaled to unit length, eigenvalues of at most
+            this fraction of the largest count as 0. Repeated and dependent vertices of the face thus do not count. The
+            default ignores angles below about 1e-6.
 
     Returns:
         The squared height, a scalar clamped at 0, and the projection p, [k - 1]. Both float64, on the device given.
@@ -202,7 +203,7 @@ def height_over_face(
     if not count:
         return offset_squared.clamp(min=0.0), edge_offset
     lengths = edge_gram.diagonal().sqrt()
-    # Edges of unit length: a short edge is no missing direction.
+    # Scale the edges to unit length, so that a short edge is not dropped as a missing direction.
     scale = torch.where(lengths > 0, 1.0 / lengths, 0.0)
     eigenvalues, eigenvectors = torch.linalg.eigh(scale[:, None] * edge_gram * scale)
     spans = eigenvalues > tolerance * eigenvalues[-1]

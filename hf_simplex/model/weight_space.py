@@ -33,7 +33,7 @@ CHUNK_ON_ACCELERATOR = 2**22
 
 
 def trainable_names(module: nn.Module) -> list[str]:
-    """Names of the parameters that span the weight space of `module`; a tied parameter counts once.
+    """Names of the parameters that span the weight space of `module`. A tied parameter appears once.
 
     Example:
         >>> from torch import nn
@@ -55,7 +55,7 @@ def write_point(module: nn.Module, vertices: Sequence[Weights], coordinates: Seq
     Args:
         module: its parameters are overwritten; any floating dtype, any device.
         vertices: theta_i, sets of weights with the names and shapes of the parameters of `module`.
-        coordinates: c_i, [vertices] barycentric coordinates; floats that sum to 1.
+        coordinates: c_i, [vertices] barycentric coordinates that sum to 1.
 
     Raises:
         ValueError: the numbers of vertices and coordinates differ, or all coordinates are 0.
@@ -156,14 +156,14 @@ def swap_in_point(
         yield
     finally:
         with torch.no_grad():
-            # An engine that shards may have replaced the parameters. The sources take part in the chunking again,
-            # since the memory format of every set decides where chunks end.
+            # An engine that shards may have replaced the parameters. The sources are chunked again too: the memory
+            # formats of all sets decide where chunks end.
             for targets, safe, *_ in islice(chunks(list(local_parameters(module).values()), saved, *sources), moved):
                 torch._foreach_copy_(targets, safe)
 
 
 def support(vertices: Sequence[Weights], coordinates: Sequence[float]) -> dict[int, float]:
-    """The nonzero coordinates by vertex.
+    """Return the nonzero coordinates by vertex index.
 
     Raises:
         ValueError: as `write_point`.
@@ -197,7 +197,7 @@ def _mix(targets: list[Tensor], sources: Sequence[list[Tensor]], coordinates: Se
 
 
 def cast_like(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors in the dtypes and on the devices of others; not copied if they all match already.
+    """Convert tensors to the dtypes and devices of others. Nothing is copied if all match already.
 
     Example:
         >>> import torch
@@ -214,7 +214,7 @@ def cast_like(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tenso
 
 def _copy(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> None:
     device = into[0].device
-    # A reader on the CPU does not wait for the copy.
+    # On a CPU the caller may read the result at once, so the copy must block.
     non_blocking = device.type != "cpu"
     if tensors[0].device != device and tensors[0].dtype != into[0].dtype:
         # Move before converting: the CPU would convert into memory that is not pinned.

@@ -16,14 +16,14 @@ __all__ = ["plot_reliability"]
 
 
 def plot_reliability(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, num_bins: int = 15) -> "Figure":
-    """Draws a reliability diagram: accuracy against confidence a bin, above the share of images a bin.
+    """Draws a reliability diagram: accuracy against confidence per bin, above the share of images per bin.
 
     Calibrated predictions are on the diagonal, overconfident ones below it. The size of a dot is the share of images
     in its bin. The legend gives the expected calibration error.
 
     Args:
-        predictions: probabilities [images, labels] and integer label ids [images], by the names of the legend; 1 to 5
-            pairs.
+        predictions: probabilities [images, labels] and integer label ids [images], by name in the legend; 1 to 5
+            entries.
         num_bins: number of bins of equal width.
 
     Returns:
@@ -31,7 +31,7 @@ def plot_reliability(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, 
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: There are no predictions or more than 5, or as `metrics.reliability_bins`.
+        ValueError: As `metrics.reliability_bins`, or there are no predictions or more than 5.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, figure 1.
 
@@ -73,6 +73,6 @@ def plot_reliability(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, 
     below.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     for axes in (above, below):
         hide_frame(axes)
-    # Outside the axes, since curves of few images can be anywhere inside.
+    # Outside the axes, because curves of few images can cover any part of them.
     figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure

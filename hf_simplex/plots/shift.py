@@ -15,11 +15,11 @@ __all__ = ["plot_shift"]
 def plot_shift(results: Sequence[Mapping[str, Any]], *, calibrated: bool = False) -> "Figure":
     """Draws accuracy, negative log-likelihood and calibration error against the severity of corruptions.
 
-    Each method has a box over the corruptions at each severity: median, quartiles, and whiskers to the best and the
+    A box for each method and severity summarizes the corruptions: median, quartiles, and whiskers to the best and the
     worst corruption.
 
     Args:
-        results: the rows of `shift.evaluate_under_shift`. Severity 0 is images without corruption.
+        results: rows from `shift.evaluate_under_shift`. Severity 0 stands for images without corruption.
         calibrated: draw likelihood and calibration error after temperature scaling.
 
     Returns:

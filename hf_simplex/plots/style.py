@@ -1,7 +1,7 @@
 """The look of all pictures: size, colours, ticks.
 
-Colours are told apart with every common colour blindness: cividis, and those of Okabe and Ito (Color Universal Design,
-2008).
+The colours can be distinguished with every common colour blindness: cividis, and the palette of Okabe and Ito (Color
+Universal Design, 2008).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,14 @@ LINES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Creates an empty figure that belongs to no window.
+    """Creates an empty figure without a window.
 
     Args:
         width: inches.
         height: inches.
 
     Returns:
-        A matplotlib figure of 200 dots an inch.
+        A matplotlib figure of 200 dots per inch.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,7 +1,7 @@
 """Pictures of loss surfaces: planes, triangular faces, and complexes in 3-D.
 
-Each function returns a matplotlib `Figure` that belongs to no window: `figure.savefig("plane.pdf")`. The colour map is
-cividis, which reads the same in grey. Dark is good, for losses and for accuracies.
+Each function returns a matplotlib `Figure` without a window: `figure.savefig("plane.pdf")`. The colour map is cividis,
+which also works in grey. Dark means good, for losses and for accuracies.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ def plot_plane(
     Edges of the complex are solid, other edges dashed. Axes are distances in weight space, to scale.
 
     Args:
-        surface: of `plane_points`.
+        surface: a surface at `plane_points`.
         quantity: `"loss"` or `"accuracy"`.
-        clip: level beyond which worse values are clipped, in nats, or 0 to 1 for accuracy. The colour bar states it.
+        clip: clips values worse than this level, in nats, or 0 to 1 for accuracy. The colour bar states the level.
             Default: the worst quarter of the points is clipped. `inf` for losses and 0 for accuracies clip nothing.
         labels: names of the vertices. Default: their indices.
 
@@ -45,7 +45,7 @@ def plot_plane(
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: The surface is of another kind, the quantity is unknown, no value is finite, everything is clipped,
-            or there is not one label a vertex.
+            or there is not one label per vertex.
 
     Source: Benton et al. 2021, figure 3.
 
@@ -89,7 +89,7 @@ def plot_face(
     The triangle is equilateral, whatever the shape of the face.
 
     Args:
-        surface: of `face_points` with three vertices.
+        surface: a surface at `face_points` with three vertices.
         quantity: `"loss"` or `"accuracy"`.
         clip: as for `plot_plane`. Default: nothing is clipped, since differences within a face are small.
         labels: names of the vertices. Default: their indices.
@@ -151,12 +151,12 @@ def plot_complex(
     Triangles are translucent. The points of the surface, if any, are coloured by loss.
 
     Args:
-        surface: of `complex_points`.
+        surface: a surface at `complex_points`.
         clip: level above which losses are clipped, in nats. Default: nothing is clipped.
         labels: names of the vertices. Default: their indices.
         connectors: indices of the vertices drawn as diamonds; modes are drawn as discs.
-        elevation: of the viewer above the plane of the first two axes, in degrees.
-        azimuth: of the viewer around the third axis, in degrees.
+        elevation: angle of the viewer above the plane of the first two axes, in degrees.
+        azimuth: angle of the viewer around the third axis, in degrees.
 
     Returns:
         A matplotlib figure.
@@ -231,7 +231,7 @@ def _colours(quantity: str) -> str:
 
 def _check_kind(surface: Surface, kind: str) -> None:
     if surface.points.kind != kind:
-        raise ValueError(f"This picture is of a surface of kind {kind!r}, got one of kind {surface.points.kind!r}.")
+        raise ValueError(f"Expected a surface of kind {kind!r}, got one of kind {surface.points.kind!r}.")
 
 
 def _labels(surface: Surface, labels: Sequence[str] | None) -> list[str]:
@@ -245,7 +245,7 @@ def _values(surface: Surface, quantity: str, clip: float | None) -> tuple[Tensor
     """The clipped values, their lower and upper limits (never equal), and a label that states the clipping."""
     if quantity not in ("loss", "accuracy"):
         raise ValueError(f"The quantity must be 'loss' or 'accuracy', got {quantity!r}.")
-    # The negative accuracy is a cost like a loss: smaller is better, clipped above.
+    # The negative accuracy is a cost, like a loss: smaller is better, and large values are clipped.
     sign, scale, unit = (1, 1, "nats") if quantity == "loss" else (-1, 100, "%")
     costs = sign * scale * (surface.loss if quantity == "loss" else surface.accuracy)
     finite = costs[costs.isfinite()]
@@ -261,7 +261,7 @@ def _values(surface: Surface, quantity: str, clip: float | None) -> tuple[Tensor
         )
     end = min(level, worst)
     title = f"{quantity} ({unit}, not clipped)"
-    # An infinite loss is clipped as well, at the largest finite loss if there is no lower level.
+    # An infinite loss is always clipped, if nothing else then at the largest finite loss.
     if bool((costs > end).any()):
         title = f"{quantity} ({unit}, clipped {'above' if sign > 0 else 'below'} {sign * end:.3g})"
     low, high = sorted((sign * best, sign * end))
@@ -314,7 +314,7 @@ def lattice_triangles(local: Tensor) -> Any:
     """Triangulates a triangular lattice.
 
     Args:
-        local: [points, 3] barycentric coordinates of `face_coordinates`, float64.
+        local: [points, 3] barycentric coordinates from `face_coordinates`, float64.
 
     Returns:
         [triangles, 3] int64 numpy array: the points of each small triangle.

@@ -13,17 +13,17 @@ from .volume_measure import VOLUME_MEASURES
 __all__ = ["POINT_BATCHES", "VOLUME_WEIGHT_SCALINGS", "SimplexTrainingArguments"]
 
 POINT_BATCHES = ("split", "full")
-"""What each point of a step sees: its part of the batch, or all of it."""
+"""Whether the points of a step split the batch, or each point gets the full batch."""
 
 VOLUME_WEIGHT_SCALINGS = ("random_complex", "none")
-"""What `volume_weight` is divided by: the log volume of a random complex, or nothing."""
+"""Whether `volume_weight` is divided by the log volume of a random complex."""
 
 
 @dataclass
 class SimplexTrainingArguments(TrainingArguments):
-    """Arguments of a growth. Those of `transformers.TrainingArguments` apply to the training of each vertex.
+    """Arguments of `SimplexTrainer`. Those of `transformers.TrainingArguments` apply to each vertex.
 
-    The fields below, with their help texts, are what SPRO adds.
+    SPRO adds the fields below. Each has a help text.
 
     Raises:
         ValueError: An argument is out of its range. The message names it.
@@ -159,7 +159,7 @@ class SimplexTrainingArguments(TrainingArguments):
         if self.num_modes > self.num_vertices:
             raise ValueError(
                 f"num_modes is {self.num_modes} and num_vertices {self.num_vertices}: modes are vertices too, so "
-                "expected at least as many vertices."
+                "num_vertices must be at least num_modes."
             )
         if self.batch_norm_images < 2:
             raise ValueError(f"batch_norm_images is {self.batch_norm_images}: expected at least 2.")
@@ -195,6 +195,6 @@ class SimplexTrainingArguments(TrainingArguments):
 
     @property
     def place_model_on_device(self) -> bool | None:
-        """As in `TrainingArguments`. With frozen vertices kept off the device, the ensemble stays on the CPU."""
+        """See `transformers.TrainingArguments.place_model_on_device`. False if frozen vertices are off the device."""
         placed: bool | None = super().place_model_on_device
         return placed if self.frozen_vertices == "device" else False

@@ -25,10 +25,10 @@ def batch_norm_batches(
     label_names: tuple[str, ...] | list[str] = ("labels",),
     num_workers: int = 0,
 ) -> list[dict[str, Any]]:
-    """Load the same random images each time, as batches of inputs without labels.
+    """Load random training images as batches of inputs without labels. The same arguments give the same images.
 
     Args:
-        dataset: Map-style or iterable, from torch or `datasets`. Of an iterable one the first images are taken.
+        dataset: Map-style or iterable, from torch or `datasets`. An iterable data set gives its first images.
         images: Number of images. A last batch of one image is left out, since it has no variance.
         batch_size: Images in a batch, at least 2.
         seed: Seed of the choice and of the augmentation.

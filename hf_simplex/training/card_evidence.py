@@ -37,7 +37,7 @@ _SHOWN_ARGUMENTS = (
 
 
 def shown_arguments(args: SimplexTrainingArguments) -> dict[str, Any]:
-    """Select the arguments that shape the weights, as YAML values by name. Unset ones are left out.
+    """Select the arguments that shape the weights, as YAML values by name, without the unset ones.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Engines: which FSDP and DeepSpeed settings a vertex can train with, and a module as it was before accelerate."""
+"""Engines: checks that FSDP and DeepSpeed settings can train a vertex, and unwraps modules."""
 
 import os
 from typing import Any
@@ -13,14 +13,14 @@ __all__ = ["check_engine", "unwrap"]
 
 
 def check_engine(args: SimplexTrainingArguments, state: Any) -> None:
-    """Raise for engines that ignore what was asked for, or that keep weights where no point can be written.
+    """Check that the engine can train a vertex: it must follow the arguments and let points be written.
 
     Args:
         args: Arguments of the run.
         state: The `AcceleratorState` of the run, `accelerator.state`.
 
     Raises:
-        ValueError: The message names the setting and what to use instead.
+        ValueError: The engine cannot. The message names the setting and an alternative.
 
     Example::
 

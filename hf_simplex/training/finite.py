@@ -22,7 +22,19 @@ class NonFiniteError(RuntimeError):
 def non_finite_error(
     what: str, step: int, state: TrainerState, checkpoints: StageCheckpoints, learning_rate: float
 ) -> NonFiniteError:
-    """Return the error for `what` was found at `step` of a stage."""
+    """Return the error for `what` was found at `step` of a stage.
+
+    Args:
+        what: What is not finite, as the start of the message.
+        step: Step of the stage.
+        state: State of the stage's Trainer.
+        checkpoints: Checkpoints of the stage.
+        learning_rate: Learning rate at the step.
+
+    Example::
+
+        raise non_finite_error("The loss is nan", 3, trainer.state, checkpoints, learning_rate=0.1)
+    """
     return NonFiniteError(
         f"{what} in stage {checkpoints.folder.name}, step {step} of {state.max_steps}, at learning rate "
         f"{learning_rate:.3g}. The last checkpoint is {checkpoints.last()}. Resume from it with a lower learning "

@@ -1,4 +1,4 @@
-"""Frozen vertices on the CPU, whose part of the next point an accelerator prefetches."""
+"""Frozen vertices on the CPU: an accelerator prefetches their mix for the next point."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -31,12 +31,12 @@ class FetchedMix:
     """The frozen part of a point, F of phi = F + c theta, mixed on the accelerator from vertices on the CPU.
 
     F does not depend on the growing vertex. So F of the next point is fetched while the module works on the current
-    one: on a stream of its own, chunk by chunk, from pinned memory. The accelerator holds the bytes of one vertex and
-    of a few chunks, for any number of frozen vertices.
+    one: on a separate stream, chunk by chunk, from pinned memory. The accelerator holds one vertex and a few chunks,
+    for any number of frozen vertices.
 
     Args:
         vertices: the weights of all vertices on the CPU, full or sharded as the module is. Frozen ones are copied into
-            pinned memory, whose allocator rounds the bytes of each up to a power of two.
+            pinned memory. Its allocator rounds the size of each up to a power of two.
         vertex: index of the growing vertex, which is not read.
         parameters: the parameters of the module by name. F has their shapes and memory formats, in float32 or wider.
 
@@ -76,13 +76,17 @@ class FetchedMix:
         self._fetched: list[float] | None = None
 
     def fetch(self, coordinates: Sequence[float]) -> None:
-        """Start to fetch F of the point at `coordinates`, in place of the previous one.
+        """Start to fetch F of the point at `coordinates`. It overwrites the previous F.
 
         Args:
             coordinates: [vertices] barycentric coordinates.
 
         Raises:
             ValueError: as `write_point`.
+
+        Example::
+
+            fetched.fetch([0.25, 0.25, 0.5])   # returns at once; `take` waits
         """
         coordinates = [float(coordinate) for coordinate in coordinates]
         found = support(self.vertices, coordinates)
@@ -92,14 +96,14 @@ class FetchedMix:
             return
         stream: Any = nullcontext()
         if self._stream is not None:
-            # The previous point is read from the same memory.
+            # Work on the previous point may still read the same memory.
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
             stream = torch.cuda.stream(self._stream)
         with stream:
             mix([self._mix], [[self._packed[index]] for index in found], list(found.values()))
 
     def take(self, coordinates: Sequence[float]) -> tuple[Weights, float]:
-        """F of the point at `coordinates`; fetched now, unless `fetch` was called for it.
+        """Return F of the point at `coordinates`. It is fetched now, unless `fetch` was called for this point.
 
         Args:
             coordinates: [vertices] barycentric coordinates.
@@ -109,6 +113,10 @@ class FetchedMix:
 
         Raises:
             ValueError: as `write_point`.
+
+        Example::
+
+            mixed, share = fetched.take([0.25, 0.25, 0.5])   # share is 0.5
         """
         if self._fetched != list(coordinates):
             self.fetch(coordinates)

@@ -1,4 +1,4 @@
-"""Rules of a growth: what it refuses before it trains, the volume weights, and the loss of a stage."""
+"""Growth of a complex: checks before training, the random edge, the mean loss, and recovery from errors."""
 
 import contextlib
 import copy
@@ -27,13 +27,14 @@ def check_growth(
 
     Args:
         args: Arguments of the growth.
-        structure: The complex before it.
+        structure: The complex before the growth.
         roles: Role of each vertex.
         volume_weight: Returns the volume weight for the last vertex of a complex, or raises ValueError.
 
     Raises:
-        ValueError: More modes than there are, but the weights that they start from are gone; fewer members than
-            simplexes; volume sampling with symmetric members or among simplexes of different size; no volume weight.
+        ValueError: Further modes are asked for after the modes' initial weights were trained; there are fewer members
+            than simplexes; volume sampling is combined with symmetric members or simplexes of different sizes; or
+            there is no positive volume weight.
 
     Example::
 
@@ -49,8 +50,8 @@ def check_growth(
             )
     if args.num_members is None and args.sampling == "volume" and simplexes > 1:
         raise ValueError(
-            "sampling is 'volume' and num_members is not given: the default members weigh all simplexes alike. Give "
-            "the number of random members."
+            "sampling is 'volume' and num_members is not given, but the default members give all simplexes equal "
+            "weight: give num_members."
         )
     if args.num_members is not None and args.sampling == "equal" and args.num_members < simplexes:
         raise ValueError(
@@ -85,10 +86,10 @@ def random_edge(simplex: SimplexForImageClassification) -> float:
 
 
 def mean_loss(log_history: list[dict[str, float]], otherwise: float) -> float:
-    """Return the mean loss of the steps of a stage, with those before an interruption.
+    """Return the mean loss of a stage over all steps, including those before an interruption.
 
     Args:
-        log_history: `TrainerState.log_history`. Each entry with a loss stands for the steps since the one before.
+        log_history: `TrainerState.log_history`. A logged loss is the mean over the steps since the previous log.
         otherwise: Result if no loss was logged.
 
     Example:
@@ -105,7 +106,7 @@ def mean_loss(log_history: list[dict[str, float]], otherwise: float) -> float:
 
 @contextlib.contextmanager
 def unchanged_on_error(simplex: SimplexForImageClassification) -> Iterator[None]:
-    """Restore vertices, members and structure if the context raises, so that no untrained vertex stays.
+    """Restore vertices, members and structure if the context raises, so that no untrained vertex remains.
 
     Example::
 

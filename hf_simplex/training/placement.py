@@ -1,4 +1,4 @@
-"""Placement of the vertices while one grows: sharded as the module is, on its device, rounded, or on the CPU."""
+"""Placement of the vertices during training: sharded like the module, on its device, rounded, or on the CPU."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ __all__ = ["VertexPlacement"]
 class VertexPlacement:
     """Places the vertices of a complex for a module that holds one of them, and swaps points into the module.
 
-    `place` shards the vertices as an engine has sharded the module. The vertices are whole until the first call.
+    `place` shards the vertices like the module. The vertices are not sharded before its first call.
 
     Args:
         module: holds the growing vertex; any engine may wrap it.
@@ -60,10 +60,15 @@ class VertexPlacement:
 
     @torch.no_grad()
     def place(self) -> None:
-        """Shard the vertices as the module is, and move the frozen ones. Has no effect if the module has not changed.
+        """Shard the vertices like the module and move the frozen ones. No effect if the module has not changed.
 
         Raises:
             ValueError: the engine shards the parameters of the module in several ways.
+
+        Example::
+
+            fully_shard(module)
+            placement.place()
         """
         group, device = shard_group(self.module), next(self.module.parameters()).device
         if (group, device) == (self.group, self._device):
@@ -89,14 +94,24 @@ class VertexPlacement:
 
     @property
     def fetches(self) -> bool:
-        """Whether an accelerator fetches points from the CPU, so that `prefetch` saves time."""
+        """Whether an accelerator fetches points from the CPU, so that `prefetch` saves time.
+
+        Example::
+
+            placement.fetches   # False on a CPU
+        """
         return self._mix is not None
 
     def prefetch(self, coordinates: Sequence[float]) -> None:
-        """Fetch the frozen part of the next point, while the module works on another. No effect without fetching.
+        """Start to fetch the frozen part of the next point while the module works on another, if `fetches`.
 
         Args:
-            coordinates: [vertices] barycentric coordinates of the next point. `at` may still be given another.
+            coordinates: [vertices] barycentric coordinates of the next point. `at` still accepts any other point.
+
+        Example::
+
+            with placement.at(points[0]):
+                placement.prefetch(points[1])
         """
         if self._mix is not None:
             self._mix.fetch(coordinates)
@@ -107,6 +122,11 @@ class VertexPlacement:
 
         Args:
             coordinates: [vertices] barycentric coordinates.
+
+        Example::
+
+            with placement.at([0.5, 0.5]):
+                loss(module(inputs), labels).backward()
         """
         vertices, vertex = self.vertices, self.vertex
         if self._mix is not None:
@@ -118,5 +138,5 @@ class VertexPlacement:
 
 
 def _rounded(weights: Weights) -> Weights:
-    # Integer buffers, such as counters, are no weights.
+    # Integer buffers, such as counters, are not rounded.
     return {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in weights.items()}

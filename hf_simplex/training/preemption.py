@@ -1,4 +1,4 @@
-"""Preemption: on SIGTERM a run saves a checkpoint and exits with a code of its own."""
+"""Preemption: on SIGTERM a run saves a checkpoint and exits with code 75."""
 
 import signal
 import threading
@@ -13,11 +13,11 @@ from ..model.processes import any_rank
 __all__ = ["EXIT_CODE", "Preemption"]
 
 EXIT_CODE = 75
-"""Exit code of a preempted run, EX_TEMPFAIL of sysexits.h: not an error, start it again with `--resume`."""
+"""Exit code of a preempted run (EX_TEMPFAIL of sysexits.h). Start such a run again with `--resume`."""
 
 
 class Preemption:
-    """Notes SIGTERM, and exits once it is safe.
+    """Records SIGTERM, and exits once it is safe.
 
     Args:
         is_busy: Returns whether the process must finish something before it may exit. If not, SIGTERM exits at once.
@@ -37,7 +37,13 @@ class Preemption:
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """Handle SIGTERM within the context. Outside the main thread, which alone gets signals, it does nothing."""
+        """Handle SIGTERM within the context. No effect outside the main thread, since only that gets signals.
+
+        Example::
+
+            with preemption.heeded():
+                trainer.train()
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -53,7 +59,16 @@ class Preemption:
             self.end()
 
     def agreed(self, device: torch.device) -> bool:
-        """Return whether any process has received SIGTERM. All processes of a distributed run call this together."""
+        """Return whether any process has received SIGTERM. All processes of a distributed run call this together.
+
+        Args:
+            device: Device of the communication.
+
+        Example::
+
+            if preemption.agreed(device):
+                control.should_save = control.should_training_stop = True
+        """
         self.requested = any_rank(self.requested, device)
         return self.requested
 
@@ -62,6 +77,14 @@ class Preemption:
         """Worker init function of a data loader: ignore SIGTERM, then call `init`.
 
         A cluster signals all processes at once. The training process needs its workers until the step is finished.
+
+        Args:
+            init: Another worker init function, or None.
+            worker: Index of the worker.
+
+        Example::
+
+            DataLoader(dataset, num_workers=2, worker_init_fn=partial(Preemption.begin_worker, None))
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if init is not None:
@@ -72,5 +95,10 @@ class Preemption:
 
         Raises:
             SystemExit: always.
+
+        Example:
+            >>> Preemption(is_busy=lambda: False).end()
+            Traceback (most recent call last):
+            SystemExit: 75
         """
         raise SystemExit(EXIT_CODE)

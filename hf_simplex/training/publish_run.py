@@ -43,12 +43,12 @@ def publish_run(
         model: The trained ensemble, already saved to `args.output_dir`.
         args: The arguments of the run. `hub_model_id`, `hub_token`, `hub_revision` and `hub_private_repo` are the
             defaults of the arguments below.
-        eval_dataset: Images with labels for the results on the card. Default, or several data sets: no results.
+        eval_dataset: Images with labels for the results on the card. Default: no results, as for several data sets.
         data_collator: As for `transformers.Trainer`.
         commit_message: Message of the commit. Default: "Upload ensemble".
         token: Token of an account that may write.
         revision: Branch. It is created if it does not exist.
-        private: Whether a repository that is created is private.
+        private: Whether a new repository is private.
         tags: Further tags for the card.
 
     Returns:
@@ -65,7 +65,7 @@ def publish_run(
     evidence = Evidence(arguments=shown_arguments(args), hardware=describe_hardware())
     if eval_dataset is not None and not isinstance(eval_dataset, dict):
         quiet = copy.copy(args)
-        # The Trainer that predicts would create a repository of its own.
+        # Otherwise the Trainer that predicts would create a repository too.
         quiet.push_to_hub = False
         try:
             predictions, references = predict_parts(model, eval_dataset, quiet, data_collator=data_collator)

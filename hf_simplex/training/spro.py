@@ -1,4 +1,4 @@
-"""SPRO, simplicial pointwise random optimization: a vertex grows so that its simplexes have low loss and large volume.
+"""SPRO, simplicial pointwise random optimization: trains a vertex for low loss and large volume of its simplexes.
 
 One vertex theta trains while the others are frozen. The objective is eq. 1 of Benton et al. 2021, "Loss Surface
 Simplexes for Mode Connecting Volumes and Fast Ensembling"::
@@ -30,17 +30,17 @@ class GrowingVertex:
     """The SPRO objective for one vertex of a complex, on any module with any loss (Benton et al. 2021, eq. 1).
 
     The module that trains *is* the growing vertex. With theta for its weights, c for its coordinate and F for the mix
-    of the frozen vertices, a point is phi = F + c theta, and dL/dtheta = c dL/dphi. Only points of the simplexes that
-    hold the vertex have a gradient; only these are drawn.
+    of the frozen vertices, a point is phi = F + c theta, and dL/dtheta = c dL/dphi. Points are drawn only from the
+    simplexes that hold the vertex, since other points have no gradient.
 
-    An engine may shard (FSDP2) or move the module before or after this. If after, call `place_vertices` then.
+    An engine may shard (FSDP2) or move the module before or after construction. If after, then call `place_vertices`.
     Processes that shard one replica of the weights must be given the same points.
 
     Args:
         module: holds the growing vertex in its trainable parameters; any engine may wrap it.
         vertices: the weights of all vertices by parameter name. Those of the growing vertex store the module's weights
-            while it holds a point. With `frozen_vertices` other than `"device"` give vertices on the CPU: they are not
-            changed, except for the storage of a module that is on the CPU too.
+            while it holds a point. If `frozen_vertices` is not `"device"`, give vertices on the CPU. They are not
+            changed, except for that storage if the module is on the CPU too.
         structure: the complex of the vertices.
         vertex: index of the growing vertex.
         volume_weight: lambda_j, in nats of loss per nat of log volume; 0 leaves the volume term out.
@@ -51,8 +51,8 @@ class GrowingVertex:
             regular simplexes with this radius, from centroid to vertex, relative to the norm of the first frozen
             vertex. The volume term is then lambda_j (log V - log V_target)^2 / 2.
         frozen_vertices: `"device"`: the frozen vertices stay where they are given. `"bfloat16"`: rounded, on the
-            module's device; points and volumes are those of the rounded vertices, each weight off by at most 2**-8 of
-            itself. `"cpu"`: on the CPU, fetched for each point; the points are those of `"device"`.
+            module's device; points and volumes are those of the rounded vertices, with a relative error of at most
+            2**-8 per weight. `"cpu"`: on the CPU, fetched for each point; the points equal those of `"device"`.
 
     Raises:
         ValueError: the vertex is the only one of a simplex; a choice is unknown; or the target is not positive.
@@ -114,10 +114,14 @@ class GrowingVertex:
 
         Args:
             jitter: standard deviation of Gaussian noise, relative to the root mean square of each parameter.
-            generator: of the noise.
+            generator: generator of the noise.
 
         Raises:
             RuntimeError: the module is sharded already.
+
+        Example::
+
+            growing.start_at_mean(jitter=0.01, generator=torch.Generator().manual_seed(0))
         """
         if self.placement.group is not None:
             raise RuntimeError("A vertex starts at the mean of whole weights: call start_at_mean before sharding.")
@@ -141,8 +145,12 @@ class GrowingVertex:
 
         Returns:
             [points, all vertices] barycentric coordinates.
+
+        Example::
+
+            points = growing.draw(5, torch.Generator().manual_seed(0))
         """
-        # Volumes of the vertex as it is now: a resumed run draws the same points.
+        # Computed from the present weights, so that a resumed run draws the same points.
         log_volumes = None
         if self.sampling == "volume" and len(self.star.simplexes) > 1:
             log_volumes = _log_volumes(self.star_volume)
@@ -162,6 +170,11 @@ class GrowingVertex:
 
         Yields:
             c, the coordinate of the growing vertex, by which the loss is multiplied.
+
+        Example::
+
+            with growing.at(points[0]) as coordinate:
+                (coordinate * loss(module(inputs), labels)).backward()
         """
         with self.placement.at(coordinates):
             yield coordinates[self.vertex]
@@ -174,10 +187,14 @@ class GrowingVertex:
         the vertex, log V = log sum_s V_s has the gradient sum_s (V_s / V) r_s / h_s^2.
 
         Args:
-            scale: factor of the gradient, such as a loss scale, or a number of steps that this call stands for.
+            scale: factor of the gradient, such as a loss scale or the number of steps between two calls.
 
         Returns:
             The value of the term at the vertex, without `scale`.
+
+        Example::
+
+            growing.add_volume_gradient().regularizer   # call it before optimizer.step()
         """
         heights = self.star_volume.heights()
         log_volumes = torch.stack([height.log_volume for height in heights])
@@ -193,7 +210,12 @@ class GrowingVertex:
         return term
 
     def volume_term(self) -> VolumeTerm:
-        """The value of the volume term at the vertex, which the module holds; `.grad` does not change."""
+        """Return the value of the volume term. The module must hold the vertex; its `.grad` does not change.
+
+        Example::
+
+            growing.volume_term().log_volume
+        """
         return self._term(_log_volumes(self.star_volume))
 
     def _term(self, log_volumes: Tensor) -> VolumeTerm:
@@ -206,7 +228,12 @@ class GrowingVertex:
 
     @property
     def vertices(self) -> Sequence[Weights]:
-        """The weights of all vertices as placed: whole, or the local shards."""
+        """The weights of all vertices as placed: whole, or the local shards.
+
+        Example::
+
+            growing.vertices[growing.vertex]   # storage of the growing vertex
+        """
         return self.placement.vertices
 
     def place_vertices(self) -> None:
@@ -214,19 +241,34 @@ class GrowingVertex:
 
         Raises:
             ValueError: the engine shards the parameters of the module in several ways.
+
+        Example::
+
+            fully_shard(module)
+            growing.place_vertices()
         """
         self.placement.place()
 
     @property
     def fetches(self) -> bool:
-        """Whether an accelerator fetches points from the CPU, so that `prefetch` saves time."""
+        """Whether an accelerator fetches points from the CPU, so that `prefetch` saves time.
+
+        Example::
+
+            growing.fetches   # False on a CPU
+        """
         return self.placement.fetches
 
     def prefetch(self, coordinates: Sequence[float]) -> None:
-        """Fetch the frozen part of the next point, while the module works on another. No effect without fetching.
+        """Start to fetch the frozen part of the next point while the module works on another, if `fetches`.
 
         Args:
-            coordinates: [vertices] barycentric coordinates of the next point. `at` may still be given another.
+            coordinates: [vertices] barycentric coordinates of the next point. `at` still accepts any other point.
+
+        Example::
+
+            with growing.at(points[0]):
+                growing.prefetch(points[1])
         """
         self.placement.prefetch(coordinates)
 

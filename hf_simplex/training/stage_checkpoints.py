@@ -17,7 +17,7 @@ _ASIDE, _FORMER = ".saving", "former-"
 
 
 class StageCheckpoints:
-    """The checkpoints in `args.output_dir` of one stage.
+    """The checkpoints of one stage, in `args.output_dir`.
 
     A checkpoint is written to `.saving/checkpoint-<step>` and renamed to `checkpoint-<step>`. If the step was saved
     before, the former checkpoint first moves to `.saving/former-checkpoint-<step>`. `resume` finishes that move.
@@ -44,16 +44,31 @@ class StageCheckpoints:
         self._barrier = barrier
 
     def last(self) -> str | None:
-        """Return the path of the last checkpoint, None without one."""
+        """Return the path of the last checkpoint, or None if there is none.
+
+        Example::
+
+            checkpoints.last()   # "out/vertex-00001/checkpoint-500"
+        """
         return get_last_checkpoint(str(self.folder)) if self.folder.is_dir() else None
 
     def resume(self) -> str | None:
-        """Return the path of the last checkpoint of an interrupted run, None without one."""
+        """Return the path of the last checkpoint of an interrupted run, or None if there is none.
+
+        Example::
+
+            trainer.train(resume_from_checkpoint=checkpoints.resume())
+        """
         self._once_per_file_system(self._finish_move)
         return self.last()
 
     def clear(self) -> None:
-        """Delete the checkpoints of an earlier run."""
+        """Delete the checkpoints of an earlier run.
+
+        Example::
+
+            checkpoints.clear()
+        """
         if self.args.should_save:
             for checkpoint in self.folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(checkpoint)
@@ -61,9 +76,17 @@ class StageCheckpoints:
 
     @contextmanager
     def writing_aside(self, state: TrainerState) -> Iterator[None]:
-        """Set `args.output_dir` to a folder aside within the context, then move the checkpoint to its place.
+        """Set `args.output_dir` to a temporary folder within the context, then move the checkpoint into place.
 
-        The move happens on every machine, since machines without a shared file system hold a part of it each.
+        Every machine moves its files. Without a shared file system, each holds a part of the checkpoint.
+
+        Args:
+            state: State of the stage's Trainer. Its step names the checkpoint.
+
+        Example::
+
+            with checkpoints.writing_aside(trainer.state):
+                ...  # write to args.output_dir/checkpoint-<state.global_step>
         """
         name, aside = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", self.folder / _ASIDE
         if self.args.should_save:
@@ -84,11 +107,15 @@ class StageCheckpoints:
         self._once_per_file_system(partial(self.put_in_place, name, state.best_model_checkpoint))
 
     def put_in_place(self, name: str, best: str | None = None) -> None:
-        """Move a checkpoint that was written aside to its place and delete old ones. Call it in one process.
+        """Move a checkpoint from the temporary folder into place and delete old ones. Call it in one process.
 
         Args:
-            name: Name of the checkpoint, such as "checkpoint-3". Nothing happens if it is not aside any more.
+            name: Name of the checkpoint, such as "checkpoint-3". No effect if it was moved already.
             best: Path of the best checkpoint, which is kept.
+
+        Example::
+
+            checkpoints.put_in_place("checkpoint-3")
         """
         aside, place = self.folder / _ASIDE, self.folder / name
         if not (aside / name).is_dir():
@@ -100,7 +127,7 @@ class StageCheckpoints:
         rotate_checkpoints(output_dir=str(self.folder), save_total_limit=self.limit, best_model_checkpoint=best)
 
     def _finish_move(self) -> None:
-        """Put the new checkpoint in place if the run was killed after the former one had moved out of the way."""
+        """Move the new checkpoint into place if the run was killed after it had moved the former one away."""
         for former in (self.folder / _ASIDE).glob(f"{_FORMER}*"):
             name = former.name.removeprefix(_FORMER)
             if not (self.folder / name).exists():
@@ -109,7 +136,7 @@ class StageCheckpoints:
     def _once_per_file_system(self, work: Callable[[], None]) -> None:
         """Run `work` on the main process, then on the first process of each other machine.
 
-        Those may share the file system of the main process, so `work` must do nothing if it is done already.
+        The other machines may share the file system of the main process, so `work` must have no effect when repeated.
         """
         if self.args.should_save:
             work()

@@ -19,7 +19,7 @@ __all__ = ["ConnectorStep", "DrawnPoint", "Part", "StepStreams", "split_batch"]
 
 @dataclass(frozen=True)
 class Part:
-    """What one point of a step sees.
+    """The part of a batch that one point of a step sees.
 
     Args:
         inputs: Keyword arguments of the model.
@@ -36,7 +36,7 @@ class Part:
 
 
 def split_batch(inputs: Mapping[str, Any], points: int, point_batches: str) -> list[Part]:
-    """Divide a batch over the points of a step, or show each point all of it.
+    """Split a batch among the points of a step, or give each point the full batch.
 
     Args:
         inputs: Tensors [batch, ...] by name; other values go to every point.
@@ -44,7 +44,7 @@ def split_batch(inputs: Mapping[str, Any], points: int, point_batches: str) -> l
         point_batches: "split" or "full".
 
     Returns:
-        One part a point. If "split" finds fewer images than points, one part an image.
+        One part per point. With "split" and fewer images than points, one part per image.
 
     Example:
         >>> import torch
@@ -70,8 +70,9 @@ def _is_batched(value: Any, size: int) -> bool:
 class StepStreams:
     """A random stream for each batch of a stage.
 
-    Streams follow from seed, replica of the weights, step and batch of the step. So a resumed run draws the same
-    points, processes with their own weights draw different ones, and processes that share weights the same.
+    A stream depends on the seed, the replica of the weights, the step, and the batch within the step. So a resumed run
+    draws the same points. Processes with separate replicas draw different points; processes that share a replica draw
+    the same points.
 
     Args:
         seed: Seed of the stage.
@@ -94,7 +95,12 @@ class StepStreams:
         self._step, self._batch = -1, 0
 
     def next(self, step: int) -> torch.Generator:
-        """Return the stream of the next batch, which belongs to optimizer step `step`."""
+        """Return the stream of the next batch, which belongs to optimizer step `step`.
+
+        Example::
+
+            points = growing.draw(4, streams.next(trainer.state.global_step))
+        """
         self._step, self._batch = (step, self._batch + 1) if step == self._step else (step, 0)
         return self._stream(self._step, self._batch)
 
@@ -103,6 +109,10 @@ class StepStreams:
 
         Args:
             step_ends: Whether the optimizer steps after the present batch (gradient accumulation).
+
+        Example::
+
+            streams.following(step_ends=True)   # the stream that `next` will return for the next step
         """
         return self._stream(self._step + 1, 0) if step_ends else self._stream(self._step, self._batch + 1)
 
@@ -115,9 +125,9 @@ class DrawnPoint:
     """A point of a step.
 
     Args:
-        part: What it sees of the batch.
+        part: Its part of the batch.
         point: Barycentric coordinates [vertices].
-        following: The point after it. None if nothing is fetched in advance.
+        following: The next point, or None if nothing is fetched in advance.
 
     Example::
 
@@ -164,19 +174,32 @@ class ConnectorStep:
             step_ends: Whether the optimizer steps after this batch.
 
         Returns:
-            One drawn point a part of the batch, in order.
+            One drawn point per part of the batch, in order.
+
+        Example::
+
+            drawn = step.draw(batch, trainer.state.global_step, step_ends=True)
         """
         parts = split_batch(inputs, self._points, self._point_batches)
         points = self.growing.draw(len(parts), self._streams.next(step))
         following: list[list[float] | None] = [*points[1:], None]
         if self.growing.fetches:
-            # If the next batch has as many parts. If not, its first point is fetched when it is needed.
+            # Assumes that the next batch has as many parts. Otherwise its first point is fetched when needed.
             following[-1] = self.growing.draw(len(parts), self._streams.following(step_ends))[0]
         return [DrawnPoint(*drawn) for drawn in zip(parts, points, following, strict=True)]
 
     @contextmanager
     def at(self, drawn: DrawnPoint) -> Iterator[None]:
-        """Hold a drawn point in the module within the context, and weight its loss."""
+        """Swap a drawn point into the module for the duration of the context. `weighted` then weights its loss.
+
+        Args:
+            drawn: A point from `draw`.
+
+        Example::
+
+            with step.at(drawn):
+                step.weighted(model(**drawn.part.inputs).loss).backward()
+        """
         with self.growing.at(drawn.point) as coordinate:
             if drawn.following is not None:
                 self.growing.prefetch(drawn.following)
@@ -187,9 +210,17 @@ class ConnectorStep:
                 self._factors = None
 
     def weighted(self, loss: Tensor) -> Tensor:
-        """Weight the loss at a point: its value by the share, its gradient also by the coordinate of the vertex.
+        """Weight a loss: its value by the point's share, its gradient also by the coordinate of the vertex.
 
         By the chain rule, dL/dtheta = c dL/dphi at the point phi = F + c theta. Outside `at` the loss is unchanged.
+
+        Args:
+            loss: Scalar.
+
+        Example::
+
+            with step.at(drawn):
+                step.weighted(loss).backward()
         """
         if self._factors is None:
             return loss
@@ -200,8 +231,12 @@ class ConnectorStep:
         """Add the gradient of the volume term, if it is due at this step.
 
         Args:
-            step: Number of optimizer steps so far. Counted from it, a resumed run adds the gradient at the same steps.
+            step: Number of optimizer steps so far, including those before a resume.
             loss_scale: Factor that a gradient scaler has put on the loss.
+
+        Example::
+
+            step.add_volume_gradient(trainer.state.global_step)   # after the backward passes
         """
         if (step + 1) % self._volume_interval:
             return
@@ -212,7 +247,14 @@ class ConnectorStep:
     def logs(self, loss: float) -> dict[str, float]:
         """Return log_volume, regularizer [nats] and the share of the regularizer in the objective, for the log.
 
-        They belong to the last step at which the volume gradient was added.
+        The values are from the last step at which the volume gradient was added.
+
+        Args:
+            loss: Loss in the same log, in nats.
+
+        Example::
+
+            trainer.log({"loss": loss, **step.logs(loss)})
         """
         if self._volume_term is None:
             self._volume_term = self.growing.volume_term()

@@ -33,11 +33,11 @@ class SimplexTrainer(VertexTrainer):
     """Grows a `SimplexForImageClassification`: modes, then connectors, then members. Each vertex is one stage.
 
     Within a stage, Trainer trains, wraps and saves the plain backbone of one vertex. Outside the stages its model is
-    the ensemble: `evaluate`, `predict`, `save_model` and `push_to_hub` apply to that. Checkpoints of a stage are in
-    `output_dir/vertex-<index>/`. Finished vertices are in the ensemble in `output_dir`.
+    the ensemble: `evaluate`, `predict`, `save_model` and `push_to_hub` apply to the ensemble. The checkpoints of a
+    stage are in `output_dir/vertex-<index>/`. The ensemble of the finished vertices is in `output_dir`.
 
-    In a distributed run, every process draws its own points: W processes see W times the points. Processes that share
-    one copy of the weights (FSDP2) share their points.
+    In a distributed run, every process draws its own points, so W processes train at W times as many points per step.
+    Processes that share one copy of the weights (FSDP2) share their points.
 
     Args:
         model: The complex that grows.
@@ -88,15 +88,15 @@ class SimplexTrainer(VertexTrainer):
     def grow(self, resume_from_checkpoint: bool = False) -> list[dict[str, Any]]:
         """Train the modes, grow each simplex to `args.num_vertices` by connectors, and draw the members.
 
-        Each simplex starts with `args.num_modes` modes, fine-tuned from the weights that it is given with. Several
+        Each simplex starts with `args.num_modes` modes, all fine-tuned from the simplex's given weights. Several
         simplexes grow into the components of an ESPRO ensemble.
 
         Args:
             resume_from_checkpoint: Continue an interrupted run with the same arguments from `args.output_dir`.
 
         Returns:
-            One report a stage: vertex, role, epochs, steps, wall_time [s], loss [nats], and for connectors log_volume
-            and volume_weight. `model.config.provenance["stages"]` keeps them.
+            One report per stage: vertex, role, epochs, steps, wall_time [s], loss [nats], and for connectors
+            log_volume and volume_weight. `model.config.provenance["stages"]` also keeps the reports.
 
         Raises:
             ValueError: The arguments do not fit the complex (see `growth.check_growth`). Nothing is trained.
@@ -130,6 +130,10 @@ class SimplexTrainer(VertexTrainer):
 
         Raises:
             ValueError: `resume_from_checkpoint` is a folder other than `args.output_dir`.
+
+        Example::
+
+            trainer.train().training_loss
         """
         if isinstance(resume_from_checkpoint, str) and Path(resume_from_checkpoint) != Path(self.args.output_dir):
             raise ValueError(
@@ -142,7 +146,7 @@ class SimplexTrainer(VertexTrainer):
         return TrainOutput(steps, loss, {"train_runtime": sum(stage["wall_time"] for stage in stages)})
 
     def _restore_vertices(self) -> None:
-        """Take the finished vertices of an interrupted run with the same arguments from `output_dir`."""
+        """Load the finished vertices of an interrupted run from `output_dir`."""
         if self.args.should_save:
             finish_saves(self.args.output_dir)
             clear_saves(self.args.output_dir)
@@ -227,6 +231,11 @@ class SimplexTrainer(VertexTrainer):
         """Choose the members as `args` says and compute their BatchNorm statistics.
 
         All processes of a distributed run call this together and divide the members among themselves.
+
+        Example::
+
+            trainer.grow_connector()
+            trainer.draw_members()
         """
         # With FSDP2 the vertices stay on the CPU, but the backbone computes on the device.
         backbone = self.simplex.backbone.to(self.args.device)  # type: ignore[arg-type]
@@ -267,17 +276,22 @@ class SimplexTrainer(VertexTrainer):
     # ---- evaluation and publishing -------------------------------------------------------------------------------
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As in `Trainer`: metrics of the ensemble, within a stage of the vertex that trains."""
+        """Evaluate the ensemble, or within a stage the vertex that trains, as `Trainer.evaluate` does.
+
+        Example::
+
+            trainer.evaluate()["eval_loss"]
+        """
         if self.is_in_stage and self._connector is not None:
             self._recompute_batch_norm()
         return super().evaluate(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As in `Trainer`. Outside the stages, the ensemble is left as it was."""
+        """See `transformers.Trainer.evaluation_loop`. Evaluating the ensemble does not change it."""
         if self.is_in_stage:
             return super().evaluation_loop(*args, **kwargs)
         if self.args.fp16_full_eval or self.args.bf16_full_eval:
-            # Trainer casts the model for good, which would round the vertices.
+            # Trainer casts its model permanently, which would round the vertices.
             self.model = self.model_wrapped = copy.deepcopy(self.simplex)
         # FSDP2 would shard all vertices.
         shards, self.is_fsdp_enabled = self.is_fsdp_enabled, False
@@ -307,16 +321,21 @@ class SimplexTrainer(VertexTrainer):
         """Save the ensemble to `args.output_dir` and publish it with its card in one commit, see `publish_run`.
 
         Args:
-            commit_message, blocking, token, revision, private, tags: As in `Trainer`, but `blocking` must be True.
+            commit_message, blocking, token, revision, private, tags: See `transformers.Trainer.push_to_hub`.
+                `blocking` must be True.
 
         Returns:
             The commit in the main process, None in the others.
 
         Raises:
-            ValueError: `blocking` is False, or contents of a card are given.
+            ValueError: `blocking` is False, or arguments for the contents of a card are given.
+
+        Example::
+
+            trainer.push_to_hub(private=True)
         """
         if kwargs or not blocking:
-            raise ValueError(f"push_to_hub takes no {', '.join(kwargs) or 'blocking=False'} here.")
+            raise ValueError(f"push_to_hub does not take {', '.join(kwargs) or 'blocking=False'}: leave it out.")
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
         return publish_run(

@@ -39,7 +39,7 @@ class VertexTrainer(Trainer):
     """Trains the plain backbone of a `SimplexForImageClassification` as one vertex, a mode or a connector.
 
     Within a stage, Trainer trains, wraps and saves the backbone. Outside the stages its model is the ensemble.
-    `SimplexTrainer` makes a growth out of stages.
+    `SimplexTrainer` runs one stage after another.
 
     Args:
         model: The complex that holds the vertex.
@@ -69,7 +69,7 @@ class VertexTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         check_engine(args, self.accelerator.state)
         if (args.fp16_full_eval or args.bf16_full_eval) and args.frozen_vertices == "device":
-            # Trainer moves the model when it casts it. Here it casts a copy.
+            # Trainer moves the model when it casts it. Evaluation casts a copy, so move the model now.
             self._move_model_to_device(model, args.device)
         self.simplex = model
         self.batch_norm_dataset = batch_norm_dataset
@@ -77,7 +77,7 @@ class VertexTrainer(Trainer):
         self._connector: ConnectorStep | None = None
         self._checkpoints: StageCheckpoints | None = None
         self._seeded_dataset: SeededDataset | None = None
-        # Several processes exit together. One alone would leave the others waiting.
+        # All processes must exit together. If one exited alone, the others would wait for it.
         self.preemption = Preemption(lambda: self.is_in_stage or self.args.world_size > 1)
         self.add_callback(StageCallback(self._begin_training, self._begin_epoch, self.preemption))
         if self.pop_callback(ProgressCallback) is not None:
@@ -95,7 +95,7 @@ class VertexTrainer(Trainer):
         resume: bool,
         growing: GrowingVertex | None = None,
     ) -> dict[str, Any]:
-        """Train the backbone, which holds the start of a vertex, and store it there.
+        """Train the backbone, which holds the initial weights of a vertex, and store the result in that vertex.
 
         Args:
             vertex: Index of the vertex.
@@ -107,6 +107,10 @@ class VertexTrainer(Trainer):
 
         Returns:
             The report: vertex, role, epochs, steps, wall_time [s], loss [nats], for connectors log_volume.
+
+        Example::
+
+            trainer.train_vertex(0, MODE, epochs=10, learning_rate=0.01, resume=False)["loss"]
         """
         run_args, simplex, backbone = self.args, self.simplex, self.simplex.backbone
         self.args = self._stage_args(vertex, role, epochs, learning_rate)
@@ -134,7 +138,7 @@ class VertexTrainer(Trainer):
             report |= {"epochs": self.state.epoch, "steps": result.global_step}
             if growing is not None:
                 report["log_volume"] = growing.volume_term().log_volume
-                # Training has averaged statistics over points of the whole simplex.
+                # During training, the BatchNorm statistics averaged over points of the whole simplex.
                 self._recompute_batch_norm()
             simplex.store_vertex(vertex)
         finally:
@@ -195,7 +199,7 @@ class VertexTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Tensor | Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Forward and backward at each drawn point, then the gradient of the volume term. Modes: as in `Trainer`."""
+        """See `transformers.Trainer.training_step`. A connector runs forward and backward at each drawn point."""
         connector = self._connector
         if connector is None:
             return self._finite(super().training_step(model, inputs, num_items_in_batch))
@@ -221,20 +225,20 @@ class VertexTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """As in `Trainer`. At a point of a connector, the loss is weighted, see `ConnectorStep.weighted`."""
+        """See `transformers.Trainer.compute_loss`. `ConnectorStep.weighted` weights the loss of a connector."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if self._connector is not None:
             loss = self._connector.weighted(loss)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in `Trainer`. Steps of a connector also log its volume term, see `ConnectorStep.logs`."""
+        """See `transformers.Trainer.log`. A connector also logs its volume term, see `ConnectorStep.logs`."""
         if self._connector is not None and "loss" in logs:
             logs |= self._connector.logs(logs["loss"])
         super().log(logs, start_time)
 
     def _finite(self, loss: Tensor) -> Tensor:
-        # All processes raise together. One alone would leave the others waiting.
+        # All processes must raise together. If one raised alone, the others would wait for it.
         if any_rank(~loss.isfinite(), loss.device):
             found = "not finite on another process" if bool(loss.isfinite()) else float(loss)
             raise self._non_finite_error(f"The loss is {found}", self.state.global_step + 1)
@@ -255,7 +259,10 @@ class VertexTrainer(Trainer):
     # ---- data ----------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in `Trainer`. Augmentation depends neither on workers nor on processes nor on interruptions."""
+        """See `transformers.Trainer.get_train_dataloader`.
+
+        Augmentation does not depend on the number of workers, on the processes, or on interruptions.
+        """
         dataset: Any = self.train_dataset
         if hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset):
             examples = dataset
@@ -315,8 +322,8 @@ class VertexTrainer(Trainer):
             self._load_backbone(self.state.best_model_checkpoint)
 
     def _load_backbone(self, checkpoint_folder: str) -> None:
-        # In checkpoints of ViT and others, tensors have other names than in the module. Trainer skips unknown names
-        # (huggingface/transformers issue 48805). from_pretrained maps them.
+        # Checkpoints of ViT and others name tensors differently than the module does. Trainer skips unknown names
+        # (huggingface/transformers issue 48805), but from_pretrained maps them.
         backbone = self.simplex.backbone
         saved: Any = type(backbone).from_pretrained(checkpoint_folder, use_safetensors=True)
         backbone.load_state_dict(saved.state_dict())

@@ -1,4 +1,4 @@
-"""Measures of volume: of the weights themselves, or of weights in units of each tensor's norm."""
+"""Measures of volume: the weights as they are, or each tensor in units of its norm."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ LEAST_SIZE = 1e-2
 
 
 def tensor_scales(measure: str, reference: Weights, names: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """The scale of each tensor in a measure, and the norm of the reference, the same in every measure.
+    """Return the norm of a reference, and the scale of each tensor in a measure.
 
     A layer before a normalization computes the same function at any scale of its weights. A simplex can thus gain
     volume by scale alone, without diversity. `"normalized"` divides each tensor by its norm in the reference, so that
-    all tensors count alike, and multiplies all by a common factor, so that the reference keeps its norm. `LEAST_SIZE`
-    keeps tensors near 0, such as biases, from dominating.
+    all tensors count alike. A common factor then restores the norm of the reference. `LEAST_SIZE` prevents tensors
+    near 0, such as biases, from dominating.
 
     Args:
-        measure: of `VOLUME_MEASURES`; `"weights"` gives 1 for each tensor.
+        measure: one of `VOLUME_MEASURES`; `"weights"` gives 1 for each tensor.
         reference: the weights of a vertex.
         names: the tensors that span the weight space.
 

@@ -31,7 +31,7 @@ HEIGHT_FLOOR = 1e-4
 """The floor of a height, relative to the norm of the weights. It bounds the gradient of a flat simplex."""
 
 NEAR_FACE = 0.05
-"""A height below this part of the weights' norm takes float64 perpendiculars: float32 rounding would show in it."""
+"""Relative height below which perpendiculars are computed in float64, because float32 rounding would show."""
 
 PRODUCT_CHUNK_ON_CPU = 2**16
 """Chunk size, in elements, for inner products on a CPU. A chunk is held twice."""
@@ -102,8 +102,8 @@ class StarVolume:
     Args:
         placement: the module, which holds the growing vertex, and the frozen vertices; not yet sharded.
         faces: the indices of the frozen vertices of each simplex.
-        measure: of `volume_measure.VOLUME_MEASURES`.
-        reference: the weights that lengths and tensors are measured by.
+        measure: one of `volume_measure.VOLUME_MEASURES`.
+        reference: the weights of a vertex. Their norms are the units of heights and tensors.
 
     Raises:
         ValueError: the reference is 0 everywhere, and the measure is `"normalized"`.
@@ -131,7 +131,12 @@ class StarVolume:
 
     @torch.no_grad()
     def heights(self) -> list[Height]:
-        """The heights of the vertex over the faces, which the module holds now."""
+        """Return the heights over the faces of the vertex that the module holds now.
+
+        Example::
+
+            [math.sqrt(height.squared) for height in volume.heights()]
+        """
         parameters = local_parameters(self.placement.module)
         device = next(iter(parameters.values())).device
         found = []
@@ -160,7 +165,12 @@ class StarVolume:
 
         Args:
             height: from `heights`, at the weights that the module holds now.
-            factor: of the perpendicular.
+            factor: factor of the perpendicular.
+
+        Example::
+
+            height, = volume.heights()
+            volume.add_perpendicular(height, 1 / height.squared)   # adds the gradient of log h
         """
         least = torch.float64 if height.squared < (NEAR_FACE * self.norm) ** 2 else torch.float32
         foot = height.foot.tolist()
@@ -175,7 +185,7 @@ class StarVolume:
             gradients = [local_tensor(grad) for name in trained if (grad := parameters[name].grad) is not None]
             frozen = [[self.placement.vertices[index][name] for name in trained] for index in height.face]
             for own, gradient, *others in chunks(theta, gradients, *frozen):
-                # The perpendicular first, then the factor: near the face one is small and the other large.
+                # Compute the perpendicular before the factor: near the face it is small, and the factor is large.
                 wide = [tensor.to(torch.promote_types(tensor.dtype, least)) for tensor in own]
                 perpendicular = torch._foreach_sub(wide, cast_like(others[0], wide), alpha=foot[0])
                 for coordinate, other in zip(foot[1:], others[1:], strict=True):
@@ -195,7 +205,8 @@ def _edges(vertices: Sequence[Weights], name: str) -> Tensor:
 def _inner_products(theta: Sequence[Tensor], frozen: Sequence[Sequence[Tensor]]) -> Tensor:
     """Inner products of a vertex's offset from the mean of a face with itself and with the edges of the face.
 
-    Differences come before products: vertices that lie close together lose little in float32. Sums are float64.
+    Differences are taken before products, so vertices that lie close together lose little precision in float32. Sums
+    are float64.
 
     Args:
         theta: a chunk of the vertex's weights.
@@ -206,7 +217,7 @@ def _inner_products(theta: Sequence[Tensor], frozen: Sequence[Sequence[Tensor]])
         first vertex to the others.
     """
     device, wide = theta[0].device, torch.promote_types(theta[0].dtype, torch.float32)
-    # A reader on the CPU does not wait for the copy.
+    # On a CPU the caller may read the result at once, so the copy must block.
     moved = [[tensor.to(device, non_blocking=device.type != "cpu") for tensor in tensors] for tensors in frozen]
     own, first, *others = (
         (tensors[0] if len(tensors) == 1 else torch.cat([tensor.flatten() for tensor in tensors])).flatten().to(wide)
@@ -214,8 +225,8 @@ def _inner_products(theta: Sequence[Tensor], frozen: Sequence[Sequence[Tensor]])
     )
     vectors = own.new_empty(1 + len(others), own.numel())
     offset, *edges = vectors
-    # The offset starts at the mean of the face, where the vertex starts to grow: it is short, and little cancels in
-    # the height. The mean is mixed as points are, so that a vertex at the mean has height 0.
+    # Measure the offset from the mean of the face, where training starts. The offset is then short, and little cancels
+    # in the height. The mean is mixed like a point, so that a vertex at the mean has height 0.
     mean = first
     for number, other in enumerate(others, start=2):
         mean = torch.lerp(mean, other, 1 / number, out=offset)
@@ -247,14 +258,14 @@ def log_volume_of_radius(radius: float, dimensions: Sequence[int]) -> float:
 def scaled_volume_weight(volume_weight: float, structure: SimplicialComplex, vertex: int, random_edge: float) -> float:
     """The regularization weight lambda_j = lambda* / log V of a random complex (Benton et al. 2021).
 
-    Independent random vertices in P dimensions are equidistant up to a relative 1/sqrt(P): the simplexes of the random
-    complex count as regular.
+    Independent random vertices in P dimensions are equidistant up to a relative 1/sqrt(P), so the simplexes of the
+    random complex are treated as regular.
 
     Args:
         volume_weight: lambda*.
         structure: the complex that grows.
         vertex: index of the growing vertex. The random complex has the structure of its star.
-        random_edge: the distance of two random vertices, in units of the weights.
+        random_edge: the distance between two random vertices, in units of the weights.
 
     Returns:
         lambda_j, in nats of loss per nat of log volume.

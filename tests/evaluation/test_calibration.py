@@ -95,7 +95,7 @@ def test_temperatures_are_not_fitted_on_what_they_are_tested_on() -> None:
     test, labels = calibrated_predictions(20, seed=4)
     with pytest.raises(ValueError, match="never on those that it is tested on"):
         calibrated_metrics(test, labels, test.tolist(), labels)
-    with pytest.raises(ValueError, match="4 labels, those of validation 2"):
+    with pytest.raises(ValueError, match="4 labels, the validation images 2"):
         calibrated_metrics(test, labels, TOO_SURE, LABELS)
 
 
@@ -143,7 +143,7 @@ def test_likelihoods_and_sizes_that_cannot_be_are_refused() -> None:
         deep_ensemble_equivalent(-0.3, {2: -0.3, 3: -0.2})
     with pytest.raises(ValueError, match="start with 1"):
         deep_ensemble_equivalent(-0.3, {})
-    with pytest.raises(ValueError, match=r"0.3 is no mean log-likelihood"):
+    with pytest.raises(ValueError, match=r"0.3 is not a mean log-likelihood"):
         deep_ensemble_equivalent(0.3, DEEP_ENSEMBLES)
-    with pytest.raises(ValueError, match="nan is no mean log-likelihood"):
+    with pytest.raises(ValueError, match="nan is not a mean log-likelihood"):
         deep_ensemble_equivalent(-0.3, {1: math.nan})

@@ -153,7 +153,7 @@ class Unlabelled(Images):
 
 def test_what_cannot_be_evaluated_is_named(tmp_path: Path) -> None:
     args = arguments(tmp_path)
-    with pytest.raises(ValueError, match="gives no labels"):
+    with pytest.raises(ValueError, match="has no labels"):
         compare(ensemble("vit"), Unlabelled(6), args)
     model = SimplexForImageClassification.disjoint_union([ensemble("vit"), ensemble("vit", seed=5)])
     model.set_members([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]])

@@ -40,7 +40,7 @@ HALVES = [[0.5, 0.5], [0.5, 0.5]]
         pytest.param(HALVES, [2**70, 1], "Row 0 of the references is 1180591620717411303424", id="label of 70 bits"),
         pytest.param(HALVES, [0, 1, 0], "2 predictions but 3 references", id="lengths"),
         pytest.param(HALVES, [[1, 0], [0, 1]], r"references .* shape \[2, 2\]", id="one-hot"),
-        pytest.param([[0.5, 0.5], [1.0]], [0, 1], "equally many in each row", id="ragged"),
+        pytest.param([[0.5, 0.5], [1.0]], [0, 1], "in rows of equal length", id="ragged"),
         pytest.param([["a", "b"]], [0], "must be numbers", id="strings"),
         pytest.param([[0.5, 0.5]], None, "got None", id="no references"),
         pytest.param([[[0.5, 0.5]]], [0], r"shape \[images, labels\], got the shape \[1, 1, 2\]", id="three axes"),
@@ -74,7 +74,7 @@ def test_bad_scores_are_refused() -> None:
         ood_auroc([0.0, math.nan], [1.0])
     with pytest.raises(ValueError, match="out-of-distribution scores are empty"):
         ood_auroc([0.0], [])
-    with pytest.raises(ValueError, match=r"one number an image, got the shape \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"one number per image, got the shape \[1, 2\]"):
         ood_auroc([[0.5, 0.5]], [1.0])
     with pytest.raises(ValueError, match="3 uncertainties for 4 references"):
         misclassification_auroc(FOUR_IMAGES, FOUR_LABELS, uncertainties=[1, 2, 3])

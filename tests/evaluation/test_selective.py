@@ -105,8 +105,8 @@ def test_all_images_of_the_thresholds_confidence_are_answered() -> None:
     [
         ([], [], {}, "confidences are empty"),
         ([0.5, math.nan], [True, True], {}, "Row 1 of the confidences is nan"),
-        ([0.5, 0.6], [1, 0], {}, "one bool an image for 2 confidences, got int64"),
-        ([0.5, 0.6], [True], {}, r"one bool an image for 2 confidences, got bool of shape \[1\]"),
+        ([0.5, 0.6], [1, 0], {}, "one bool per image for 2 confidences, got int64"),
+        ([0.5, 0.6], [True], {}, r"one bool per image for 2 confidences, got bool of shape \[1\]"),
         ([0.5], [True], {"target_error": 0.0}, "target_error is 0.0"),
         ([0.5], [True], {"confidence_level": 1.0}, "confidence_level is 1.0"),
     ],

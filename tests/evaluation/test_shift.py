@@ -171,7 +171,7 @@ def test_other_mistakes_are_named() -> None:
         corrupt(picture(), "fog", 1, image_size=31)
     with pytest.raises(ValueError, match="needs a column 'image'"):
         corrupt_dataset(Dataset.from_dict({"x": [1]}, features=Features({"x": Value("int64")})), "fog", 1)
-    with pytest.raises(ValueError, match=r"temperature of \['swag'\]; the methods are \['one'\]"):
+    with pytest.raises(ValueError, match=r"names unknown methods, \['swag'\]: choose from \['one'\]"):
         evaluate_under_shift({"one": lambda data: data}, few_images(), None, None, temperatures={"swag": 1.0})  # type: ignore[arg-type]
 
 

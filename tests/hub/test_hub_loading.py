@@ -250,8 +250,8 @@ def test_weights_of_the_right_shape_in_the_wrong_place_are_found_out(tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "local-dir:/etc"}, "'local-dir:/etc'; expected a name of timm's"),
-        ({"architecture": "../../secret"}, "'../../secret'; expected a name of timm's"),
+        ({"architecture": "local-dir:/etc"}, "'local-dir:/etc'; expected a timm model name"),
+        ({"architecture": "../../secret"}, "'../../secret'; expected a timm model name"),
         ({"architecture": "hf-hub:mallory/net"}, "'hf-hub:mallory/net'; expected"),
         ({"model_args": {"checkpoint_path": "/tmp/trap.pth"}}, "checkpoint_path='/tmp/trap.pth', which names other"),
     ],

@@ -202,7 +202,7 @@ def test_a_failed_write_leaves_the_old_configuration(published: Path, monkeypatc
         (None, FileNotFoundError, "holds no config.json: save the ensemble"),
         ("{", ValueError, "is not the configuration of a model"),
         ("[]", ValueError, "is not the configuration of a model"),
-        ('{"model_type": "vit"}', ValueError, "of model_type 'vit'.*expected 'simplex'"),
+        ('{"model_type": "vit"}', ValueError, "has model_type 'vit'.*of type 'simplex' only"),
     ],
 )
 def test_code_goes_beside_an_ensemble_only(

@@ -142,7 +142,7 @@ def test_a_folder_that_is_partly_there_is_completed(folder: Path, tmp_path: Path
 def test_somebody_elses_checkpoint_is_left_alone(tmp_path: Path) -> None:
     config = json.dumps({"architecture": "resnet18"})
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(FileExistsError, match=r"config\.json is there already .* choose another directory"):
+    with pytest.raises(FileExistsError, match=r"config\.json exists with other contents.* choose another directory"):
         write_efficientnet_lite0(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
     assert (tmp_path / "config.json").read_text() == config

@@ -1,4 +1,6 @@
-"""What the scripts in `recipes/` share: arguments, data, components, and the record of a run.
+"""Code shared by the scripts in `recipes/`: arguments, data, components, and the record of a run.
 
-Needs the optional dependencies of `pip install hf-simplex[recipes]`.
+It needs the optional dependencies: `pip install hf-simplex[recipes]`.
 """
+
+__all__: list[str] = []

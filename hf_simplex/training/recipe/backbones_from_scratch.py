@@ -1,7 +1,7 @@
-"""Backbones with random weights: the paper's for CIFAR, two small ones, and any of timm or the Hub.
+"""Backbones with random weights: the paper's for CIFAR, two small ones, and any from timm or the Hub.
 
-This module registers the paper's backbones with timm: timm's own VGG and pre-activation ResNet reduce an image of 32
-pixels to one pixel. Import this module before you load an ensemble of such a backbone.
+This module registers the paper's backbones with timm, whose own VGG and pre-activation ResNet would reduce an image of
+32 pixels to one pixel. Import this module before you load an ensemble of such a backbone.
 """
 
 from collections import OrderedDict
@@ -46,7 +46,12 @@ CIFAR_IMAGES = {
 
 @register_model
 def vgg16_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
-    """VGG-16 without BatchNorm, with two hidden layers of 512 units after the convolutions: 15 million weights."""
+    """VGG-16 without BatchNorm, with two hidden layers of 512 units after the convolutions: 15 million weights.
+
+    Example:
+        >>> sum(weight.numel() for weight in timm.create_model("vgg16_cifar").parameters())
+        15245130
+    """
     features = make_layers(cfgs["D"], batch_norm=False)
     for layer in features:
         if isinstance(layer, nn.Conv2d):
@@ -60,13 +65,23 @@ def vgg16_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn
 
 @register_model
 def preresnet110_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
-    """Pre-activation ResNet-110 of bottleneck blocks. The stem keeps the resolution."""
+    """Pre-activation ResNet-110 of bottleneck blocks. The stem keeps the resolution.
+
+    Example::
+
+        timm.create_model("preresnet110_cifar", num_classes=100)
+    """
     return _preresnet(12, num_classes)
 
 
 @register_model
 def preresnet164_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
-    """Pre-activation ResNet-164 of bottleneck blocks. The stem keeps the resolution."""
+    """Pre-activation ResNet-164 of bottleneck blocks. The stem keeps the resolution.
+
+    Example::
+
+        timm.create_model("preresnet164_cifar", num_classes=100)
+    """
     return _preresnet(18, num_classes)
 
 
@@ -149,7 +164,7 @@ def random_mode(
             config = AutoConfig.from_pretrained(architecture, num_labels=len(labels), **settings, **source)
         except (OSError, HFValidationError) as error:
             raise OSError(
-                f"{architecture!r} is no architecture: give {SMALL_RESNET!r}, {SMALL_VIT!r}, a name of timm's such "
+                f"{architecture!r} is no architecture: give {SMALL_RESNET!r}, {SMALL_VIT!r}, a timm model name such "
                 f"as 'resnet18' or 'vgg16_cifar', or the Hub id or folder of an image classifier ({error})."
             ) from error
         try:

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SEEDS_A_COMPONENT = 1000
-"""Distance between the seeds of two components. The vertices of a component take the seeds in between."""
+"""Difference between the seeds of two components. The vertices of a component use the seeds in between."""
 
 
 def start_components(
@@ -137,7 +137,7 @@ def check_distinct(model: SimplexForImageClassification, names: Sequence[str]) -
 
     Args:
         model: complex whose vertices are the modes.
-        names: one for each mode, for the message.
+        names: name of each mode, for the message.
 
     Raises:
         ValueError: two modes have the same weights.

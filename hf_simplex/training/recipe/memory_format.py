@@ -114,19 +114,20 @@ def set_memory_formats(
     arguments: Sequence[SimplexTrainingArguments],
     images: Any,
 ) -> list[Choice]:
-    """Convert components to a memory format, with "auto" to the faster one.
+    """Convert components to a memory format. "auto" measures and takes the faster one.
 
-    The memory format affects the last bits of a training run, so a component keeps its format: the choice of "auto"
-    is recorded in the component's folder and read from there. The main process chooses for all processes.
+    The memory format affects the last bits of a training run, so a component must keep its format. The choice of
+    "auto" is recorded in the component's folder and read back after a resume. The main process chooses for all
+    processes.
 
     Args:
         memory_format: one of `CHOICES`.
         components: models to convert in place.
         arguments: training arguments of each component: folder, batch size, device and precision.
-        images: data set. `pixel_values` of its first image give the shape of a batch.
+        images: data set. The `pixel_values` of its first image have the shape of all images.
 
     Returns:
-        The choice of "auto" for each component. Empty for a given format.
+        The choice of "auto" for each component. Empty for any other format.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Command line of a recipe: a YAML file with one argument a line, and flags that override it."""
+"""Command line of a recipe: a YAML file with one argument per line, and flags that override it."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ __all__ = ["exit_on_mistake", "parse_arguments"]
 
 @contextmanager
 def exit_on_mistake() -> Iterator[None]:
-    """Exit with code 2 and one line on stderr if the block raises an error that a user's mistake causes.
+    """Exit with code 2 and one line on stderr if the block raises an error that a user can correct.
 
     Example:
         >>> from hf_simplex.training.recipe.parsing import exit_on_mistake
@@ -62,7 +62,7 @@ def parse_arguments(dataclasses: Sequence[Any], argv: Sequence[str] | None = Non
         args=arguments, look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no argument of this recipe (see --help).")
+        raise ValueError(f"{unknown[0]!r} is not an argument of this recipe (see --help).")
     return tuple(filled)
 
 
@@ -85,11 +85,11 @@ def _flags(file: Path, parser: HfArgumentParser) -> list[str]:
     flags: list[str] = []
     for name, value in settings.items():
         if name not in known or name == "help":
-            raise ValueError(f"{file} names {name!r}, which is no argument of this recipe (see --help).")
+            raise ValueError(f"{file} names {name!r}, which is not an argument of this recipe (see --help).")
         if isinstance(value, (list, dict)) and not (value and _accepts(hints[name], type(value))):
             raise ValueError(f"{file} has {name}: {value}; expected {'one value' if value else 'a value'}.")
         if isinstance(value, list) and known[name].nargs == "+":
-            # First, so that the next flag ends the list and no positional argument joins it.
+            # Put lists first. The next flag then ends the list, and no positional argument joins it.
             flags = [f"--{name}", *map(str, value), *flags]
         elif isinstance(value, (list, dict)):
             # HfArgumentParser has no flag for such a value.

@@ -54,7 +54,7 @@ class PlainArguments:
     learning_rate: float = field(
         default=0.01, metadata={"help": "Initial learning rate of Adam, with cosine decay to 0."}
     )
-    volume_weight: float = field(default=0.0, metadata={"help": "lambda: nats of loss for a nat of log volume."})
+    volume_weight: float = field(default=0.0, metadata={"help": "lambda, in nats of loss per nat of log volume."})
 
     def __post_init__(self) -> None:
         least = {"num_vertices": 2, "num_points": 2, "points_per_step": 1, "mode_steps": 1, "connector_steps": 1}
@@ -147,7 +147,7 @@ def at_points(module: nn.Module, vertices: Sequence[Weights], points: Sequence[S
     Args:
         module: module to write the points into.
         vertices: weights of the vertices.
-        points: barycentric coordinates, one row a point.
+        points: barycentric coordinates, one row per point.
         of: function of the module.
 
     Returns:
