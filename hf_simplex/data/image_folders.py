@@ -11,14 +11,14 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from .split_names import choose_splits, role_of, roles_in
 
-__all__ = ["ImageFolder", "has_metadata", "read_image_folder"]
+__all__ = ["METADATA", "ImageFolder", "has_metadata", "read_image_folder"]
 
 Parts = tuple[str, ...]
 """Names of the folders between a root and a file."""
 
 _NO_SPLIT = "train"
-# `datasets` reads labels from these.
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Files that `datasets` reads labels from."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
     """
     files, ignored = _image_files(folder)
     if not files:
-        raise ValueError(f"The folder {folder} holds no images. Expected image files in one subfolder a class.")
+        raise ValueError(
+            f"The folder {folder} holds no images. Expected image files in one subfolder a class. Unpack archives."
+        )
     notes = [f"left out {_count(ignored, 'file')} without the extension of an image"] if ignored else []
     found, others = _by_split(folder, files, {name for name in asked.values() if name is not None})
     sources = choose_splits(
@@ -101,7 +103,8 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
             beside = f", beside {_quoted(sorted(others))}" if others else ""
             raise ValueError(
                 f"{source!r} in {folder} holds images, but no class folders{beside}. Put the images of each class in "
-                "a folder of its name, and all class folders in a folder 'train'."
+                "a folder of its name, and all class folders in a folder 'train'; or name the label of each file in a "
+                f"file {METADATA[0]} in the folder of the split, with the columns file_name and label."
             )
         else:
             notes.append(f"set aside {loose} in {source!r}, which has no class folders")
@@ -143,7 +146,7 @@ def has_metadata(folder: Path) -> bool:
         >>> has_metadata(Path("hf_simplex"))
         False
     """
-    return any(next(folder.rglob(name), None) is not None for name in _METADATA)
+    return any(next(folder.rglob(name), None) is not None for name in METADATA)
 
 
 def _image_files(folder: Path) -> tuple[list[_File], int]:
