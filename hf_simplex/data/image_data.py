@@ -312,7 +312,7 @@ def _local_folder(
             # `datasets` knows names in lower case only.
             raise ValueError(
                 f"The files in {folder} have names of splits ({', '.join(sorted(said))}), but `datasets` reads them "
-                f"as one split {next(iter(loaded))!r}. Name them in lower case, such as train.parquet and test.parquet."
+                f"as one split {next(iter(loaded))!r}. Use lower case, such as train.parquet and test.parquet."
             )
         return loaded
     subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
