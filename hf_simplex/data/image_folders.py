@@ -99,7 +99,7 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
             labelled[role] = in_classes
             if len(in_classes) < len(found[source]):
                 notes.append(f"left out {loose} beside the class folders of {source!r}")
-        elif role == "train":
+        elif role == "train" or asked.get(f"{role}_split") is not None:
             beside = f", beside {_quoted(sorted(others))}" if others else ""
             raise ValueError(
                 f"{source!r} in {folder} holds images, but no class folders{beside}. Put the images of each class in "
@@ -153,15 +153,16 @@ def _image_files(folder: Path) -> tuple[list[_File], int]:
     """All image files in the order of their paths, and the number of other files."""
     PIL.Image.init()
     extensions = {ending for ending, kind in PIL.Image.EXTENSION.items() if kind in PIL.Image.OPEN}
-    files, ignored, seen = [], 0, set()
+    files, ignored = [], 0
     for directory, subfolders, names in os.walk(folder, followlinks=True):
-        # A link to a folder above would go on for ever.
-        if (real := os.path.realpath(directory)) in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        # "__MACOSX" and the like: copies that archives add.
-        subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
+        # "__MACOSX" and the like: copies that archives add. A link to a folder above would go on for ever.
+        above = os.path.join(os.path.realpath(directory), "")
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith((".", "__"))
+            and not above.startswith(os.path.join(os.path.realpath(os.path.join(directory, name)), ""))
+        ]
         parts = Path(directory).relative_to(folder).parts
         for name in names:
             if name.startswith("."):

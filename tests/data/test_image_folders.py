@@ -146,6 +146,12 @@ def test_a_flat_test_folder_is_set_aside_and_said_so(tmp_path: Path, caplog: pyt
     assert (data.record.test.source, data.record.test.of, data.record.test.fraction) == ("train", 10, 0.2)
 
 
+def test_a_flat_folder_that_is_asked_for_is_an_error(tmp_path: Path) -> None:
+    root = tree(tmp_path, "train/cat/*5", "train/dog/*5", "test/*7")
+    with pytest.raises(ValueError, match=r"'test' in .* holds images, but no class folders"):
+        load_image_data(root, test_split="test")
+
+
 def test_a_validation_folder_takes_the_place_of_a_flat_test_folder(tmp_path: Path) -> None:
     root = tree(tmp_path, "train/cat/*5", "train/dog/*5", "test/*7", "val/cat/*2", "val/dog/*2")
     data = load_image_data(root)
@@ -247,6 +253,16 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path: Path) -> None:
     (root / "train" / "cat" / "again").symlink_to(root)
     data = load_image_data(root)
     assert (len(data.train), len(data.test)) == (4, 1)
+
+
+def test_links_to_the_same_folder_are_read_as_often_as_they_are_there(tmp_path: Path) -> None:
+    pool = tree(tmp_path / "pool", "cat/*2", "dog/*3")
+    for split, names in (("train", ("cat", "dog")), ("test", ("cat",))):
+        (tmp_path / "pets" / split).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "pets" / split / name).symlink_to(pool / name)
+    data = load_image_data(tmp_path / "pets")
+    assert (len(data.train), len(data.test)) == (5, 2)
 
 
 def test_labels_in_a_metadata_file_are_read_where_there_is_one(tmp_path: Path) -> None:
