@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
 
 from .image_columns import check_trained_classes, checked_labels, labels_of, two_columns
-from .image_folders import ImageFolder, has_metadata, read_image_folder
+from .image_folders import METADATA, ImageFolder, has_metadata, read_image_folder
 from .local_data_sets import (
     DIGITS_TRAIN_EXAMPLES,
     FASHION_MNIST_DIRECTORY,
@@ -22,7 +22,7 @@ from .local_data_sets import (
     read_digits,
     read_fashion_mnist,
 )
-from .split_names import choose_splits, role_of
+from .split_names import choose_splits, role_of, roles_in
 from .split_records import DataRecord, record_split
 from .stratification import at_most, split_off, stratified_indices
 
@@ -42,6 +42,7 @@ MIN_VALIDATION_IMAGES = 50
 
 logger = logging.getLogger(__name__)
 
+_TABLES = ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")
 _HUB_PREFIX = "hf://datasets/"
 _FILE_ENDINGS = (
     *(".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".parquet", ".arrow", ".csv"),
@@ -162,12 +163,13 @@ def load_image_data(
     name = os.fspath(name)
     asked = {"train_split": train_split, "validation_split": validation_split, "test_split": test_split}
     splits: ImageFolder | DatasetDict
+    notes: list[str] = []
     if name == "digits":
         splits = read_digits(seed)
     elif name == "fashion_mnist":
         splits = read_fashion_mnist(Path(fashion_mnist_dir))
     elif Path(name).expanduser().is_dir():
-        splits = _local_folder(Path(name).expanduser().resolve(), asked, label_column, cache_dir)
+        splits = _local_folder(Path(name).expanduser().resolve(), asked, label_column, cache_dir, notes)
     else:
         if name.startswith(_HUB_PREFIX):
             name = name.removeprefix(_HUB_PREFIX)
@@ -176,10 +178,11 @@ def load_image_data(
         splits = _hub_data_set(name, config_name, revision, token, cache_dir)
 
     if isinstance(splits, ImageFolder):
-        chosen, sources, notes = splits.splits, splits.sources, list(splits.notes)
+        chosen, sources = splits.splits, splits.sources
+        notes += splits.notes
     else:
         sources = choose_splits(list(splits), name, train_split, validation_split, test_split)
-        chosen, notes = {role: splits[source] for role, source in sources.items()}, []
+        chosen = {role: splits[source] for role, source in sources.items()}
         if unused := sorted(set(splits) - set(sources.values())):
             notes.append(f"left out the splits {', '.join(map(repr, unused))}")
     if train_split is None and role_of(sources["train"]) != "train":
@@ -288,8 +291,12 @@ def _log(name: str, notes: Sequence[str]) -> None:
 
 
 def _local_folder(
-    folder: Path, asked: Mapping[str, str | None], label_column: str | None, cache_dir: str | os.PathLike[str] | None
-) -> "ImageFolder | DatasetDict":
+    folder: Path,
+    asked: Mapping[str, str | None],
+    label_column: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    notes: list[str],
+) -> ImageFolder | DatasetDict:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         try:
             loaded = load_from_disk(str(folder))
@@ -297,22 +304,33 @@ def _local_folder(
             raise ValueError(f"The data set in {folder}, or one of its splits, is empty.") from error
         return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
     cache = None if cache_dir is None else os.fspath(cache_dir)
-    if any(next(folder.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")):
-        return load_dataset(str(folder), cache_dir=cache)
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir())
-    if not subfolders and not has_metadata(folder):
+    tables = [file for pattern in _TABLES for file in folder.glob(pattern) if file.name not in METADATA]
+    if tables:
+        loaded = load_dataset(str(folder), cache_dir=cache)
+        said = set().union(*(roles_in(part) for file in tables for part in file.relative_to(folder).parts))
+        if len(loaded) == 1 and len(said) > 1:
+            # `datasets` knows names in lower case only.
+            raise ValueError(
+                f"The files in {folder} have names of splits ({', '.join(sorted(said))}), but `datasets` reads them "
+                f"as one split {next(iter(loaded))!r}. Use lower case, such as train.parquet and test.parquet."
+            )
+        return loaded
+    subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    metadata = has_metadata(folder)
+    if not subfolders and not metadata:
         raise ValueError(f"The folder {folder} holds no data set. Expected {_ACCEPTED_NAMES}.")
-    if has_metadata(folder):
-        splits = {
-            path.name
-            for path in subfolders
-            if (role_of(path.name) or path.name in asked.values()) and has_metadata(path)
-        }
-        # By default, `datasets` takes a file or class with "test" in its name for a test split and drops all others.
-        patterns = {split: f"{split}/**" for split in sorted(splits)} or {"train": "**"}
-        loaded = load_dataset("imagefolder", data_dir=str(folder), data_files=patterns, cache_dir=cache)
-        if {label_column, "label", "labels"} & set(next(iter(loaded.values())).column_names):
-            return loaded
+    if metadata:
+        named = [name for name in subfolders if role_of(name) or name in asked.values()]
+        described = [name for name in named if has_metadata(folder / name)]
+        if described or not named:
+            # By default, `datasets` takes a file or class with "test" in its name for a test split and drops all
+            # others.
+            patterns = {split: f"{split}/**" for split in described} or {"train": "**"}
+            loaded = load_dataset("imagefolder", data_dir=str(folder), data_files=patterns, cache_dir=cache)
+            if {label_column, "label", "labels"} & set(next(iter(loaded.values())).column_names):
+                if described and (others := sorted(set(subfolders) - set(described))):
+                    notes.append(f"left out the folders {', '.join(map(repr, others))}, which have no metadata file")
+                return loaded
     return read_image_folder(folder, asked)
 
 

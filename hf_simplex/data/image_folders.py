@@ -11,14 +11,14 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from .split_names import choose_splits, role_of, roles_in
 
-__all__ = ["ImageFolder", "has_metadata", "read_image_folder"]
+__all__ = ["METADATA", "ImageFolder", "has_metadata", "read_image_folder"]
 
 Parts = tuple[str, ...]
 """Names of the folders between a root and a file."""
 
 _NO_SPLIT = "train"
-# `datasets` reads labels from these.
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Files that `datasets` reads labels from."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
     """
     files, ignored = _image_files(folder)
     if not files:
-        raise ValueError(f"The folder {folder} holds no images. Expected image files in one subfolder a class.")
+        raise ValueError(
+            f"The folder {folder} holds no images. Expected image files in one subfolder a class. Unpack archives."
+        )
     notes = [f"left out {_count(ignored, 'file')} without the extension of an image"] if ignored else []
     found, others = _by_split(folder, files, {name for name in asked.values() if name is not None})
     sources = choose_splits(
@@ -97,11 +99,12 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
             labelled[role] = in_classes
             if len(in_classes) < len(found[source]):
                 notes.append(f"left out {loose} beside the class folders of {source!r}")
-        elif role == "train":
+        elif role == "train" or asked.get(f"{role}_split") is not None:
             beside = f", beside {_quoted(sorted(others))}" if others else ""
             raise ValueError(
                 f"{source!r} in {folder} holds images, but no class folders{beside}. Put the images of each class in "
-                "a folder of its name, and all class folders in a folder 'train'."
+                "a folder of its name, and all class folders in a folder 'train'; or name the label of each file in a "
+                f"file {METADATA[0]} in the folder of the split, with the columns file_name and label."
             )
         else:
             notes.append(f"set aside {loose} in {source!r}, which has no class folders")
@@ -143,22 +146,23 @@ def has_metadata(folder: Path) -> bool:
         >>> has_metadata(Path("hf_simplex"))
         False
     """
-    return any(next(folder.rglob(name), None) is not None for name in _METADATA)
+    return any(next(folder.rglob(name), None) is not None for name in METADATA)
 
 
 def _image_files(folder: Path) -> tuple[list[_File], int]:
     """All image files in the order of their paths, and the number of other files."""
     PIL.Image.init()
     extensions = {ending for ending, kind in PIL.Image.EXTENSION.items() if kind in PIL.Image.OPEN}
-    files, ignored, seen = [], 0, set()
+    files, ignored = [], 0
     for directory, subfolders, names in os.walk(folder, followlinks=True):
-        # A link to a folder above would go on for ever.
-        if (real := os.path.realpath(directory)) in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        # "__MACOSX" and the like: copies that archives add.
-        subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
+        # "__MACOSX" and the like: copies that archives add. A link to a folder above would go on for ever.
+        above = os.path.join(os.path.realpath(directory), "")
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith((".", "__"))
+            and not above.startswith(os.path.join(os.path.realpath(os.path.join(directory, name)), ""))
+        ]
         parts = Path(directory).relative_to(folder).parts
         for name in names:
             if name.startswith("."):

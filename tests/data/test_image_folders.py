@@ -146,6 +146,12 @@ def test_a_flat_test_folder_is_set_aside_and_said_so(tmp_path: Path, caplog: pyt
     assert (data.record.test.source, data.record.test.of, data.record.test.fraction) == ("train", 10, 0.2)
 
 
+def test_a_flat_folder_that_is_asked_for_is_an_error(tmp_path: Path) -> None:
+    root = tree(tmp_path, "train/cat/*5", "train/dog/*5", "test/*7")
+    with pytest.raises(ValueError, match=r"'test' in .* holds images, but no class folders"):
+        load_image_data(root, test_split="test")
+
+
 def test_a_validation_folder_takes_the_place_of_a_flat_test_folder(tmp_path: Path) -> None:
     root = tree(tmp_path, "train/cat/*5", "train/dog/*5", "test/*7", "val/cat/*2", "val/dog/*2")
     data = load_image_data(root)
@@ -249,6 +255,16 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path: Path) -> None:
     assert (len(data.train), len(data.test)) == (4, 1)
 
 
+def test_links_to_the_same_folder_are_read_as_often_as_they_are_there(tmp_path: Path) -> None:
+    pool = tree(tmp_path / "pool", "cat/*2", "dog/*3")
+    for split, names in (("train", ("cat", "dog")), ("test", ("cat",))):
+        (tmp_path / "pets" / split).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "pets" / split / name).symlink_to(pool / name)
+    data = load_image_data(tmp_path / "pets")
+    assert (len(data.train), len(data.test)) == (5, 2)
+
+
 def test_labels_in_a_metadata_file_are_read_where_there_is_one(tmp_path: Path) -> None:
     root = tree(tmp_path / "pets", "Train/*4", "Test/*2", "other/*2")
     for split, count in (("Train", 4), ("Test", 2)):
@@ -256,6 +272,28 @@ def test_labels_in_a_metadata_file_are_read_where_there_is_one(tmp_path: Path) -
         (root / split / "metadata.csv").write_text("file_name,label\n" + rows)
     data = load_image_data(root)
     assert data.label_names == ("cat", "dog") and (len(data.train), len(data.test)) == (4, 2)
+    assert data.record.notes == ("left out the folders 'other', which have no metadata file",)
+
+
+def test_a_metadata_file_above_the_splits_does_not_make_them_one_heap(tmp_path: Path) -> None:
+    root = tree(tmp_path / "pets", "train/*2", "test/*2")
+    rows = "".join(f"{split}/{index}.png,{index}\n" for split in ("train", "test") for index in (0, 1))
+    (root / "metadata.csv").write_text("file_name,label\n" + rows)
+    with pytest.raises(ValueError, match=r"no class folders.*metadata\.csv in the folder of the split"):
+        load_image_data(root)
+
+
+def test_tables_in_folders_that_datasets_takes_for_one_split_are_an_error(tmp_path: Path) -> None:
+    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    image = PIL.Image.new("RGB", (2, 2))
+    for train, test in (("Train", "Test"), ("train", "test")):
+        for name in (train, test):
+            dataset = Dataset.from_dict({"image": [image] * 4, "label": [0, 1] * 2}, features=features)
+            (tmp_path / train / "data").mkdir(parents=True, exist_ok=True)
+            dataset.to_parquet(tmp_path / train / "data" / f"{name}.parquet")
+    with pytest.raises(ValueError, match=r"have names of splits \(test, train\), but `datasets` reads them as one"):
+        load_image_data(tmp_path / "Train")
+    assert len(load_image_data(tmp_path / "train").train) == 4
 
 
 def test_a_metadata_file_without_labels_leaves_the_labels_to_the_folders(tmp_path: Path) -> None:

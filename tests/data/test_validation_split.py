@@ -4,17 +4,21 @@ import json
 import logging
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+from transformers import ViTImageProcessor
 
 from hf_simplex.data.image_data import ImageData, load_image_data, with_validation
 from hf_simplex.data.pixel_hashes import count_shared, pixel_hashes
 from hf_simplex.data.split_records import DataRecord
 from hf_simplex.training.recipe.arguments import DataArguments
-from hf_simplex.training.recipe.images import load_data, load_data_with_validation
+from hf_simplex.training.recipe.images import load_data, load_data_with_validation, transformed_validation
 
 
 def noise(size: int, seed: int, mode: str = "L") -> list[PIL.Image.Image]:
@@ -111,6 +115,21 @@ def test_a_recipe_that_asks_for_no_validation_images_trains_on_all_as_before() -
     assert pixels(plain.train) == pixels(load_image_data("digits", seed=5).train)
     assert split.validation is not None and split.record.validation is not None
     assert (len(split.validation), split.record.validation.seed) == (200, 5)
+
+
+def test_a_recipe_calibrates_on_images_without_augmentation() -> None:
+    data = load_image_data("digits", max_train_examples=40)
+    component: Any = SimpleNamespace(image_processor=ViTImageProcessor(size={"height": 8, "width": 8}))
+    assert transformed_validation(data, component) is None
+    data = with_validation(data, 0.25, min_images=10)
+    lazy, kept = (transformed_validation(data, component, materialize=kept) for kept in (False, True))
+    assert data.validation is not None and lazy is not None and kept is not None and len(lazy) == 10
+    for image, label, example, other in zip(
+        data.validation["image"], data.validation["label"], lazy, kept, strict=True
+    ):
+        expected = np.asarray(image, dtype=np.float32) / 127.5 - 1
+        assert np.allclose(example["pixel_values"].numpy(), expected, atol=1e-6) and example["labels"] == label
+        assert torch.equal(example["pixel_values"], other["pixel_values"])
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
