@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import PIL.Image
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -65,7 +65,7 @@ def _random_images(config: Any, image_processor: BaseImageProcessor | None) -> T
         height, width = (size, size) if isinstance(size, int) else size
         shape = [PROBE_IMAGES, getattr(config, "num_channels", 3), height, width]
     else:
-        blank = PIL.Image.new("RGB", (64, 64))
+        blank = np.zeros((64, 64, 3), dtype=np.uint8)
         pixel_values: Tensor = image_processor([blank] * PROBE_IMAGES, return_tensors="pt")["pixel_values"]
         shape = list(pixel_values.shape)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -165,7 +165,6 @@ def test_the_files_follow_from_the_imports_and_need_torch_and_transformers_alone
     assert {"configuration_simplex", "modeling_simplex", "pipeline_simplex", "checkpoint", "uncertainty"} <= names
     assert not {"training", "metrics", "image_data", "plotting", "__init__"} & names
     needed = {package for file in files for package in get_imports(file)}
-    # transformers' image processors need PIL themselves.
     assert {"torch", "transformers", "safetensors"} <= needed
     assert not needed & {
         "timm",
@@ -173,6 +172,7 @@ def test_the_files_follow_from_the_imports_and_need_torch_and_transformers_alone
         "evaluate",
         "accelerate",
         "matplotlib",
+        "PIL",
         "torchvision",
         "hf_simplex",
     }
