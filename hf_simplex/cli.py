@@ -147,9 +147,14 @@ def evaluate(
     Example: hf-simplex evaluate me/fashion-simplex fashion_mnist --max-examples 1000 --json
     """
     from hf_simplex.data.image_data import load_image_data
+    from hf_simplex.data.trained_images import count_trained
 
     model = _load(ensemble, revision, token)
     data = load_image_data(data_set, test_split=split, max_test_examples=max_examples, token=token)
+    if trained := count_trained(ensemble, data.test):
+        typer.echo(
+            f"warning: {trained} of {len(data.test)} images were trained on: the results are too good.", err=True
+        )
     results = _metrics(model, data, batch_size, cpu)
     if as_json:
         _print_json({"ensemble": ensemble, "data_set": data_set, **results})
@@ -186,6 +191,7 @@ def calibrate(
     """
     from hf_simplex.data.image_data import load_image_data
     from hf_simplex.data.image_transforms import collate
+    from hf_simplex.data.trained_images import count_trained
     from hf_simplex.evaluation.calibrate import describe_decisions
 
     target = Path(ensemble) if output is None else output
@@ -201,6 +207,12 @@ def calibrate(
             f"{data_set} has no validation split. Name one with --split: its images must be new to the ensemble, and "
             "no test images."
         )
+    if trained := count_trained(ensemble, images):
+        message = f"{trained} of {len(images)} images were trained on"
+        # A few duplicates in the data do no harm.
+        if trained > len(images) // 100:
+            raise ValueError(f"{message}: what is fitted on them is too sure of itself. Give a split of new images.")
+        typer.echo(f"warning: {message}.", err=True)
     inputs, order = _inputs(model, images, data.label_names)
     with _evaluation_arguments(batch_size, cpu) as args:
         decisions = model.calibrate(

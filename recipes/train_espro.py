@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, Subset
 from hf_simplex import SimplexForImageClassification, SimplexTrainer
 from hf_simplex.data.image_data import ImageData, load_image_data
 from hf_simplex.data.image_transforms import collate
+from hf_simplex.data.trained_images import write_trained_images
 from hf_simplex.evaluation.comparison import Result
 from hf_simplex.evaluation.surface_evaluation import model_surface
 from hf_simplex.evaluation.surface_points import plane_points
@@ -214,6 +215,7 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
     """Unite the components, evaluate the ensemble and its parts, and write and publish everything."""
     args, output = run.args, Path(run.args.output_dir)
     ensemble = SimplexForImageClassification.disjoint_union(run.components)
+    ensemble.config.provenance["images"] = run.data.record.to_dict()
     if run.choice is not None:
         ensemble.config.provenance["strategy"] = run.choice.to_json()
     own = run.component_arguments(0)
@@ -241,6 +243,7 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
         return results
 
     ensemble.save_pretrained(output / "ensemble")
+    write_trained_images(output / "ensemble", run.data.train)
     record = {
         "arguments": {
             "backbone": {name: value for name, value in vars(run.backbone_args).items() if name != "token"},

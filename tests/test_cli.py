@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.cli import _label_order, app
 from hf_simplex.data.image_data import load_image_data
+from hf_simplex.data.trained_images import write_trained_images
 from hf_simplex.evaluation.calibration import fit_temperature
 from hf_simplex.evaluation.metrics import classification_metrics
 from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
@@ -211,6 +212,19 @@ def test_calibrate_writes_what_it_fits(tmp_path: Path) -> None:
 
     shown = run("calibrate", folder, "digits", "--split", "test", "--output", tmp_path / "other", "--cpu")
     assert f"Written to {tmp_path / 'other'}" in shown and "temperature is" in shown
+
+
+def test_images_that_were_trained_on_are_noticed(tmp_path: Path) -> None:
+    ten = save(SimplexForImageClassification.from_backbone(backbone("vit", labels=10)), tmp_path / "ten")
+    data = load_image_data("digits")
+    calibrate = ("calibrate", ten, "digits", "--split", "test", "--output", tmp_path / "out", "--cpu")
+    write_trained_images(ten, data.test)
+    assert "797 of 797 images were trained on" in mistake(*calibrate)
+    write_trained_images(ten, data.train.select(range(5)))
+    assert "Written to" in run(*calibrate)
+    write_trained_images(ten, data.test)
+    result = CliRunner().invoke(app, ["evaluate", str(ten), "digits", "--max-examples", "20", "--cpu"])
+    assert result.exit_code == 0 and "warning: 20 of 20 images were trained on" in result.stderr
 
 
 def test_calibrate_refuses_what_it_cannot_fit(folder: Path, tmp_path: Path) -> None:

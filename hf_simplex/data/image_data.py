@@ -252,7 +252,7 @@ def with_validation(
         >>> split = with_validation(data, 0.25)
         >>> len(split.train), len(split.validation), split.record.validation.source
         (750, 250, 'train')
-        >>> with_validation(data).validation is None    # 100 images
+        >>> with_validation(data, 0.04).validation is None  # 40 images
         True
     """
     if not 0 < validation_fraction < 1:

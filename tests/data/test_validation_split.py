@@ -80,8 +80,8 @@ def test_the_seed_decides_on_the_share() -> None:
     assert first.record.validation != other.record.validation
 
 
-@pytest.mark.parametrize(("fraction", "size"), [(0.1, None), (0.199, None), (0.2, 200)])
-def test_a_share_below_200_images_is_not_split_off_and_said_so(
+@pytest.mark.parametrize(("fraction", "size"), [(0.01, None), (0.049, None), (0.05, 50)])
+def test_a_share_below_50_images_is_not_split_off_and_said_so(
     fraction: float, size: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = load_image_data("digits")

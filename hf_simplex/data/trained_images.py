@@ -1,0 +1,74 @@
+"""Recognises images that an ensemble was trained on, by hashes that its run left beside it.
+
+The hashes stay on this machine: published, they would tell everybody whether an image was trained on.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from .pixel_hashes import count_shared, pixel_hashes
+
+__all__ = ["TRAINED_IMAGES_FILE", "count_trained", "write_trained_images"]
+
+TRAINED_IMAGES_FILE = "trained_images.npy"
+
+MAX_IMAGES = 20_000
+"""Largest number of hashed images, evenly spaced, so that a large data set does not cost minutes."""
+
+
+def write_trained_images(directory: str | os.PathLike[str], dataset: Dataset) -> None:
+    """Write the hashes of training images, at most 20,000 evenly spaced ones, 8 bytes each.
+
+    Args:
+        directory: folder of the ensemble.
+        dataset: training images in a column `image`.
+
+    Raises:
+        ValueError: see `pixel_hashes.pixel_hashes`.
+
+    Example::
+
+        write_trained_images("ensemble", data.train)
+    """
+    if len(dataset) > MAX_IMAGES:
+        dataset = dataset.select(np.unique(np.linspace(0, len(dataset) - 1, MAX_IMAGES, dtype=np.int64)))
+    target = Path(directory) / TRAINED_IMAGES_FILE
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            np.save(file, pixel_hashes(dataset), allow_pickle=False)
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def count_trained(directory: str | os.PathLike[str], dataset: Dataset) -> int | None:
+    """Count the images that are among the hashed training images of an ensemble.
+
+    Args:
+        directory: folder of the ensemble.
+        dataset: images in a column `image`.
+
+    Returns:
+        0 to the number of images; None if the folder has no hashes.
+
+    Raises:
+        ValueError: the file of hashes is broken, or see `pixel_hashes.pixel_hashes`.
+
+    Example::
+
+        count_trained("ensemble", data.validation)
+    """
+    file = Path(directory) / TRAINED_IMAGES_FILE
+    if not file.is_file():
+        return None
+    try:
+        hashes = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file} holds no hashes of images ({error}): remove it.") from error
+    if not isinstance(hashes, np.ndarray) or hashes.dtype != np.uint64 or hashes.ndim != 1:
+        raise ValueError(f"{file} holds no hashes of images: remove it.")
+    return count_shared(pixel_hashes(dataset), hashes)
