@@ -10,6 +10,7 @@ the arguments ends the run before training, with one line and exit code 2. The r
 
 - `OUTPUT/ensemble/`: the checkpoint for transformers, with a model card and figures. `--push_to_hub` publishes it.
 - `OUTPUT/results.json`: metrics of the ensemble, of a single model and of a deep ensemble.
+- `OUTPUT/least_sure.png`: the test images of which the ensemble is least sure, with what it says of them.
 - `OUTPUT/run.json`: arguments, versions, hardware, and the time of each stage.
 
 `--resume` continues a killed run from `OUTPUT/components/`, with bitwise equal results. On SIGTERM the run saves and
@@ -26,6 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import ClassLabel
 from huggingface_hub import HfApi
@@ -45,6 +47,7 @@ from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.checkpoint import atomic_write, check_target
 from hf_simplex.model.configuration_simplex import SimplexConfig
 from hf_simplex.model.weight_space import trainable_names
+from hf_simplex.plots.answers import plot_answers
 from hf_simplex.training.batch_norm_images import batch_norm_batches
 from hf_simplex.training.card_evidence import shown_arguments
 from hf_simplex.training.preemption import Preemption
@@ -75,6 +78,9 @@ from hf_simplex.training.recipe.strategy import (
     mode_arguments,
 )
 from hf_simplex.training.recipe.verdict import verdict
+
+LEAST_SURE = 12
+"""Test images in least_sure.png."""
 
 
 @dataclass
@@ -263,6 +269,7 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
         "hardware": hardware(),
     }
     with atomic_write(output) as aside:
+        least_sure(run, ensemble, predictions["espro"].probabilities).savefig(aside / "least_sure.png", dpi=160)
         (aside / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
         (aside / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n", "utf-8")
     print(table(results))
@@ -303,6 +310,20 @@ def unfamiliar_images(run: Run) -> Any:
     labels = ClassLabel(names=list(run.data.label_names))
     images = images.remove_columns("label").add_column("label", [0] * len(images), feature=labels)
     return transformed_validation(replace(run.data, validation=images), run.components[0])
+
+
+def least_sure(run: Run, ensemble: SimplexForImageClassification, probabilities: np.ndarray[Any, Any]) -> Any:
+    """Draw the test images of which the ensemble is least sure, and what it says of them."""
+    names, decisions = run.data.label_names, ensemble.decisions
+    chosen = np.argsort(probabilities.max(axis=1), kind="stable")[:LEAST_SURE].tolist()
+    results = []
+    for number in chosen:
+        scores = torch.from_numpy(probabilities[number])
+        best = scores.argsort(descending=True)[:2].tolist()
+        labels = [{"label": names[label], "score": scores[label].item()} for label in best]
+        results.append({"labels": labels, "abstain": None if decisions is None else decisions.abstains(scores)})
+    images = [run.data.test[number]["image"] for number in chosen]
+    return plot_answers(images, results, [names[run.data.test[number]["label"]] for number in chosen])
 
 
 def loss_surface(

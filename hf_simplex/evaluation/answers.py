@@ -29,7 +29,7 @@ def answer_line(result: Mapping[str, Any], target_error: float | None = None) ->
     """
     named = [f"{entry['label']} {_percent(entry['score'])}" for entry in result["labels"]]
     if result.get("abstain") is None:
-        return named[0]
+        return ", ".join(named[:2]) if result["labels"][0]["score"] < 0.5 else named[0]
     if not result["abstain"]:
         return f"{named[0]}, sure"
     goal = "" if target_error is None else f" at a target error of {100 * target_error:g} %"
