@@ -19,7 +19,8 @@ import hf_simplex.training.arguments
 import hf_simplex.training.trainer
 
 PACKAGE = Path(hf_simplex.__file__).parent
-NEEDED_FOR_INFERENCE = {"torch", "transformers", "safetensors"}
+# transformers itself needs numpy and huggingface_hub, and Pillow for image processors: only a guarded import asks for that.
+NEEDED_FOR_INFERENCE = {"torch", "transformers", "safetensors", "numpy", "PIL", "huggingface_hub"}
 
 CODE = """
 import sys, time

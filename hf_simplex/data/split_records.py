@@ -70,7 +70,13 @@ class DataRecord:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns JSON values."""
+        """Returns JSON values.
+
+        Example:
+            >>> from hf_simplex.data.image_data import load_image_data
+            >>> load_image_data("digits").record.to_dict()["test"]["images"]
+            797
+        """
         return {**asdict(self), "notes": list(self.notes)}
 
     @classmethod
@@ -79,6 +85,10 @@ class DataRecord:
 
         Raises:
             ValueError: a value is missing or unknown.
+
+        Example::
+
+            DataRecord.from_dict(json.loads(text))
         """
         try:
             splits = {

@@ -144,7 +144,7 @@ def predict_parts(
         `espro` (all members). There is no `simplex` where no member lies in the first component.
 
     Raises:
-        ValueError: The data set has no labels.
+        ValueError: The ensemble has no members, or the data set has no labels.
 
     Source: Benton et al. 2021 (ESPRO).
 
@@ -158,6 +158,8 @@ def predict_parts(
     modes = [vertex for s in structure.simplexes for vertex in s if vertex == s[0] or roles[vertex] == MODE]
     first = set(structure.simplexes[0])
     members = model.config.members
+    if not members:
+        raise ValueError("The ensemble has no members to evaluate: draw members first.")
     of_first = [index for index, member in enumerate(members) if {v for v, c in enumerate(member) if c} <= first]
     points = [vertex_coordinates(structure, mode).tolist() for mode in modes]
     points += [centroid_coordinates(structure, 0).tolist(), *members]

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.evaluation.comparison import Result, member_probabilities, predict_parts, results_of
+from hf_simplex.evaluation.comparison import Result, predict_members, predict_parts, results_of
 from hf_simplex.evaluation.metrics import classification_metrics
 
 
@@ -125,7 +125,7 @@ def test_probabilities_do_not_depend_on_how_images_are_batched(tmp_path: Path) -
     model, data = ensemble("resnet"), Images(11)
     expected = model(data.pixel_values, output_member_probabilities=True).member_probabilities
     for size in (1, 4, 16):
-        found, labels = member_probabilities(model, data, arguments(tmp_path, per_device_eval_batch_size=size))
+        found, _, labels = predict_members(model, data, arguments(tmp_path, per_device_eval_batch_size=size))
         assert found.shape == (11, 3, LABELS)
         assert (labels == data.labels.numpy()).all()
         assert torch.allclose(torch.from_numpy(found).float(), expected, atol=1e-6)
@@ -157,8 +157,7 @@ def test_what_cannot_be_evaluated_is_named(tmp_path: Path) -> None:
         compare(ensemble("vit"), Unlabelled(6), args)
     model = SimplexForImageClassification.disjoint_union([ensemble("vit"), ensemble("vit", seed=5)])
     model.set_members([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]])
-    with pytest.raises(ValueError, match="None of the 1 members lies in the first simplex"):
-        compare(model, Images(6), args)
+    assert "simplex" not in compare(model, Images(6), args)
     model.add_vertex([0])
-    with pytest.raises(ValueError, match="None of the 0 members"):
+    with pytest.raises(ValueError, match="no members to evaluate"):
         compare(model, Images(6), args)

@@ -415,7 +415,8 @@ def test_a_trainer_publishes_without_results_where_there_can_be_none(hub: Loopba
     model = SimplexForImageClassification.disjoint_union([ensemble("vit"), ensemble("vit", seed=5)])
     model.set_members([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]])
     args = SimplexTrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True, hub_model_id=ID)
-    trainer = SimplexTrainer(model=model, args=args, train_dataset=Images(), eval_dataset=Images(9))
+    unlabelled = [{"pixel_values": row["pixel_values"]} for row in (Images(9)[index] for index in range(9))]
+    trainer = SimplexTrainer(model=model, args=args, train_dataset=Images(), eval_dataset=unlabelled)
     trainer.push_to_hub()
     assert titles(hub) == ["End of training"]
     card = ModelCard(hub.files(ID)["README.md"].decode())

@@ -58,10 +58,16 @@ def test_there_is_a_setting_for_each_architecture_and_data_set() -> None:
 
 
 def test_every_setting_is_made_of_arguments_of_the_recipe() -> None:
-    kinds = (train_espro.BackboneArguments, train_espro.DataArguments, train_espro.EsproArguments)
+    kinds = (
+        train_espro.BackboneArguments,
+        train_espro.DataArguments,
+        train_espro.CalibrationArguments,
+        train_espro.EsproArguments,
+    )
     for file in CONFIGS:
-        backbone_args, data_args, args = parse_arguments(kinds, [str(file), "--use_cpu"])
+        backbone_args, data_args, calibration, args = parse_arguments(kinds, [str(file), "--use_cpu"])
         train_espro.check(backbone_args, args)
+        assert calibration.validation_fraction == 0
         assert data_args.label_column == ("fine_label" if file.stem.endswith("cifar100") else None)
         assert (args.optim, args.optim_args) == ("sgd", "momentum=0.9")
 

@@ -8,7 +8,12 @@ import pytest
 from tiny_recipes import RECIPES
 from train_espro import check
 
-from hf_simplex.training.recipe.arguments import BackboneArguments, DataArguments, EsproArguments
+from hf_simplex.training.recipe.arguments import (
+    BackboneArguments,
+    CalibrationArguments,
+    DataArguments,
+    EsproArguments,
+)
 from hf_simplex.training.recipe.parsing import parse_arguments
 
 
@@ -124,7 +129,7 @@ def test_a_file_that_is_no_text_is_refused(bad: bytes, tmp_path: Path) -> None:
 
 def test_help_begins_with_how_to_call_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
-        parse_arguments((BackboneArguments, DataArguments, EsproArguments), ["--help"])
+        parse_arguments((BackboneArguments, DataArguments, CalibrationArguments, EsproArguments), ["--help"])
     assert raised.value.code == 0
     told = capsys.readouterr().out
     assert "[CONFIG.yaml] [--argument value ...]" in told.splitlines()[0]
@@ -137,7 +142,7 @@ MINE = ["--backbone", "timm/resnet50.a1_in1k", "--data_set", "zalando-datasets/f
 @pytest.mark.parametrize(("name", "flags"), [("quickstart", []), ("fine_tune", MINE)])
 def test_the_configurations_that_come_along_are_valid(name: str, flags: list[str], tmp_path: Path) -> None:
     file = RECIPES / "configs" / f"{name}.yaml"
-    kinds = (BackboneArguments, DataArguments, EsproArguments)
-    backbone, _, args = parse_arguments(kinds, [str(file), "--output_dir", str(tmp_path), "--use_cpu", *flags])
+    kinds = (BackboneArguments, DataArguments, CalibrationArguments, EsproArguments)
+    backbone, _, _, args = parse_arguments(kinds, [str(file), "--output_dir", str(tmp_path), "--use_cpu", *flags])
     check(backbone, args)
     assert args.num_vertices == {"quickstart": 4, "fine_tune": 2}[name] and args.report_to == []

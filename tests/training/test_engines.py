@@ -83,7 +83,7 @@ def test_engines_agree_with_the_plain_run(
     ids=["zero3", "zero2", "fsdp1", "activation checkpointing"],
 )
 def test_engines_without_writable_weights_are_refused(engine: dict[str, Any], message: str, tmp_path: Path) -> None:
-    args = SimplexTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    args = SimplexTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", volume_weight=1e-8)
     with pytest.raises(ValueError, match=message):
         check_engine(args, SimpleNamespace(**engine))
 

@@ -57,7 +57,7 @@ def test_several_modes_train_from_the_same_weights_before_the_connectors(kind: s
     alone.grow()
     assert same(weights(alone.simplex, 0), weights(run.simplex, 0))
     assert not same(weights(run.simplex, 1), weights(run.simplex, 0))
-    assert len(config.members) == 3
+    assert len(config.members) == 4
 
 
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
@@ -252,10 +252,13 @@ def test_a_grown_ensemble_is_saved_and_train_is_grow(tmp_path: Path) -> None:
     assert torch.equal(loaded(images()).logits, run.simplex(images()).logits)
 
 
-def test_by_default_there_are_as_many_members_as_vertices(tmp_path: Path) -> None:
+def test_by_default_the_members_are_the_vertices_and_the_centroid(tmp_path: Path) -> None:
     grown = trainer(tmp_path, "vit", num_vertices=2, num_members=None)
     grown.grow()
-    first, second = grown.simplex.config.members
+    assert grown.simplex.config.members == [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
+    placed = trainer(tmp_path, "vit", num_vertices=2, num_members=None, member_rule="symmetric")
+    placed.grow()
+    first, second = placed.simplex.config.members
     assert first == pytest.approx([0.788675, 0.211325], abs=1e-6) and second == first[::-1]
 
 
@@ -278,7 +281,7 @@ def test_other_models_arguments_and_optimizers_are_refused(tmp_path: Path) -> No
         ({"num_members": 1}, "one for each of 2 simplexes"),
         ({"num_members": None, "sampling": "volume"}, "num_members is not given"),
         ({"sampling": "volume", "num_vertices": 2}, r"sampling is 'volume'.*\[3, 2\] vertices"),
-        ({"num_vertices": 4}, "plain weight"),
+        ({"num_vertices": 4, "volume_weight": 1e-8}, "plain weight"),
         ({"num_modes": 4, "num_vertices": 4}, r"vertices \[0, 1, 2\] are trained already.*join"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,

@@ -29,7 +29,7 @@ from torch.multiprocessing import start_processes
 from transformers import EvalPrediction, TrainerCallback, TrainerState
 
 from hf_simplex import SimplexTrainer, SimplexTrainingArguments
-from hf_simplex.evaluation.comparison import member_probabilities
+from hf_simplex.evaluation.comparison import predict_members
 from hf_simplex.evaluation.surface_evaluation import classification, evaluate_points
 from hf_simplex.model.batch_norm import recompute_statistics
 from hf_simplex.model.complexes import SimplicialComplex
@@ -280,7 +280,7 @@ def batch_norm_statistics_of_members_are_divided_and_gathered(rank: int) -> None
 
 def no_image_is_counted_twice(rank: int) -> None:
     model, data = ensemble("resnet"), Images(17)
-    found, labels = member_probabilities(model, data, arguments(DIRECTORY / "evaluated"))
+    found, _, labels = predict_members(model, data, arguments(DIRECTORY / "evaluated"))
     expected = model(data.pixel_values, output_member_probabilities=True).member_probabilities
     assert labels.tolist() == data.labels.tolist()
     torch.testing.assert_close(torch.from_numpy(found).float(), expected, rtol=1e-4, atol=1e-6)
