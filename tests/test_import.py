@@ -19,7 +19,7 @@ import hf_simplex.training.arguments
 import hf_simplex.training.trainer
 
 PACKAGE = Path(hf_simplex.__file__).parent
-# transformers itself needs numpy and huggingface_hub, and Pillow for image processors: only a guarded import asks for that.
+# transformers itself needs numpy and huggingface_hub. Pillow is imported where it is installed.
 NEEDED_FOR_INFERENCE = {"torch", "transformers", "safetensors", "numpy", "PIL", "huggingface_hub"}
 
 CODE = """
