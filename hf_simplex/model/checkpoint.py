@@ -3,10 +3,7 @@
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash, has_file, is_offline_mode
+
+from .atomic_saves import atomic_write, clear_saves, finish_saves
 
 __all__ = [
     "DOWNLOAD_KWARGS",
@@ -42,8 +41,6 @@ __all__ = [
 MEMBERS_FILE = "members.safetensors"
 _TENSOR_NAME = re.compile(r"(vertices|members|centroids)\.[0-9]+\..+")
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
-# Prefixes of a save's temporary folder, before and after the save is committed.
-_UNFINISHED, _COMMITTED = ".saving-", ".saved-"
 _FOREIGN_FILES = {
     SAFE_WEIGHTS_NAME: "transformers would load in place of the vertices",
     "adapter_config.json": "makes transformers load an adapter, perhaps to a model of another repository",
@@ -71,60 +68,6 @@ def file_of_tensor(name: str) -> str:
     """
     kind, index, _ = name.split(".", 2)
     return vertex_file(int(index)) if kind == "vertices" else MEMBERS_FILE
-
-
-@contextmanager
-def atomic_write(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder whose files replace those in `directory` when the context ends without an error.
-
-    A crash or a full disk leaves the old files whole. One rename of the temporary folder commits the save. A process
-    killed before it has saved nothing. After it, `finish_saves` moves the remaining files at the next save or load.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     with atomic_write(directory) as aside:
-        ...         _ = (aside / "config.json").write_text("{}")
-        ...     os.listdir(directory)
-        ['config.json']
-    """
-    target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
-    finish_saves(target)
-    aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=target))
-    try:
-        yield aside
-        os.replace(aside, target / aside.name.replace(_UNFINISHED, _COMMITTED))
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    finish_saves(target)
-
-
-def finish_saves(directory: str | os.PathLike[str]) -> None:
-    """Complete the saves that were killed after their commit: move their remaining files.
-
-    Example:
-        >>> finish_saves(tempfile.gettempdir())
-    """
-    for committed in Path(directory).glob(f"{_COMMITTED}*"):
-        for file in committed.iterdir():
-            # Another process may move the file first.
-            with suppress(FileNotFoundError):
-                os.replace(file, Path(directory) / file.name)
-        with suppress(FileNotFoundError):
-            committed.rmdir()
-
-
-def clear_saves(directory: str | os.PathLike[str]) -> None:
-    """Remove the temporary folders of saves that were killed before their commit.
-
-    No other process may save to `directory` meanwhile.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     clear_saves(directory)
-    """
-    for unfinished in Path(directory).glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(unfinished)
 
 
 def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> None:
