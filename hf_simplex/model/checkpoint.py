@@ -1,20 +1,24 @@
 """The files of an ensemble: one safetensors file for each vertex, one for BatchNorm statistics, and the index."""
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash, has_file, is_offline_mode
 
-from .atomic_saves import atomic_write, clear_saves, finish_saves
+from .atomic_saves import atomic_write, committed_saves, finish_saves, is_plain_name
+from .json_files import read_json
 
 __all__ = [
     "DOWNLOAD_KWARGS",
@@ -25,28 +29,32 @@ __all__ = [
     "check_file_name",
     "check_files",
     "check_no_foreign_weights",
+    "check_same_save",
     "check_target",
-    "clear_saves",
     "file_of_tensor",
     "finish_saves",
+    "forget_save",
     "indexed_files",
     "is_weight_file",
+    "locate",
+    "name_save",
     "read_index",
-    "remove_stale_files",
     "stored_dtype",
     "vertex_file",
     "write_tensors",
 ]
 
 MEMBERS_FILE = "members.safetensors"
-_TENSOR_NAME = re.compile(r"(vertices|members|centroids)\.[0-9]+\..+")
+_TENSOR_NAME = re.compile(r"(vertices|members|centroids)\.(0|[1-9][0-9]{0,5})\..+")
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
 _FOREIGN_FILES = {
     SAFE_WEIGHTS_NAME: "transformers would load in place of the vertices",
     "adapter_config.json": "makes transformers load an adapter, perhaps to a model of another repository",
 }
 DOWNLOAD_KWARGS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
-_CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# In the metadata of a weight file and of the index, and in config.json.
+_DIGEST, _SAVE = "sha256", "weights_sha256"
 
 
 def vertex_file(vertex: int) -> str:
@@ -70,12 +78,18 @@ def file_of_tensor(name: str) -> str:
     return vertex_file(int(index)) if kind == "vertices" else MEMBERS_FILE
 
 
-def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> None:
+def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> dict[str, str]:
     """Write a state dict to safetensors files, with the index that transformers reads.
+
+    Each file and the index hold the SHA-256 digest of the file's tensors. Loading compares the two, so that files of
+    different saves are not taken for one ensemble. The same tensors give the same bytes.
 
     Args:
         directory: an existing folder.
         state: tensors named `vertices.<i>.*`, `members.<j>.*` and `centroids.<s>.*`.
+
+    Returns:
+        The digest of each file.
 
     Example::
 
@@ -84,16 +98,88 @@ def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> None:
     files: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         files.setdefault(file_of_tensor(name), {})[name] = tensor.detach().cpu().contiguous()
+    digests = {file: _digest(tensors) for file, tensors in files.items()}
     for file, tensors in files.items():
-        save_file(tensors, directory / file, metadata={"format": "pt"})
+        metadata = {"format": "pt", _DIGEST: digests[file]}
+        save_file(tensors, directory / file, metadata=metadata)
+        _sort_metadata(directory / file, metadata)
     index = {
         "metadata": {
+            _DIGEST: digests,
             "total_parameters": sum(tensor.numel() for name, tensor in state.items()),
             "total_size": sum(tensor.numel() * tensor.element_size() for tensor in state.values()),
         },
         "weight_map": {name: file_of_tensor(name) for name in sorted(state)},
     }
     (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
+    return digests
+
+
+def name_save(directory: Path, digests: Mapping[str, str]) -> None:
+    """Write into config.json which weights it was saved with.
+
+    Args:
+        directory: a folder with config.json.
+        digests: the digest of each weight file.
+
+    Example::
+
+        name_save(Path("ensemble"), write_tensors(Path("ensemble"), model.state_dict()))
+    """
+    file = directory / CONFIG_NAME
+    content = {**read_json(file), _SAVE: _digest_of_all(digests)}
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def forget_save(config: PreTrainedConfig) -> None:
+    """Remove from a configuration in memory which weights it was saved with: the weights may change.
+
+    Example:
+        >>> forget_save(PreTrainedConfig())
+    """
+    if hasattr(config, _SAVE):
+        delattr(config, _SAVE)
+
+
+def check_same_save(index: "Index", config: PreTrainedConfig, name_or_path: str | os.PathLike[str]) -> None:
+    """Check that an index and a configuration were saved together, where both say so.
+
+    Raises:
+        OSError: they are of different saves.
+
+    Example:
+        >>> check_same_save(Index({}, None, {}), PreTrainedConfig(), "ensemble")
+    """
+    expected = getattr(config, _SAVE, None)
+    if expected is not None and index.digests and expected != _digest_of_all(index.digests):
+        raise OSError(
+            f"{CONFIG_NAME} and {SAFE_WEIGHTS_INDEX_NAME} of {name_or_path} are of different saves ({_SAVE} is "
+            f"{expected!r}). If another process saves to it, load it again. Otherwise restore or re-save it."
+        )
+
+
+def _sort_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    """Put the metadata of a safetensors file in order: safetensors writes them in a random one."""
+    with open(path, "r+b") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+        ordered = json.dumps({"__metadata__": dict(sorted(metadata.items()))}, separators=(",", ":"))[:-1].encode()
+        if json.loads(header)["__metadata__"] != metadata or not header.startswith(b'{"__metadata__":{'):
+            raise ValueError(f"{path} has other metadata than {metadata}: is this another version of safetensors?")
+        file.seek(8)
+        file.write(ordered)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 digest of names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _digest_of_all(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
 def check_target(directory: str | os.PathLike[str], model_type: str) -> None:
@@ -146,23 +232,6 @@ def is_weight_file(file: str) -> bool:
     return bool(_VERTEX_FILE.fullmatch(file)) or file == MEMBERS_FILE
 
 
-def remove_stale_files(directory: Path, before: set[str]) -> None:
-    """Remove the files of an earlier, larger ensemble that the index no longer names.
-
-    Args:
-        directory: the folder of the ensemble.
-        before: the indexed files before the save.
-
-    Example::
-
-        before = indexed_files(directory)
-        ...   # save
-        remove_stale_files(directory, before)
-    """
-    for file in before - indexed_files(directory):
-        (directory / file).unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class Index:
     """A checked index of an ensemble.
@@ -170,6 +239,7 @@ class Index:
     Attributes:
         weight_map: the safetensors file of each tensor, a plain file name.
         commit: the Hub commit that the index was read from; None for a folder.
+        digests: the SHA-256 digest of each file's tensors; empty in an ensemble of version 0.1.0.
 
     Example:
         >>> Index({"vertices.0.head.weight": "vertex-00000.safetensors"}, commit=None).commit is None
@@ -178,6 +248,7 @@ class Index:
 
     weight_map: dict[str, str]
     commit: str | None
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
@@ -196,15 +267,8 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
 
         read_index("me/resnet50-simplex", revision="main").weight_map
     """
-    if os.path.isdir(name_or_path):
-        finish_saves(name_or_path)
     try:
-        index_file = cached_file(
-            name_or_path,
-            SAFE_WEIGHTS_INDEX_NAME,
-            _raise_exceptions_for_missing_entries=False,
-            **_download_kwargs(kwargs),
-        )
+        index_file = locate(name_or_path, SAFE_WEIGHTS_INDEX_NAME, **kwargs)
     except OSError as error:
         raise OSError(f"The ensemble {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
     if index_file is None:
@@ -214,10 +278,13 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
             f"wrote. A single model ({SAFE_WEIGHTS_NAME}) is loaded by SimplexForImageClassification.from_backbone."
         )
     try:
-        index = json.loads(Path(index_file).read_text("utf-8"))
+        index = read_json(index_file)
         weight_map = dict(index["weight_map"])
         if not weight_map or not isinstance(index["metadata"], dict):
             raise ValueError("no tensors or no metadata")
+        digests = index["metadata"].get(_DIGEST, {})
+        if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+            raise ValueError(f"metadata.{_DIGEST} is no object of digests")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{index_file} is not an index of safetensors files ({error!r}). Restore or re-save it."
@@ -230,7 +297,37 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
                 f"{index_file} names the tensor {name!r}; expected vertices.<number>.<name> or members or centroids. "
                 "This is the index of another kind of model, or broken: restore or re-save it."
             )
-    return Index(weight_map, extract_commit_hash(index_file, None))
+    if digests and digests.keys() != set(weight_map.values()):
+        raise ValueError(
+            f"{index_file} names other files in metadata.{_DIGEST}, {sorted(digests)}, than in weight_map. Restore or "
+            "re-save it."
+        )
+    return Index(weight_map, extract_commit_hash(str(index_file), None), digests)
+
+
+def locate(name_or_path: str | os.PathLike[str], file: str, **kwargs: Any) -> Path | None:
+    """Return the path of a file of a folder or a Hub repository; None if there is no such file.
+
+    A save that was killed after its commit has left files aside. They are found where they are, and not moved.
+
+    Args:
+        name_or_path: a folder or a Hub id.
+        file: a plain file name.
+        **kwargs: as for `read_index`.
+
+    Raises:
+        OSError: the repository or revision does not exist, or the token has no access to it.
+
+    Example:
+        >>> locate(".", "no-such-file") is None
+        True
+    """
+    if os.path.isdir(name_or_path):
+        for folder in committed_saves(Path(name_or_path, kwargs.get("subfolder") or "")):
+            if (folder / file).is_file():
+                return folder / file
+    path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **_download_kwargs(kwargs))
+    return None if path is None else Path(path)
 
 
 def check_no_foreign_weights(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -244,6 +341,7 @@ def check_no_foreign_weights(name_or_path: str | os.PathLike[str], **kwargs: Any
         ValueError: such a file exists.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     check_no_foreign_weights(directory)
     """
@@ -257,12 +355,15 @@ def check_no_foreign_weights(name_or_path: str | os.PathLike[str], **kwargs: Any
             )
 
 
-def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kwargs: Any) -> dict[str, Path]:
+def check_files(
+    name_or_path: str | os.PathLike[str], files: Iterable[str], digests: Mapping[str, str] | None = None, **kwargs: Any
+) -> dict[str, Path]:
     """Locate (or download) safetensors files and check their headers.
 
     Args:
         name_or_path: a folder or a Hub id.
         files: file names, from `read_index`.
+        digests: the expected digest of each file's tensors, from `read_index`; default: any.
         **kwargs: as for `read_index`.
 
     Returns:
@@ -270,6 +371,7 @@ def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kw
 
     Raises:
         FileNotFoundError: a file is missing.
+        OSError: a file is of another save than the index.
         ValueError: a file is empty or truncated, or its header is inconsistent.
 
     Example::
@@ -278,51 +380,58 @@ def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kw
     """
     found = {}
     for file in sorted(set(files)):
-        path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **_download_kwargs(kwargs))
+        path = locate(name_or_path, file, **kwargs)
         if path is None:
             raise FileNotFoundError(f"{name_or_path} holds no {file}, which its index names. Restore or re-save it.")
         try:
             with safe_open(path, framework="pt") as opened:
                 opened.keys()
-        except (SafetensorError, OSError) as error:
+                found_digest = (opened.metadata() or {}).get(_DIGEST)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            # A file that has just been renamed raises RuntimeError before, and OSError here.
             size = os.path.getsize(path)
             raise ValueError(
                 f"{path} ({size} bytes) is empty or not a whole safetensors file ({error}). Restore or re-save it."
             ) from error
-        found[file] = Path(path)
+        if digests and found_digest != digests[file]:
+            raise OSError(
+                f"{path} is of another save than {SAFE_WEIGHTS_INDEX_NAME}: its {_DIGEST} is {found_digest!r}, not "
+                f"{digests[file]!r}. If another process saves to this folder, load it again. Otherwise restore or "
+                "re-save the ensemble."
+            )
+        found[file] = path
     return found
 
 
-def check_dtypes(files: Iterable[Path], expected: Mapping[str, Tensor], stored: str | None) -> None:
+def check_dtypes(
+    state: Mapping[str, Tensor], sources: Mapping[str, Path], expected: Mapping[str, Tensor], stored: str | None
+) -> None:
     """Check the dtypes of stored tensors: a wrong dtype in a file header turns the weights into other numbers.
 
     Args:
-        files: safetensors files.
-        expected: the model's tensors by their names in the files; other tensors are ignored.
+        state: tensors as they are stored.
+        sources: the file of each tensor.
+        expected: the model's tensors.
         stored: the `dtype` in config.json; weights may have it or float32. None allows any floating dtype.
 
     Raises:
         ValueError: a tensor is floating and should not be, or the reverse, or has another floating dtype.
 
-    Example::
-
-        files = check_files("ensemble", ["vertex-00000.safetensors"])
-        check_dtypes(files.values(), model.state_dict(), stored_dtype("ensemble"))
+    Example:
+        >>> import torch
+        >>> check_dtypes({"a": torch.zeros(1)}, {"a": Path("b.safetensors")}, {"a": torch.ones(1)}, "float32")
     """
-    floating = None if stored not in _CODES else {_CODES[stored], _CODES["float32"]}
-    for path in files:
-        with safe_open(path, framework="pt") as opened:
-            for name in sorted(set(opened.keys()) & expected.keys()):
-                code = opened.get_slice(name).get_dtype()
-                is_floating = code.startswith(("F", "BF"))
-                if is_floating != expected[name].is_floating_point() or (
-                    is_floating and floating is not None and code not in floating
-                ):
-                    raise ValueError(
-                        f"{path} says that {name} is of dtype {code}, but config.json and the backbone make it "
-                        f"{stored if expected[name].is_floating_point() else expected[name].dtype}: the numbers would "
-                        "be misread. Restore or re-save the checkpoint."
-                    )
+    floating = None if stored not in _DTYPES else {_DTYPES[stored], torch.float32}
+    for name in sorted(state.keys() & expected.keys()):
+        dtype, is_floating = state[name].dtype, state[name].is_floating_point()
+        if is_floating != expected[name].is_floating_point() or (
+            is_floating and floating is not None and dtype not in floating
+        ):
+            raise ValueError(
+                f"{sources[name]} says that {name} is of dtype {dtype}, but config.json and the backbone make it "
+                f"{stored if expected[name].is_floating_point() else expected[name].dtype}: the numbers would be "
+                "misread. Restore or re-save the checkpoint."
+            )
 
 
 def stored_dtype(name_or_path: str | os.PathLike[str], **kwargs: Any) -> str | None:
@@ -336,12 +445,10 @@ def stored_dtype(name_or_path: str | os.PathLike[str], **kwargs: Any) -> str | N
 
         stored_dtype("me/resnet50-simplex")   # 'float32'
     """
-    config_file = cached_file(
-        name_or_path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **_download_kwargs(kwargs)
-    )
+    config_file = locate(name_or_path, CONFIG_NAME, **kwargs)
     if config_file is None:
         return None
-    dtype = json.loads(Path(config_file).read_text("utf-8")).get("dtype")
+    dtype = read_json(config_file).get("dtype")
     return str(dtype) if dtype else None
 
 
@@ -358,8 +465,7 @@ def check_file_name(file: object, index_file: str | os.PathLike[str]) -> None:
     Example:
         >>> check_file_name("vertex-00000.safetensors", "model.safetensors.index.json")
     """
-    plain = isinstance(file, str) and PurePosixPath(file).name == file and "\\" not in file
-    if not plain or not str(file).endswith(".safetensors"):
+    if not is_plain_name(file) or not str(file).endswith(".safetensors"):
         raise ValueError(
             f"{index_file} names {file!r}; expected the name of a .safetensors file in the same folder. "
             "Do not load this checkpoint: its index points elsewhere."

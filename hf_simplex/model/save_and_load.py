@@ -2,29 +2,25 @@
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .backbones import set_labels
 from .checkpoint import (
-    DOWNLOAD_KWARGS,
     atomic_write,
     check_dtypes,
-    check_files,
     check_no_foreign_weights,
     check_target,
+    forget_save,
     indexed_files,
-    read_index,
-    remove_stale_files,
-    stored_dtype,
+    name_save,
     write_tensors,
 )
 from .configuration_simplex import SimplexConfig
 from .image_processors import save_image_processor
+from .open_ensemble import open_ensemble
 from .remote_code import write_inference_code
-from .subset import read_part, select_part
 
 __all__ = ["export_backbone", "load_ensemble", "save_ensemble"]
 
@@ -60,46 +56,32 @@ def load_ensemble(
     """
     if kwargs.pop("use_safetensors", True) is False:
         raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
-    index = read_index(name_or_path, **kwargs)
-    # Read every file from one commit, even if another is pushed meanwhile.
-    kwargs["revision"] = index.commit or kwargs.get("revision")
-    download = {name: kwargs[name] for name in DOWNLOAD_KWARGS if name in kwargs}
-    check_no_foreign_weights(name_or_path, **download)
-    renamed = {name: name for name in index.weight_map}
-    if simplex is None and num_members is None:
-        files = check_files(name_or_path, index.weight_map.values(), **download)
-        model, loading = load(name_or_path, *model_args, output_loading_info=True, use_safetensors=True, **kwargs)
-    else:
-        config, kwargs = _load_config(name_or_path, kwargs)
-        config, renamed = select_part(config, list(renamed), simplex=simplex, num_members=num_members)
-        needed = {index.weight_map[name] for name in renamed}
-        files = check_files(name_or_path, needed, **download)
-        state = read_part(index.weight_map, files, renamed)
-        model, loading = load(None, *model_args, config=config, state_dict=state, output_loading_info=True, **kwargs)
+    if (variant := kwargs.pop("variant", None)) is not None:
+        raise ValueError(f"variant={variant!r} was given, but an ensemble has no variants of its files: leave it out.")
+    kwargs.pop("ignore_mismatched_sizes", None)
+    with open_ensemble(name_or_path, simplex=simplex, num_members=num_members, **kwargs) as opened:
+        model, loading = load(
+            None,
+            *model_args,
+            config=opened.config,
+            state_dict=opened.state,
+            output_loading_info=True,
+            # Mismatched sizes are reported, and refused below.
+            ignore_mismatched_sizes=True,
+            **opened.kwargs,
+        )
         model.config.name_or_path = os.fspath(name_or_path)
-    model.config._commit_hash = index.commit
-    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if loading[kind]:
-            example = sorted(str(key) for key in loading[kind])[0]
-            raise ValueError(
-                f"{name_or_path}: {len(loading[kind])} {kind.replace('_', ' ')}, {example} among them. The weight "
-                "files do not fit config.json; restore or re-save the checkpoint."
-            )
-    tensors = model.state_dict()
-    expected = {name: tensors[new] for name, new in renamed.items()}
-    check_dtypes(files.values(), expected, stored_dtype(name_or_path, **download))
+        model.config._commit_hash = opened.index.commit
+        forget_save(model.config)
+        for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+            if loading[kind]:
+                example = sorted(str(key) for key in loading[kind])[0]
+                raise ValueError(
+                    f"{name_or_path}: {len(loading[kind])} {kind.replace('_', ' ')}, {example} among them. The weight "
+                    "files do not fit config.json; restore or re-save the checkpoint."
+                )
+        check_dtypes(opened.state, opened.sources, model.state_dict(), opened.dtype)
     return model, loading
-
-
-def _load_config(name_or_path: str | os.PathLike[str], kwargs: dict[str, Any]) -> tuple[SimplexConfig, dict[str, Any]]:
-    """The configuration that `kwargs` of `from_pretrained` give or change, and the remaining `kwargs`."""
-    config = kwargs.pop("config", None)
-    if isinstance(config, SimplexConfig):
-        return config, {name: value for name, value in kwargs.items() if name not in DOWNLOAD_KWARGS}
-    dtypes = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
-    source = name_or_path if config is None else config
-    config, unused = SimplexConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
-    return config, unused | dtypes
 
 
 def save_ensemble(
@@ -126,17 +108,16 @@ def save_ensemble(
     """
     if os.path.isdir(directory):
         check_no_foreign_weights(directory)
-    before = indexed_files(directory)
     state = model.state_dict()
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
-    with atomic_write(directory) as aside:
-        write_tensors(aside, state)
+    with atomic_write(directory, listed=indexed_files) as aside:
+        digests = write_tensors(aside, state)
         save_image_processor(image_processor, aside)
         model.config.save_pretrained(aside)
+        name_save(aside, digests)
         if include_code:
             write_inference_code(aside)
-    remove_stale_files(Path(directory), before)
 
 
 def export_backbone(

@@ -11,7 +11,7 @@ from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput
 
 from ..data.random_streams import stream
 from ..model.batch_norm import batch_norm_layers
-from ..model.checkpoint import clear_saves, finish_saves
+from ..model.checkpoint import finish_saves
 from ..model.complexes import SimplicialComplex
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED
 from ..model.coordinates import vertex_coordinates
@@ -143,7 +143,6 @@ class SimplexTrainer(VertexTrainer):
         """Take the finished vertices of an interrupted run with the same arguments from `output_dir`."""
         if self.args.should_save:
             finish_saves(self.args.output_dir)
-            clear_saves(self.args.output_dir)
         self.accelerator.wait_for_everyone()
         if os.path.isfile(os.path.join(self.args.output_dir, "config.json")):
             self.simplex.replace_with(SimplexForImageClassification.from_pretrained(self.args.output_dir))
