@@ -34,6 +34,7 @@ __all__ = [
     "file_of_tensor",
     "finish_saves",
     "forget_save",
+    "holds_same_tensors",
     "indexed_files",
     "is_weight_file",
     "locate",
@@ -81,15 +82,16 @@ def file_of_tensor(name: str) -> str:
 def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> dict[str, str]:
     """Write a state dict to safetensors files, with the index that transformers reads.
 
-    Each file and the index hold the SHA-256 digest of the file's tensors. Loading compares the two, so that files of
-    different saves are not taken for one ensemble. The same tensors give the same bytes.
+    Each file holds the SHA-256 digest of its tensors, and the index holds the digest of each file's header. Loading
+    compares headers with the index, so that files of different saves are not taken for one ensemble. The same tensors
+    give the same bytes.
 
     Args:
         directory: an existing folder.
         state: tensors named `vertices.<i>.*`, `members.<j>.*` and `centroids.<s>.*`.
 
     Returns:
-        The digest of each file.
+        The digest of each file's header.
 
     Example::
 
@@ -98,11 +100,12 @@ def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> dict[str, str
     files: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         files.setdefault(file_of_tensor(name), {})[name] = tensor.detach().cpu().contiguous()
-    digests = {file: _digest(tensors) for file, tensors in files.items()}
+    digests = {}
     for file, tensors in files.items():
-        metadata = {"format": "pt", _DIGEST: digests[file]}
+        metadata = {"format": "pt", _DIGEST: _digest(tensors)}
         save_file(tensors, directory / file, metadata=metadata)
         _sort_metadata(directory / file, metadata)
+        digests[file] = _header_digest(directory / file)
     index = {
         "metadata": {
             _DIGEST: digests,
@@ -158,6 +161,30 @@ def check_same_save(index: "Index", config: PreTrainedConfig, name_or_path: str 
         )
 
 
+def holds_same_tensors(one: Path, other: Path) -> bool:
+    """Return whether two safetensors files hold the same tensors. Their metadata may differ.
+
+    Example::
+
+        holds_same_tensors(Path("ensemble/vertex-00000.safetensors"), Path("copy/vertex-00000.safetensors"))
+    """
+    headers, offsets = [], []
+    for path in (one, other):
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            headers.append({**json.loads(file.read(length)), "__metadata__": None})
+            offsets.append(8 + length)
+    if headers[0] != headers[1]:
+        return False
+    with open(one, "rb") as first, open(other, "rb") as second:
+        first.seek(offsets[0])
+        second.seek(offsets[1])
+        while chunk := first.read(1 << 20):
+            if chunk != second.read(1 << 20):
+                return False
+        return not second.read(1)
+
+
 def _sort_metadata(path: Path, metadata: Mapping[str, str]) -> None:
     """Put the metadata of a safetensors file in order: safetensors writes them in a random one."""
     with open(path, "r+b") as file:
@@ -174,8 +201,14 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _header_digest(path: Path) -> str:
+    """The SHA-256 digest of a safetensors header, which holds names, shapes and the digest of the tensors."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read(int.from_bytes(file.read(8), "little"))).hexdigest()
 
 
 def _digest_of_all(digests: Mapping[str, str]) -> str:
@@ -239,7 +272,7 @@ class Index:
     Attributes:
         weight_map: the safetensors file of each tensor, a plain file name.
         commit: the Hub commit that the index was read from; None for a folder.
-        digests: the SHA-256 digest of each file's tensors; empty in an ensemble of version 0.1.0.
+        digests: the SHA-256 digest of each file's header; empty in an ensemble of version 0.1.0.
 
     Example:
         >>> Index({"vertices.0.head.weight": "vertex-00000.safetensors"}, commit=None).commit is None
@@ -363,7 +396,7 @@ def check_files(
     Args:
         name_or_path: a folder or a Hub id.
         files: file names, from `read_index`.
-        digests: the expected digest of each file's tensors, from `read_index`; default: any.
+        digests: the expected digest of each file's header, from `read_index`; default: any.
         **kwargs: as for `read_index`.
 
     Returns:
@@ -386,7 +419,7 @@ def check_files(
         try:
             with safe_open(path, framework="pt") as opened:
                 opened.keys()
-                found_digest = (opened.metadata() or {}).get(_DIGEST)
+            found_digest = _header_digest(path)
         except (SafetensorError, OSError, RuntimeError) as error:
             # A file that has just been renamed raises RuntimeError before, and OSError here.
             size = os.path.getsize(path)
@@ -395,8 +428,8 @@ def check_files(
             ) from error
         if digests and found_digest != digests[file]:
             raise OSError(
-                f"{path} is of another save than {SAFE_WEIGHTS_INDEX_NAME}: its {_DIGEST} is {found_digest!r}, not "
-                f"{digests[file]!r}. If another process saves to this folder, load it again. Otherwise restore or "
+                f"{path} is of another save than {SAFE_WEIGHTS_INDEX_NAME}: the {_DIGEST} of its header is "
+                f"{found_digest!r}, not {digests[file]!r}. If another process saves to this folder, load it again. Otherwise restore or "
                 "re-save the ensemble."
             )
         found[file] = path

@@ -1,8 +1,10 @@
 """The configuration of an ensemble: the content of config.json."""
 
 import copy
+import os
 import re
 from collections.abc import Sequence
+from pathlib import PureWindowsPath
 from typing import Any, Self
 
 import torch
@@ -64,7 +66,7 @@ class SimplexConfig(PreTrainedConfig):
             self.simplexes = [list(simplex) for simplex in simplexes]
             self.roles = list(roles)
             self.members = [[float(coordinate) for coordinate in member] for member in members]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"simplexes is {simplexes!r}, roles {roles!r} and members {members!r}; expected a list of lists of "
                 "vertices, a list of names and a list of lists of coordinates."
@@ -132,6 +134,32 @@ class SimplexConfig(PreTrainedConfig):
         return SimplicialComplex(self.num_vertices, tuple(tuple(simplex) for simplex in self.simplexes))
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Return the configuration of a config.json's content.
+
+        Args:
+            config_dict: the content.
+            **kwargs: as for `PreTrainedConfig.from_dict`.
+
+        Raises:
+            ValueError: a field has a value of the wrong kind. The message names the field.
+
+        Example:
+            >>> SimplexConfig.from_dict({"roles": ["mode"]}).num_vertices
+            1
+        """
+        place = f" of {kwargs['name_or_path']}" if kwargs.get("name_or_path") else ""
+        try:
+            _check_label_counts(config_dict)
+            return super().from_dict(config_dict, **kwargs)
+        except (OSError, ImportError, MemoryError):
+            raise
+        except Exception as error:
+            # Configurations of backbones check their fields each in its own way.
+            what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"config.json{place} cannot be read. {what}") from error
+
+    @classmethod
     def disjoint_union(cls, configs: Sequence["SimplexConfig"]) -> Self:
         """Return the configuration of the disjoint union of complexes.
 
@@ -171,6 +199,10 @@ class SimplexConfig(PreTrainedConfig):
         """Return the content of config.json, with the settings of timm's image processor at the top level."""
         output = super().to_dict()
         backbone_config = output.get("backbone_config") or {}
+        # Paths on this machine are nobody else's business, and of no use there.
+        for names, key in ((backbone_config, "_name_or_path"), (output.get("provenance") or {}, "backbone")):
+            if isinstance(names.get(key), str):
+                names[key] = _without_folder(names[key])
         if "pretrained_cfg" in backbone_config:
             output["pretrained_cfg"] = backbone_config["pretrained_cfg"]
             output["architecture"] = backbone_config["architecture"]
@@ -178,9 +210,27 @@ class SimplexConfig(PreTrainedConfig):
         return output
 
 
+_MAX_LABELS = 200_000
+_LABEL_COUNTS = ("num_labels", "num_classes")
 _TIMM_FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 _REMOTE_CODE_KEYS = ("auto_map", "custom_pipelines")
 _IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type")
+
+
+def _without_folder(name: str) -> str:
+    """The last component of a path; a Hub id as it is."""
+    is_path = PureWindowsPath(name).is_absolute() or name.startswith(("/", "\\", ".", "~")) or os.path.isdir(name)
+    return PureWindowsPath(name).name if is_path else name
+
+
+def _check_label_counts(config: dict[str, Any]) -> None:
+    """Raise ValueError for a number of labels that would take minutes to enumerate."""
+    backbone = config.get("backbone_config")
+    for content in (config, backbone if isinstance(backbone, dict) else {}):
+        for name in _LABEL_COUNTS:
+            count = content.get(name)
+            if isinstance(count, int | float) and not 0 <= count <= _MAX_LABELS:
+                raise ValueError(f"{name} is {count}; expected at most {_MAX_LABELS}.")
 
 
 def _backbone_config(value: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | None:

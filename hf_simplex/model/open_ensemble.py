@@ -25,6 +25,8 @@ from .checkpoint import (
     stored_dtype,
 )
 from .configuration_simplex import SimplexConfig
+from .counts import check_counts
+from .json_files import read_json
 from .save_lock import is_locked
 from .subset import read_part, select_part
 
@@ -138,10 +140,11 @@ def _open(
     index = read_index(name_or_path, **kwargs)
     # Read every file from one commit, even if another is pushed meanwhile.
     kwargs = {**kwargs, "revision": index.commit or kwargs.get("revision")}
-    download = {name: kwargs[name] for name in DOWNLOAD_KWARGS if name in kwargs}
+    download = _download(kwargs)
     check_no_foreign_weights(name_or_path, **download)
     config, unused = _load_config(name_or_path, kwargs)
     check_same_save(index, config, name_or_path)
+    check_counts(index, config, name_or_path)
     renamed = {name: name for name in index.weight_map}
     if simplex is not None or num_members is not None:
         config, renamed = select_part(config, list(renamed), simplex=simplex, num_members=num_members)
@@ -166,8 +169,14 @@ def _load_config(
     source = name_or_path if given is None else given
     if given is None and os.path.isdir(name_or_path):
         source, others["subfolder"] = _folder_of_config(name_or_path, kwargs), ""
+    if (config_file := locate(name_or_path, CONFIG_NAME, **_download(kwargs))) is not None and given is None:
+        read_json(config_file)
     config, unused = SimplexConfig.from_pretrained(source, return_unused_kwargs=True, **others)
     return config, unused | dtypes
+
+
+def _download(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in DOWNLOAD_KWARGS if name in kwargs}
 
 
 def _folder_of_config(name_or_path: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> Path:
