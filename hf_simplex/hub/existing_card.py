@@ -8,7 +8,8 @@ from huggingface_hub import ModelCard
 from huggingface_hub.constants import REPOCARD_NAME
 from transformers.utils import CONFIG_NAME, cached_file, logging
 
-from ..model.checkpoint import holds_same_tensors, indexed_files
+from ..model.checkpoint import indexed_files
+from ..model.digests import holds_same_tensors
 from ..model.modeling_simplex import SimplexForImageClassification
 from .card_merge import addressed_to, generated_region, read_card
 from .model_card import PICTURES, write_card

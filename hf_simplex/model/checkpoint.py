@@ -1,6 +1,5 @@
 """The files of an ensemble: one safetensors file for each vertex, one for BatchNorm statistics, and the index."""
 
-import hashlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils.hub import extract_commit_hash, has_file, is_offline_mode
 
 from .atomic_saves import atomic_write, committed_saves, finish_saves, is_plain_name
+from .digests import digest_of_all, header_digest, sort_metadata, tensor_digest
 from .json_files import read_json
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "file_of_tensor",
     "finish_saves",
     "forget_save",
-    "holds_same_tensors",
     "indexed_files",
     "is_weight_file",
     "locate",
@@ -102,10 +101,10 @@ def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> dict[str, str
         files.setdefault(file_of_tensor(name), {})[name] = tensor.detach().cpu().contiguous()
     digests = {}
     for file, tensors in files.items():
-        metadata = {"format": "pt", _DIGEST: _digest(tensors)}
+        metadata = {"format": "pt", _DIGEST: tensor_digest(tensors)}
         save_file(tensors, directory / file, metadata=metadata)
-        _sort_metadata(directory / file, metadata)
-        digests[file] = _header_digest(directory / file)
+        sort_metadata(directory / file, metadata)
+        digests[file] = header_digest(directory / file)
     index = {
         "metadata": {
             _DIGEST: digests,
@@ -130,7 +129,7 @@ def name_save(directory: Path, digests: Mapping[str, str]) -> None:
         name_save(Path("ensemble"), write_tensors(Path("ensemble"), model.state_dict()))
     """
     file = directory / CONFIG_NAME
-    content = {**read_json(file), _SAVE: _digest_of_all(digests)}
+    content = {**read_json(file), _SAVE: digest_of_all(digests)}
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
@@ -154,65 +153,11 @@ def check_same_save(index: "Index", config: PreTrainedConfig, name_or_path: str 
         >>> check_same_save(Index({}, None, {}), PreTrainedConfig(), "ensemble")
     """
     expected = getattr(config, _SAVE, None)
-    if expected is not None and index.digests and expected != _digest_of_all(index.digests):
+    if expected is not None and index.digests and expected != digest_of_all(index.digests):
         raise OSError(
             f"{CONFIG_NAME} and {SAFE_WEIGHTS_INDEX_NAME} of {name_or_path} are of different saves ({_SAVE} is "
             f"{expected!r}). If another process saves to it, load it again. Otherwise restore or re-save it."
         )
-
-
-def holds_same_tensors(one: Path, other: Path) -> bool:
-    """Return whether two safetensors files hold the same tensors. Their metadata may differ.
-
-    Example::
-
-        holds_same_tensors(Path("ensemble/vertex-00000.safetensors"), Path("copy/vertex-00000.safetensors"))
-    """
-    headers, offsets = [], []
-    for path in (one, other):
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            headers.append({**json.loads(file.read(length)), "__metadata__": None})
-            offsets.append(8 + length)
-    if headers[0] != headers[1]:
-        return False
-    with open(one, "rb") as first, open(other, "rb") as second:
-        first.seek(offsets[0])
-        second.seek(offsets[1])
-        while chunk := first.read(1 << 20):
-            if chunk != second.read(1 << 20):
-                return False
-        return not second.read(1)
-
-
-def _sort_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    """Put the metadata of a safetensors file in order: safetensors writes them in a random one."""
-    with open(path, "r+b") as file:
-        header = file.read(int.from_bytes(file.read(8), "little"))
-        ordered = json.dumps({"__metadata__": dict(sorted(metadata.items()))}, separators=(",", ":"))[:-1].encode()
-        if json.loads(header)["__metadata__"] != metadata or not header.startswith(b'{"__metadata__":{'):
-            raise ValueError(f"{path} has other metadata than {metadata}: is this another version of safetensors?")
-        file.seek(8)
-        file.write(ordered)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256 digest of names, dtypes, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _header_digest(path: Path) -> str:
-    """The SHA-256 digest of a safetensors header, which holds names, shapes and the digest of the tensors."""
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read(int.from_bytes(file.read(8), "little"))).hexdigest()
-
-
-def _digest_of_all(digests: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
 def check_target(directory: str | os.PathLike[str], model_type: str) -> None:
@@ -419,7 +364,7 @@ def check_files(
         try:
             with safe_open(path, framework="pt") as opened:
                 opened.keys()
-            found_digest = _header_digest(path)
+            found_digest = header_digest(path)
         except (SafetensorError, OSError, RuntimeError) as error:
             # A file that has just been renamed raises RuntimeError before, and OSError here.
             size = os.path.getsize(path)
@@ -429,8 +374,8 @@ def check_files(
         if digests and found_digest != digests[file]:
             raise OSError(
                 f"{path} is of another save than {SAFE_WEIGHTS_INDEX_NAME}: the {_DIGEST} of its header is "
-                f"{found_digest!r}, not {digests[file]!r}. If another process saves to this folder, load it again. Otherwise restore or "
-                "re-save the ensemble."
+                f"{found_digest!r}, not {digests[file]!r}. If another process saves to this folder, load it again. "
+                "Otherwise restore or re-save the ensemble."
             )
         found[file] = path
     return found
