@@ -16,7 +16,7 @@ from fuzz.audit import Audit
 from fuzz.mutations import mutate_bytes, mutate_header, mutate_json
 from hf_simplex import SimplexForImageClassification
 
-__all__ = ["Harness", "Outcome", "Report"]
+__all__ = ["CONFIG", "INDEX", "PROCESSOR", "Harness", "Outcome", "Report"]
 
 SECONDS = 1.0
 CONFIG, INDEX, PROCESSOR = "config.json", "model.safetensors.index.json", "preprocessor_config.json"
@@ -84,16 +84,8 @@ class Harness:
         rng = random.Random(number)
         kind = rng.choice(KINDS)
         files = self.files[kind]
-        name = rng.choice(
-            [
-                CONFIG,
-                CONFIG,
-                CONFIG,
-                INDEX,
-                PROCESSOR,
-                *(file for file in files if "-0" in file or file.startswith("mem")),
-            ]
-        )
+        weights = [file for file in files if file.endswith(".safetensors")]
+        name = rng.choice([CONFIG, CONFIG, CONFIG, INDEX, PROCESSOR, *weights])
         if name not in files:
             name = CONFIG
         if name.endswith(".json"):

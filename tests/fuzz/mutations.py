@@ -12,7 +12,7 @@ ODD: tuple[Callable[[], Any], ...] = tuple(
     (lambda value=value: copy.deepcopy(value))
     for value in (
         None, True, False, 0, 1, -1, 2, 7, 10**6, 10**9, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e308, float("nan"),
-        float("inf"), "", "x", "0", "/etc/passwd", "../secret", "a\x00b", "é" * 50, "float16", "vit", [], {}, [[]], [0],
+        float("inf"), "", "x", "0", "/etc/passwd", "../secret", "a\x00b", "é", "float16", "vit", [], {}, [[]], [0],
         [None], {"": 0}, {"a": {"b": []}}, ["mode"] * 50, [[0, 1]] * 20, [0] * 3000, "x" * 5000,
     )
 )  # fmt: skip
