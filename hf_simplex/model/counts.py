@@ -49,11 +49,11 @@ def check_counts(index: Index, config: SimplexConfig, name_or_path: str | os.Pat
                 )
     backbone = {} if config.backbone_config is None else config.backbone_config.to_dict()
     for name, value in backbone.items():
-        count: float = sum(_numbers(value)) if any(word in name for word in _DEPTHS) else 0.0
-        if count > tensors:
+        modules = sum(_numbers(value)) if any(word in name for word in _DEPTHS) else 0
+        if modules > tensors:
             raise ValueError(
                 f"{name_or_path}: backbone_config in config.json has {name}={str(value)[:100]}, but the index names "
-                f"only {tensors} tensors of vertex 0; restore or re-save the checkpoint. ({count} in all)"
+                f"only {tensors} tensors of vertex 0; restore or re-save the checkpoint. ({modules} in all)"
             )
 
 
