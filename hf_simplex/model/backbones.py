@@ -137,9 +137,12 @@ def build_backbone(config: SimplexConfig) -> PreTrainedModel:
         return transformers.AutoModelForImageClassification.from_config(
             backbone_config, dtype=config.dtype, trust_remote_code=False
         )
-    except (OSError, ImportError, MemoryError):
+    except (OSError, MemoryError):
         raise
     except Exception as error:
+        # For an architecture that timm does not know, transformers raises an ImportError with a cause.
+        if isinstance(error, ImportError) and error.__cause__ is None:
+            raise
         # Backbones check their settings each in its own way, or not at all.
         kind = getattr(backbone_config, "model_type", None)
         raise ValueError(

@@ -150,6 +150,8 @@ class SimplexConfig(PreTrainedConfig):
         """
         place = f" of {kwargs['name_or_path']}" if kwargs.get("name_or_path") else ""
         try:
+            if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+                raise ValueError(f"model_type is {kind!r}; expected {cls.model_type!r}.")
             _check_label_counts(config_dict)
             return super().from_dict(config_dict, **kwargs)
         except (OSError, ImportError, MemoryError):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .backbones import set_labels
@@ -144,5 +145,15 @@ def export_backbone(
     check_target(directory, backbone.config.model_type)
     set_labels(backbone.config, config.id2label, config.label2id)
     with atomic_write(directory) as aside:
-        backbone.save_pretrained(aside)
+        backbone.save_pretrained(aside, state_dict=_untied(backbone))
         save_image_processor(image_processor, aside)
+
+
+def _untied(backbone: PreTrainedModel) -> dict[str, Tensor]:
+    """The state dict with a tensor of its own for each name: transformers saves no others (timm's coat ties)."""
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in backbone.state_dict().items():
+        state[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return state
