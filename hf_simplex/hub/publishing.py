@@ -1,5 +1,7 @@
 """Publishes an ensemble: weights, configuration, image processor, card, pictures and code in one commit."""
 
+import copy
+import json
 import os
 import shutil
 import tempfile
@@ -15,7 +17,8 @@ from safetensors import safe_open
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, logging
 
 from ..model.checkpoint import check_files, finish_saves, read_index
-from ..model.configuration_simplex import SimplexConfig
+from ..model.configuration_simplex import SimplexConfig, remove_local_paths
+from ..model.json_files import read_json
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.remote_code import inference_files, remove_code_references, write_inference_code
 from .card_merge import add_tags, without_code
@@ -94,6 +97,7 @@ def publish_folder(
         card = card_of_folder(directory, overlay, repo_id)
         add_tags(card, tags)
         shutil.copyfile(directory / CONFIG_NAME, overlay / CONFIG_NAME)
+        _remove_local_paths(overlay / CONFIG_NAME)
         if include_code:
             write_inference_code(overlay)
         else:
@@ -169,6 +173,15 @@ def publish_model(
 def _is_published(file: Path) -> bool:
     is_named = file.name in _PUBLISHED_NAMES or file.suffix.lower() in _PUBLISHED_SUFFIXES
     return is_named and is_own_file(file) and not file.name.startswith(".")
+
+
+def _remove_local_paths(config_file: Path) -> None:
+    """Rewrites a config.json of version 0.1.0 that names a folder of this machine. Others keep their bytes."""
+    content = read_json(config_file)
+    changed = copy.deepcopy(content)
+    remove_local_paths(changed)
+    if changed != content:
+        config_file.write_text(json.dumps(changed, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _check_links(directory: Path, weights: Mapping[str, Path]) -> None:

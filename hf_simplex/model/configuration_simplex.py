@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from .complexes import SimplicialComplex
 from .coordinates import validate_coordinates
 
-__all__ = ["CONNECTOR", "MODE", "PRETRAINED", "ROLES", "SAMPLINGS", "TASK", "SimplexConfig"]
+__all__ = ["CONNECTOR", "MODE", "PRETRAINED", "ROLES", "SAMPLINGS", "TASK", "SimplexConfig", "remove_local_paths"]
 
 PRETRAINED = "pretrained"
 MODE = "mode"
@@ -201,10 +201,7 @@ class SimplexConfig(PreTrainedConfig):
         """Return the content of config.json, with the settings of timm's image processor at the top level."""
         output = super().to_dict()
         backbone_config = output.get("backbone_config") or {}
-        # Paths on this machine are nobody else's business, and of no use there.
-        for names, key in ((backbone_config, "_name_or_path"), (output.get("provenance") or {}, "backbone")):
-            if isinstance(names.get(key), str):
-                names[key] = _without_folder(names[key])
+        remove_local_paths(output)
         if "pretrained_cfg" in backbone_config:
             output["pretrained_cfg"] = backbone_config["pretrained_cfg"]
             output["architecture"] = backbone_config["architecture"]
@@ -217,6 +214,20 @@ _LABEL_COUNTS = ("num_labels", "num_classes")
 _TIMM_FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 _REMOTE_CODE_KEYS = ("auto_map", "custom_pipelines")
 _IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type")
+
+
+def remove_local_paths(config: dict[str, Any]) -> None:
+    """Keep the last component only of paths on this machine in the content of a config.json. Hub ids stay.
+
+    Example:
+        >>> config = {"provenance": {"backbone": "/home/me/vit"}}
+        >>> remove_local_paths(config)
+        >>> config
+        {'provenance': {'backbone': 'vit'}}
+    """
+    for names, key in ((config.get("backbone_config"), "_name_or_path"), (config.get("provenance"), "backbone")):
+        if isinstance(names, dict) and isinstance(names.get(key), str):
+            names[key] = _without_folder(names[key])
 
 
 def _without_folder(name: str) -> str:

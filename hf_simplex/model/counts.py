@@ -7,7 +7,7 @@ from typing import Any
 from .checkpoint import Index
 from .configuration_simplex import SimplexConfig
 
-__all__ = ["check_counts"]
+__all__ = ["check_counts", "check_number_of_vertices"]
 
 # Settings of backbones that count modules.
 _DEPTHS = ("layers", "depth", "blocks", "stages")
@@ -40,13 +40,7 @@ def check_counts(index: Index, config: SimplexConfig, name_or_path: str | os.Pat
     if found["members"] or found["centroids"]:
         expected |= {"members": len(config.members), "centroids": len(config.simplexes) if config.members else 0}
     for kind, count in expected.items():
-        numbers = set(range(count))
-        for problem, wrong in (("missing", numbers - found[kind]), ("unexpected", found[kind] - numbers)):
-            if wrong:
-                raise ValueError(
-                    f"{name_or_path}: {problem} keys, {kind}.{min(wrong)}.* among them. config.json has {count} "
-                    f"{kind}, and the index {len(found[kind])}; restore or re-save the checkpoint."
-                )
+        _check_numbers(kind, count, found[kind], name_or_path)
     backbone = {} if config.backbone_config is None else config.backbone_config.to_dict()
     for name, value in backbone.items():
         modules = sum(_numbers(value)) if any(word in name for word in _DEPTHS) else 0
@@ -54,6 +48,36 @@ def check_counts(index: Index, config: SimplexConfig, name_or_path: str | os.Pat
             raise ValueError(
                 f"{name_or_path}: backbone_config in config.json has {name}={str(value)[:100]}, but the index names "
                 f"only {tensors} tensors of vertex 0; restore or re-save the checkpoint. ({modules} in all)"
+            )
+
+
+def check_number_of_vertices(index: Index, roles: Any, name_or_path: str | os.PathLike[str]) -> None:
+    """Check the number of roles in config.json against the index, before the structure is built from them.
+
+    Args:
+        index: of the ensemble.
+        roles: of config.json. Other values than lists are left to the configuration.
+        name_or_path: the folder or Hub id, for the error message.
+
+    Raises:
+        ValueError: the two contradict each other.
+
+    Example:
+        >>> index = Index({"vertices.0.bias": "vertex-00000.safetensors"}, None)
+        >>> check_number_of_vertices(index, ["mode"], "ensemble")
+    """
+    if isinstance(roles, list):
+        found = {int(name.split(".", 2)[1]) for name in index.weight_map if name.startswith("vertices.")}
+        _check_numbers("vertices", len(roles), found, name_or_path)
+
+
+def _check_numbers(kind: str, count: int, found: set[int], name_or_path: str | os.PathLike[str]) -> None:
+    numbers = set(range(count))
+    for problem, wrong in (("missing", numbers - found), ("unexpected", found - numbers)):
+        if wrong:
+            raise ValueError(
+                f"{name_or_path}: {problem} keys, {kind}.{min(wrong)}.* among them. config.json has {count} {kind}, "
+                f"and the index {len(found)}; restore or re-save the checkpoint."
             )
 
 

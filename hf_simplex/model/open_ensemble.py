@@ -25,7 +25,7 @@ from .checkpoint import (
     stored_dtype,
 )
 from .configuration_simplex import SimplexConfig
-from .counts import check_counts
+from .counts import check_counts, check_number_of_vertices
 from .json_files import read_json
 from .save_lock import is_locked
 from .subset import read_part, select_part
@@ -142,7 +142,7 @@ def _open(
     kwargs = {**kwargs, "revision": index.commit or kwargs.get("revision")}
     download = _download(kwargs)
     check_no_foreign_weights(name_or_path, **download)
-    config, unused = _load_config(name_or_path, kwargs)
+    config, unused = _load_config(name_or_path, kwargs, index)
     check_same_save(index, config, name_or_path)
     check_counts(index, config, name_or_path)
     renamed = {name: name for name in index.weight_map}
@@ -156,7 +156,7 @@ def _open(
 
 
 def _load_config(
-    name_or_path: str | os.PathLike[str], kwargs: Mapping[str, Any]
+    name_or_path: str | os.PathLike[str], kwargs: Mapping[str, Any], index: Index
 ) -> tuple[SimplexConfig, dict[str, Any]]:
     """The configuration that `kwargs` of `from_pretrained` give or change, and the remaining `kwargs`."""
     given = kwargs.get("config")
@@ -170,7 +170,7 @@ def _load_config(
     if given is None and os.path.isdir(name_or_path):
         source, others["subfolder"] = _folder_of_config(name_or_path, kwargs), ""
     if (config_file := locate(name_or_path, CONFIG_NAME, **_download(kwargs))) is not None and given is None:
-        read_json(config_file)
+        check_number_of_vertices(index, read_json(config_file).get("roles"), name_or_path)
     config, unused = SimplexConfig.from_pretrained(source, return_unused_kwargs=True, **others)
     return config, unused | dtypes
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageClassification, TimmWrapperConfig, Tim
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.hub.publishing import publish_folder
 
+MANY = ["mode"] * 100_000
 LOADERS = (SimplexForImageClassification, AutoModelForImageClassification)
 
 
@@ -43,7 +44,7 @@ def restore(files: dict[str, bytes], path: Path) -> Path:
     [
         ({"model_type": ["simplex"]}, "model_type"),
         ({"id2label": [1]}, "config.json"),
-        ({"roles": 5}, "roles is .*5"),
+        ({"roles": 5}, "roles 5"),
         ({"members": [[10**400, 0, 0]]}, "members"),
         ({"simplexes": [["a"]]}, "simplex 0"),
         ({"num_labels": 10**9}, "num_labels is 1000000000"),
@@ -132,7 +133,7 @@ def test_local_paths_stay_on_this_machine(tmp_path: Path, hub: Any) -> None:
     # As version 0.1.0 wrote it.
     change(tmp_path / "ensemble", provenance={"backbone": str(tmp_path / "private" / "digits-vit")})
     publish_folder(tmp_path / "ensemble", "alice/ensemble")
-    assert not any(str(tmp_path).encode() in content for content in hub.files("alice/ensemble").values())
+    assert not [name for name, text in hub.files("alice/ensemble").items() if str(tmp_path).encode() in text]
     hub_id = SimplexForImageClassification.from_backbone(backbone("vit"))
     hub_id.config.provenance["backbone"] = "alice/vit"
     assert hub_id.config.to_dict()["provenance"]["backbone"] == "alice/vit"
