@@ -9,6 +9,7 @@ from huggingface_hub.constants import REPOCARD_NAME
 from transformers.utils import CONFIG_NAME, cached_file, logging
 
 from ..model.checkpoint import indexed_files
+from ..model.configuration_simplex import remove_local_paths
 from ..model.digests import holds_same_tensors
 from ..model.modeling_simplex import SimplexForImageClassification
 from .card_merge import addressed_to, generated_region, read_card
@@ -116,6 +117,8 @@ def bring_card(model: SimplexForImageClassification, directory: Path, token: boo
         if config is None or card is None or generated_region(card_of_repository(source, card).text) is None:
             return False
         former = json.loads(config.read_text("utf-8"))
+        # Version 0.1.0 saved them.
+        remove_local_paths(former)
         now = json.loads((directory / CONFIG_NAME).read_text("utf-8"))
         weights = [directory / file for file in sorted(indexed_files(directory))]
         if any(former.get(key) != now.get(key) for key in _DESCRIBED) or any(map(is_changed, weights)):

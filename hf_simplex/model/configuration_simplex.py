@@ -152,6 +152,7 @@ class SimplexConfig(PreTrainedConfig):
         try:
             if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
                 raise ValueError(f"model_type is {kind!r}; expected {cls.model_type!r}.")
+            _check_dtype(config_dict)
             _check_label_counts(config_dict)
             return super().from_dict(config_dict, **kwargs)
         except (OSError, ImportError, MemoryError):
@@ -234,6 +235,17 @@ def _without_folder(name: str) -> str:
     """The last component of a path; a Hub id as it is."""
     is_path = PureWindowsPath(name).is_absolute() or name.startswith(("/", "\\", ".", "~")) or os.path.isdir(name)
     return PureWindowsPath(name).name if is_path else name
+
+
+def _check_dtype(config: dict[str, Any]) -> None:
+    """Raise ValueError if a dtype is none of PyTorch's."""
+    backbone = config.get("backbone_config")
+    for content in (config, backbone if isinstance(backbone, dict) else {}):
+        for name in ("dtype", "torch_dtype"):
+            dtype = content.get(name)
+            named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+            if dtype not in (None, "auto") and not isinstance(named, torch.dtype):
+                raise ValueError(f"{name} is {dtype!r}; expected a name such as 'float32'.")
 
 
 def _check_label_counts(config: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """Saves and loads an ensemble, whole or in part; saves one of its points as an ordinary checkpoint."""
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -20,7 +22,7 @@ from .checkpoint import (
 )
 from .configuration_simplex import SimplexConfig
 from .image_processors import save_image_processor
-from .open_ensemble import open_ensemble
+from .open_ensemble import OpenedEnsemble, open_ensemble
 from .remote_code import write_inference_code
 
 __all__ = ["export_backbone", "load_ensemble", "save_ensemble"]
@@ -28,6 +30,7 @@ __all__ = ["export_backbone", "load_ensemble", "save_ensemble"]
 
 def load_ensemble(
     load: Callable[..., Any],
+    model_class: type[PreTrainedModel],
     name_or_path: str | os.PathLike[str],
     *model_args: Any,
     simplex: int | Sequence[int] | None = None,
@@ -38,6 +41,7 @@ def load_ensemble(
 
     Args:
         load: `PreTrainedModel.from_pretrained` of the model's class.
+        model_class: that class.
         name_or_path: a folder or a Hub id.
         *model_args: arguments of `load`.
         simplex: load only this simplex, or these.
@@ -53,7 +57,7 @@ def load_ensemble(
     Example::
 
         class Model(ComplexOfBackbones): ...
-        model, info = load_ensemble(Model.from_pretrained, "me/ensemble", num_members=2)
+        model, info = load_ensemble(Model.from_pretrained, Model, "me/ensemble", num_members=2)
     """
     if kwargs.pop("use_safetensors", True) is False:
         raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
@@ -61,28 +65,45 @@ def load_ensemble(
         raise ValueError(f"variant={variant!r} was given, but an ensemble has no variants of its files: leave it out.")
     kwargs.pop("ignore_mismatched_sizes", None)
     with open_ensemble(name_or_path, simplex=simplex, num_members=num_members, **kwargs) as opened:
+        _check_fit(model_class, opened, name_or_path)
         model, loading = load(
             None,
             *model_args,
             config=opened.config,
             state_dict=opened.state,
             output_loading_info=True,
-            # Mismatched sizes are reported, and refused below.
-            ignore_mismatched_sizes=True,
             **opened.kwargs,
         )
         model.config.name_or_path = os.fspath(name_or_path)
         model.config._commit_hash = opened.index.commit
         forget_save(model.config)
-        for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-            if loading[kind]:
-                example = sorted(str(key) for key in loading[kind])[0]
-                raise ValueError(
-                    f"{name_or_path}: {len(loading[kind])} {kind.replace('_', ' ')}, {example} among them. The weight "
-                    "files do not fit config.json; restore or re-save the checkpoint."
-                )
-        check_dtypes(opened.state, opened.sources, model.state_dict(), opened.dtype)
     return model, loading
+
+
+def _check_fit(
+    model_class: type[PreTrainedModel], opened: OpenedEnsemble, name_or_path: str | os.PathLike[str]
+) -> None:
+    """Raise ValueError unless the tensors have the names, shapes and dtypes that the configuration asks for.
+
+    This allocates no weights: transformers would, for those that do not fit.
+    """
+    with torch.device("meta"):
+        expected = model_class(copy.deepcopy(opened.config)).state_dict()
+    common = expected.keys() & opened.state.keys()
+    problems = {
+        "missing": expected.keys() - common,
+        "unexpected": opened.state.keys() - common,
+        "mismatched": {name for name in common if expected[name].shape != opened.state[name].shape},
+    }
+    for problem, names in problems.items():
+        if names:
+            name = min(names)
+            shapes = [list(state[name].shape) if name in state else None for state in (opened.state, expected)]
+            raise ValueError(
+                f"{name_or_path}: {len(names)} {problem} keys, {name} among them. Its shape is {shapes[0]} in the weight "
+                f"files and {shapes[1]} in config.json. Restore or re-save the checkpoint."
+            )
+    check_dtypes(opened.state, opened.sources, expected, opened.dtype)
 
 
 def save_ensemble(
