@@ -100,8 +100,8 @@ def _check_fit(
             name = min(names)
             shapes = [list(state[name].shape) if name in state else None for state in (opened.state, expected)]
             raise ValueError(
-                f"{name_or_path}: {len(names)} {problem} keys, {name} among them. Its shape is {shapes[0]} in the weight "
-                f"files and {shapes[1]} in config.json. Restore or re-save the checkpoint."
+                f"{name_or_path}: {len(names)} {problem} keys, {name} among them. Its shape is {shapes[0]} in the "
+                f"weight files and {shapes[1]} in config.json. Restore or re-save the checkpoint."
             )
     check_dtypes(opened.state, opened.sources, expected, opened.dtype)
 
