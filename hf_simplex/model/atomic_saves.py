@@ -43,6 +43,7 @@ def atomic_write(
         ValueError: the context made something other than regular files.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     with atomic_write(directory) as aside:
         ...         _ = (aside / "config.json").write_text("{}")
