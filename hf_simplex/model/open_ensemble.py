@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
 
 from .atomic_saves import committed_saves
@@ -161,7 +162,8 @@ def _load_config(
     """The configuration that `kwargs` of `from_pretrained` give or change, and the remaining `kwargs`."""
     given = kwargs.get("config")
     others = {name: value for name, value in kwargs.items() if name != "config"}
-    if isinstance(given, SimplexConfig):
+    # Not SimplexConfig: transformers can have imported the same code twice for trust_remote_code.
+    if isinstance(given, PreTrainedConfig):
         return _current(given, name_or_path, kwargs), {
             name: value for name, value in others.items() if name not in DOWNLOAD_KWARGS
         }
