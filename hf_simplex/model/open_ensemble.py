@@ -186,7 +186,7 @@ def _folder_of_config(name_or_path: str | os.PathLike[str], kwargs: Mapping[str,
     return Path(name_or_path, kwargs.get("subfolder") or "") if file is None else file.parent
 
 
-def _current(given: SimplexConfig, name_or_path: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> SimplexConfig:
+def _current(given: Any, name_or_path: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> SimplexConfig:
     """A given configuration, or that of a committed save instead, whose config.json is not in its place yet."""
     if not os.path.isdir(name_or_path):
         return given
