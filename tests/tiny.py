@@ -1,6 +1,7 @@
 """Backbones, images and ensembles small enough that a stage takes a second, and ways to compare them."""
 
 import copy
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -127,6 +128,14 @@ def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
 def contents(directory: Path) -> dict[str, bytes]:
     """Bytes of all files in a folder, by relative path."""
     return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def forget_digests(directory: Path) -> None:
+    """Remove the digests from an index: version 0.1.0 had none."""
+    file = directory / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    del index["metadata"]["sha256"]
+    file.write_text(json.dumps(index))
 
 
 class Trap:

@@ -1,6 +1,5 @@
 """Finds the card that an ensemble already has: in its folder, or where it was loaded from."""
 
-import filecmp
 import json
 import shutil
 from pathlib import Path
@@ -10,9 +9,12 @@ from huggingface_hub.constants import REPOCARD_NAME
 from transformers.utils import CONFIG_NAME, cached_file, logging
 
 from ..model.checkpoint import indexed_files
+from ..model.configuration_simplex import remove_local_paths
+from ..model.digests import holds_same_tensors
 from ..model.modeling_simplex import SimplexForImageClassification
 from .card_merge import addressed_to, generated_region, read_card
 from .model_card import PICTURES, write_card
+from .own_files import is_own_file
 
 __all__ = ["bring_card", "card_of_folder", "card_of_repository"]
 
@@ -42,7 +44,7 @@ def card_of_folder(directory: Path, scratch: Path, repo_id: str) -> ModelCard:
             card = card_of_folder(Path("ensemble"), Path(scratch), "me/resnet50-simplex")
     """
     file = directory / REPOCARD_NAME
-    if file.exists():
+    if is_own_file(file):
         card = read_card(file)
         if generated_region(card.text) is not None:
             return addressed_to(card, repo_id)
@@ -108,13 +110,15 @@ def bring_card(model: SimplexForImageClassification, directory: Path, token: boo
 
     def is_changed(weight_file: Path) -> bool:
         former = find(weight_file.name)
-        return former is None or not filecmp.cmp(former, weight_file, shallow=False)
+        return former is None or not holds_same_tensors(former, weight_file)
 
     try:
         config, card = find(CONFIG_NAME), find(REPOCARD_NAME)
         if config is None or card is None or generated_region(card_of_repository(source, card).text) is None:
             return False
         former = json.loads(config.read_text("utf-8"))
+        # Version 0.1.0 saved them.
+        remove_local_paths(former)
         now = json.loads((directory / CONFIG_NAME).read_text("utf-8"))
         weights = [directory / file for file in sorted(indexed_files(directory))]
         if any(former.get(key) != now.get(key) for key in _DESCRIBED) or any(map(is_changed, weights)):

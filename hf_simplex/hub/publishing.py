@@ -1,5 +1,7 @@
 """Publishes an ensemble: weights, configuration, image processor, card, pictures and code in one commit."""
 
+import copy
+import json
 import os
 import shutil
 import tempfile
@@ -12,22 +14,26 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard
 from huggingface_hub.constants import REPOCARD_NAME
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors import safe_open
-from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, logging
 
-from ..model.checkpoint import check_files, read_index
-from ..model.configuration_simplex import SimplexConfig
+from ..model.checkpoint import check_files, finish_saves, read_index
+from ..model.configuration_simplex import SimplexConfig, remove_local_paths
+from ..model.json_files import read_json
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.remote_code import inference_files, remove_code_references, write_inference_code
 from .card_merge import add_tags, without_code
 from .existing_card import bring_card, card_of_folder
 from .hub_commit import commit_files, refusal
 from .model_card import write_card
+from .own_files import is_own_file
 
 __all__ = ["publish_folder", "publish_model"]
 
 # Published beside the weights. Training checkpoints and pickles are not.
 _PUBLISHED_NAMES = (SAFE_WEIGHTS_INDEX_NAME, CONFIG_NAME, IMAGE_PROCESSOR_NAME)
 _PUBLISHED_SUFFIXES = (".md", ".png", ".jpg", ".jpeg", ".svg", ".webp", ".py")
+
+logger = logging.get_logger(__name__)
 
 
 def publish_folder(
@@ -46,7 +52,8 @@ def publish_folder(
     """Publishes a saved ensemble in one commit. The folder is not changed.
 
     The commit holds the weight files of the index, config.json, the image processor, the card, and pictures and Python
-    files at the top of the folder. Files that the repository already has are not sent again. The commit deletes weight
+    files at the top of the folder. Links are left out with a warning, except those of a snapshot in the Hub's cache to
+    its own blobs. Files that the repository already has are not sent again. The commit deletes weight
     files that the ensemble no longer has. Users' text on the card in the repository stays; see
     `card_merge.merge_cards`.
 
@@ -68,8 +75,8 @@ def publish_folder(
 
     Raises:
         FileNotFoundError: the folder holds no ensemble, or an incomplete one.
-        ValueError: a file is corrupt, the weights do not fit config.json, the card's metadata are invalid, or the
-            repository holds another model.
+        ValueError: a file is corrupt, or a needed one is a link; the weights do not fit config.json, the card's
+            metadata are invalid, or the repository holds another model.
         OSError: the Hub refused or cannot be reached. Nothing is published, and uploaded files are kept for the next
             attempt.
 
@@ -80,14 +87,17 @@ def publish_folder(
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no folder {directory} to publish.")
+    finish_saves(directory)
     index = read_index(directory)
-    weights = check_files(directory, index.weight_map.values())
+    weights = check_files(directory, index.weight_map.values(), index.digests)
+    _check_links(directory, weights)
     _check_fit(directory, SimplexConfig.from_pretrained(directory), index.weight_map, weights)
     with tempfile.TemporaryDirectory() as overlay_name:
         overlay = Path(overlay_name)
         card = card_of_folder(directory, overlay, repo_id)
         add_tags(card, tags)
         shutil.copyfile(directory / CONFIG_NAME, overlay / CONFIG_NAME)
+        _remove_local_paths(overlay / CONFIG_NAME)
         if include_code:
             write_inference_code(overlay)
         else:
@@ -162,7 +172,28 @@ def publish_model(
 
 def _is_published(file: Path) -> bool:
     is_named = file.name in _PUBLISHED_NAMES or file.suffix.lower() in _PUBLISHED_SUFFIXES
-    return is_named and file.is_file() and not file.name.startswith(".")
+    return is_named and is_own_file(file) and not file.name.startswith(".")
+
+
+def _remove_local_paths(config_file: Path) -> None:
+    """Rewrites a config.json of version 0.1.0 that names a folder of this machine. Others keep their bytes."""
+    content = read_json(config_file)
+    changed = copy.deepcopy(content)
+    remove_local_paths(changed)
+    if changed != content:
+        config_file.write_text(json.dumps(changed, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _check_links(directory: Path, weights: Mapping[str, Path]) -> None:
+    """Warns of links that are left out. Raises ValueError if an ensemble is nothing without them."""
+    links = sorted(file.name for file in directory.iterdir() if file.is_symlink() and not is_own_file(file))
+    if needed := [name for name in links if name in {*weights, CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME}]:
+        raise ValueError(
+            f"{needed[0]} in {directory} is a link to {os.readlink(directory / needed[0])}, which could be any file. "
+            "Replace the link by the file. Nothing was published."
+        )
+    if links:
+        logger.warning("Links in %s are not published: %s. Replace them by the files.", directory, ", ".join(links))
 
 
 def _validate(card: ModelCard, file: Path, repo_id: str) -> None:

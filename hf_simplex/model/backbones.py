@@ -128,15 +128,32 @@ def load_backbone(
 def build_backbone(config: SimplexConfig) -> PreTrainedModel:
     """Build the randomly initialized backbone that a configuration describes, in its dtype.
 
+    Raises:
+        ValueError: there is no such backbone.
+
     Example:
         >>> from transformers import ViTConfig
         >>> type(build_backbone(SimplexConfig(ViTConfig(hidden_size=12, num_hidden_layers=1)))).__name__
         'ViTForImageClassification'
     """
     backbone_config = copy.deepcopy(config.backbone_config)
-    # Looked up when called. Importing the class by name here would be circular: it registers the model, whose file
-    # imports this one.
-    return transformers.AutoModelForImageClassification.from_config(backbone_config, dtype=config.dtype)
+    try:
+        # Not imported by name: that import registers the model, whose file imports this one.
+        return transformers.AutoModelForImageClassification.from_config(
+            backbone_config, dtype=config.dtype, trust_remote_code=False
+        )
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # For an architecture that timm does not know, transformers raises an ImportError with a cause.
+        if isinstance(error, ImportError) and error.__cause__ is None:
+            raise
+        # Backbones check their settings each in its own way, or not at all.
+        kind = getattr(backbone_config, "model_type", None)
+        raise ValueError(
+            f"No image classifier can be built from backbone_config in config.json (model_type {kind!r}). "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def check_same_architecture(configs: Sequence[SimplexConfig], vertices: Sequence[Mapping[str, Tensor]]) -> None:

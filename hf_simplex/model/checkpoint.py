@@ -3,19 +3,22 @@
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash, has_file, is_offline_mode
+
+from .atomic_saves import atomic_write, committed_saves, finish_saves, is_plain_name
+from .digests import digest_of_all, header_digest, sort_metadata, tensor_digest
+from .json_files import read_json
 
 __all__ = [
     "DOWNLOAD_KWARGS",
@@ -26,30 +29,32 @@ __all__ = [
     "check_file_name",
     "check_files",
     "check_no_foreign_weights",
+    "check_same_save",
     "check_target",
-    "clear_saves",
     "file_of_tensor",
     "finish_saves",
+    "forget_save",
     "indexed_files",
     "is_weight_file",
+    "locate",
+    "name_save",
     "read_index",
-    "remove_stale_files",
     "stored_dtype",
     "vertex_file",
     "write_tensors",
 ]
 
 MEMBERS_FILE = "members.safetensors"
-_TENSOR_NAME = re.compile(r"(vertices|members|centroids)\.[0-9]+\..+")
+_TENSOR_NAME = re.compile(r"(vertices|members|centroids)\.(0|[1-9][0-9]{0,5})\..+")
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
-# Prefixes of a save's temporary folder, before and after the save is committed.
-_UNFINISHED, _COMMITTED = ".saving-", ".saved-"
 _FOREIGN_FILES = {
     SAFE_WEIGHTS_NAME: "transformers would load in place of the vertices",
     "adapter_config.json": "makes transformers load an adapter, perhaps to a model of another repository",
 }
 DOWNLOAD_KWARGS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
-_CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# In the metadata of a weight file and of the index, and in config.json.
+_DIGEST, _SAVE = "sha256", "weights_sha256"
 
 
 def vertex_file(vertex: int) -> str:
@@ -73,67 +78,19 @@ def file_of_tensor(name: str) -> str:
     return vertex_file(int(index)) if kind == "vertices" else MEMBERS_FILE
 
 
-@contextmanager
-def atomic_write(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder whose files replace those in `directory` when the context ends without an error.
-
-    A crash or a full disk leaves the old files whole. One rename of the temporary folder commits the save. A process
-    that is killed before this rename has saved nothing. If it is killed later, `finish_saves` moves the remaining
-    files at the next save or load.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     with atomic_write(directory) as aside:
-        ...         _ = (aside / "config.json").write_text("{}")
-        ...     os.listdir(directory)
-        ['config.json']
-    """
-    target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
-    finish_saves(target)
-    aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=target))
-    try:
-        yield aside
-        os.replace(aside, target / aside.name.replace(_UNFINISHED, _COMMITTED))
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    finish_saves(target)
-
-
-def finish_saves(directory: str | os.PathLike[str]) -> None:
-    """Complete saves that were killed after their commit, by moving their remaining files.
-
-    Example:
-        >>> finish_saves(tempfile.gettempdir())
-    """
-    for committed in Path(directory).glob(f"{_COMMITTED}*"):
-        for file in committed.iterdir():
-            # Another process may move the file first.
-            with suppress(FileNotFoundError):
-                os.replace(file, Path(directory) / file.name)
-        with suppress(FileNotFoundError):
-            committed.rmdir()
-
-
-def clear_saves(directory: str | os.PathLike[str]) -> None:
-    """Remove the temporary folders of saves that were killed before their commit.
-
-    No other process may save to `directory` meanwhile.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     clear_saves(directory)
-    """
-    for unfinished in Path(directory).glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(unfinished)
-
-
-def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> None:
+def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> dict[str, str]:
     """Write a state dict to safetensors files, with the index that transformers reads.
+
+    Each file holds the SHA-256 digest of its tensors, and the index holds the digest of each file's header. Loading
+    compares headers with the index, so that files of different saves are not taken for one ensemble. The same tensors
+    give the same bytes.
 
     Args:
         directory: an existing folder.
         state: tensors named `vertices.<i>.*`, `members.<j>.*` and `centroids.<s>.*`.
+
+    Returns:
+        The digest of each file's header.
 
     Example::
 
@@ -142,16 +99,65 @@ def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> None:
     files: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         files.setdefault(file_of_tensor(name), {})[name] = tensor.detach().cpu().contiguous()
+    digests = {}
     for file, tensors in files.items():
-        save_file(tensors, directory / file, metadata={"format": "pt"})
+        metadata = {"format": "pt", _DIGEST: tensor_digest(tensors)}
+        save_file(tensors, directory / file, metadata=metadata)
+        sort_metadata(directory / file, metadata)
+        digests[file] = header_digest(directory / file)
     index = {
         "metadata": {
+            _DIGEST: digests,
             "total_parameters": sum(tensor.numel() for name, tensor in state.items()),
             "total_size": sum(tensor.numel() * tensor.element_size() for tensor in state.values()),
         },
         "weight_map": {name: file_of_tensor(name) for name in sorted(state)},
     }
     (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
+    return digests
+
+
+def name_save(directory: Path, digests: Mapping[str, str]) -> None:
+    """Write into config.json which weights it was saved with.
+
+    Args:
+        directory: a folder with config.json.
+        digests: the digest of each weight file.
+
+    Example::
+
+        name_save(Path("ensemble"), write_tensors(Path("ensemble"), model.state_dict()))
+    """
+    file = directory / CONFIG_NAME
+    content = {**read_json(file), _SAVE: digest_of_all(digests)}
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def forget_save(config: PreTrainedConfig) -> None:
+    """Remove from a configuration in memory which weights it was saved with: the weights may change.
+
+    Example:
+        >>> forget_save(PreTrainedConfig())
+    """
+    if hasattr(config, _SAVE):
+        delattr(config, _SAVE)
+
+
+def check_same_save(index: "Index", config: PreTrainedConfig, name_or_path: str | os.PathLike[str]) -> None:
+    """Check that an index and a configuration were saved together, where both say so.
+
+    Raises:
+        OSError: they are of different saves.
+
+    Example:
+        >>> check_same_save(Index({}, None, {}), PreTrainedConfig(), "ensemble")
+    """
+    expected = getattr(config, _SAVE, None)
+    if expected is not None and index.digests and expected != digest_of_all(index.digests):
+        raise OSError(
+            f"{CONFIG_NAME} and {SAFE_WEIGHTS_INDEX_NAME} of {name_or_path} are of different saves ({_SAVE} is "
+            f"{expected!r}). If another process saves to it, load it again. Otherwise restore or re-save it."
+        )
 
 
 def check_target(directory: str | os.PathLike[str], model_type: str) -> None:
@@ -204,23 +210,6 @@ def is_weight_file(file: str) -> bool:
     return bool(_VERTEX_FILE.fullmatch(file)) or file == MEMBERS_FILE
 
 
-def remove_stale_files(directory: Path, before: set[str]) -> None:
-    """Remove the files of an earlier, larger ensemble that the index no longer names.
-
-    Args:
-        directory: the folder of the ensemble.
-        before: the indexed files before the save.
-
-    Example::
-
-        before = indexed_files(directory)
-        ...   # save
-        remove_stale_files(directory, before)
-    """
-    for file in before - indexed_files(directory):
-        (directory / file).unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class Index:
     """A checked index of an ensemble.
@@ -228,6 +217,7 @@ class Index:
     Attributes:
         weight_map: the safetensors file of each tensor, a plain file name.
         commit: the Hub commit that the index was read from; None for a folder.
+        digests: the SHA-256 digest of each file's header; empty in an ensemble of version 0.1.0.
 
     Example:
         >>> Index({"vertices.0.head.weight": "vertex-00000.safetensors"}, commit=None).commit is None
@@ -236,6 +226,7 @@ class Index:
 
     weight_map: dict[str, str]
     commit: str | None
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
@@ -254,15 +245,8 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
 
         read_index("me/resnet50-simplex", revision="main").weight_map
     """
-    if os.path.isdir(name_or_path):
-        finish_saves(name_or_path)
     try:
-        index_file = cached_file(
-            name_or_path,
-            SAFE_WEIGHTS_INDEX_NAME,
-            _raise_exceptions_for_missing_entries=False,
-            **_download_kwargs(kwargs),
-        )
+        index_file = locate(name_or_path, SAFE_WEIGHTS_INDEX_NAME, **kwargs)
     except OSError as error:
         raise OSError(f"The ensemble {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
     if index_file is None:
@@ -272,10 +256,13 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
             f"wrote. A single model ({SAFE_WEIGHTS_NAME}) is loaded by SimplexForImageClassification.from_backbone."
         )
     try:
-        index = json.loads(Path(index_file).read_text("utf-8"))
+        index = read_json(index_file)
         weight_map = dict(index["weight_map"])
         if not weight_map or not isinstance(index["metadata"], dict):
             raise ValueError("no tensors or no metadata")
+        digests = index["metadata"].get(_DIGEST, {})
+        if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+            raise ValueError(f"metadata.{_DIGEST} is no object of digests")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{index_file} is not an index of safetensors files ({error!r}). Restore or re-save it."
@@ -288,7 +275,37 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
                 f"{index_file} names the tensor {name!r}; expected vertices.<number>.<name> or members or centroids. "
                 "This is the index of another kind of model, or broken: restore or re-save it."
             )
-    return Index(weight_map, extract_commit_hash(index_file, None))
+    if digests and digests.keys() != set(weight_map.values()):
+        raise ValueError(
+            f"{index_file} names other files in metadata.{_DIGEST}, {sorted(digests)}, than in weight_map. Restore or "
+            "re-save it."
+        )
+    return Index(weight_map, extract_commit_hash(str(index_file), None), digests)
+
+
+def locate(name_or_path: str | os.PathLike[str], file: str, **kwargs: Any) -> Path | None:
+    """Return the path of a file of a folder or a Hub repository; None if there is no such file.
+
+    A save that was killed after its commit has left files aside. They are found where they are, and not moved.
+
+    Args:
+        name_or_path: a folder or a Hub id.
+        file: a plain file name.
+        **kwargs: as for `read_index`.
+
+    Raises:
+        OSError: the repository or revision does not exist, or the token has no access to it.
+
+    Example:
+        >>> locate(".", "no-such-file") is None
+        True
+    """
+    if os.path.isdir(name_or_path):
+        for folder in committed_saves(Path(name_or_path, kwargs.get("subfolder") or "")):
+            if (folder / file).is_file():
+                return folder / file
+    path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **_download_kwargs(kwargs))
+    return None if path is None else Path(path)
 
 
 def check_no_foreign_weights(name_or_path: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -302,6 +319,7 @@ def check_no_foreign_weights(name_or_path: str | os.PathLike[str], **kwargs: Any
         ValueError: such a file exists.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     check_no_foreign_weights(directory)
     """
@@ -315,12 +333,15 @@ def check_no_foreign_weights(name_or_path: str | os.PathLike[str], **kwargs: Any
             )
 
 
-def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kwargs: Any) -> dict[str, Path]:
+def check_files(
+    name_or_path: str | os.PathLike[str], files: Iterable[str], digests: Mapping[str, str] | None = None, **kwargs: Any
+) -> dict[str, Path]:
     """Locate (or download) safetensors files and check their headers.
 
     Args:
         name_or_path: a folder or a Hub id.
         files: file names, from `read_index`.
+        digests: the expected digest of each file's header, from `read_index`; default: any.
         **kwargs: as for `read_index`.
 
     Returns:
@@ -328,6 +349,7 @@ def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kw
 
     Raises:
         FileNotFoundError: a file is missing.
+        OSError: a file is of another save than the index.
         ValueError: a file is empty or truncated, or its header is inconsistent.
 
     Example::
@@ -336,51 +358,58 @@ def check_files(name_or_path: str | os.PathLike[str], files: Iterable[str], **kw
     """
     found = {}
     for file in sorted(set(files)):
-        path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **_download_kwargs(kwargs))
+        path = locate(name_or_path, file, **kwargs)
         if path is None:
             raise FileNotFoundError(f"{name_or_path} holds no {file}, which its index names. Restore or re-save it.")
         try:
             with safe_open(path, framework="pt") as opened:
                 opened.keys()
-        except (SafetensorError, OSError) as error:
+            found_digest = header_digest(path)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            # A file that has just been renamed raises RuntimeError before, and OSError here.
             size = os.path.getsize(path)
             raise ValueError(
                 f"{path} ({size} bytes) is empty or not a whole safetensors file ({error}). Restore or re-save it."
             ) from error
-        found[file] = Path(path)
+        if digests and found_digest != digests[file]:
+            raise OSError(
+                f"{path} is of another save than {SAFE_WEIGHTS_INDEX_NAME}: the {_DIGEST} of its header is "
+                f"{found_digest!r}, not {digests[file]!r}. If another process saves to this folder, load it again. "
+                "Otherwise restore or re-save the ensemble."
+            )
+        found[file] = path
     return found
 
 
-def check_dtypes(files: Iterable[Path], expected: Mapping[str, Tensor], stored: str | None) -> None:
-    """Check the dtypes of stored tensors. A wrong dtype in a file header would misread the weights.
+def check_dtypes(
+    state: Mapping[str, Tensor], sources: Mapping[str, Path], expected: Mapping[str, Tensor], stored: str | None
+) -> None:
+    """Check the dtypes of stored tensors: a wrong dtype in a file header turns the weights into other numbers.
 
     Args:
-        files: safetensors files.
-        expected: the model's tensors by their names in the files; other tensors are ignored.
+        state: tensors as they are stored.
+        sources: the file of each tensor.
+        expected: the model's tensors.
         stored: the `dtype` in config.json; weights may have it or float32. None allows any floating dtype.
 
     Raises:
         ValueError: a tensor has an unexpected dtype.
 
-    Example::
-
-        files = check_files("ensemble", ["vertex-00000.safetensors"])
-        check_dtypes(files.values(), model.state_dict(), stored_dtype("ensemble"))
+    Example:
+        >>> import torch
+        >>> check_dtypes({"a": torch.zeros(1)}, {"a": Path("b.safetensors")}, {"a": torch.ones(1)}, "float32")
     """
-    floating = None if stored not in _CODES else {_CODES[stored], _CODES["float32"]}
-    for path in files:
-        with safe_open(path, framework="pt") as opened:
-            for name in sorted(set(opened.keys()) & expected.keys()):
-                code = opened.get_slice(name).get_dtype()
-                is_floating = code.startswith(("F", "BF"))
-                if is_floating != expected[name].is_floating_point() or (
-                    is_floating and floating is not None and code not in floating
-                ):
-                    raise ValueError(
-                        f"{path} says that {name} is of dtype {code}, but config.json and the backbone make it "
-                        f"{stored if expected[name].is_floating_point() else expected[name].dtype}: the numbers would "
-                        "be misread. Restore or re-save the checkpoint."
-                    )
+    floating = None if stored not in _DTYPES else {_DTYPES[stored], torch.float32}
+    for name in sorted(state.keys() & expected.keys()):
+        dtype, is_floating = state[name].dtype, state[name].is_floating_point()
+        if is_floating != expected[name].is_floating_point() or (
+            is_floating and floating is not None and dtype not in floating
+        ):
+            raise ValueError(
+                f"{sources[name]} says that {name} is of dtype {dtype}, but config.json and the backbone make it "
+                f"{stored if expected[name].is_floating_point() else expected[name].dtype}: the numbers would be "
+                "misread. Restore or re-save the checkpoint."
+            )
 
 
 def stored_dtype(name_or_path: str | os.PathLike[str], **kwargs: Any) -> str | None:
@@ -394,12 +423,10 @@ def stored_dtype(name_or_path: str | os.PathLike[str], **kwargs: Any) -> str | N
 
         stored_dtype("me/resnet50-simplex")   # 'float32'
     """
-    config_file = cached_file(
-        name_or_path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **_download_kwargs(kwargs)
-    )
+    config_file = locate(name_or_path, CONFIG_NAME, **kwargs)
     if config_file is None:
         return None
-    dtype = json.loads(Path(config_file).read_text("utf-8")).get("dtype")
+    dtype = read_json(config_file).get("dtype")
     return str(dtype) if dtype else None
 
 
@@ -416,8 +443,7 @@ def check_file_name(file: object, index_file: str | os.PathLike[str]) -> None:
     Example:
         >>> check_file_name("vertex-00000.safetensors", "model.safetensors.index.json")
     """
-    plain = isinstance(file, str) and PurePosixPath(file).name == file and "\\" not in file
-    if not plain or not str(file).endswith(".safetensors"):
+    if not is_plain_name(file) or not str(file).endswith(".safetensors"):
         raise ValueError(
             f"{index_file} names {file!r}; expected the name of a .safetensors file in the same folder. "
             "Do not load this checkpoint: its index points elsewhere."

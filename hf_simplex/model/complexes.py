@@ -298,23 +298,33 @@ class SimplicialComplex:
 def _check_simplex(position: int, simplex: tuple[int, ...], num_vertices: int) -> None:
     if not simplex:
         raise ValueError(f"Simplex {position} is empty; a simplex has at least one vertex.")
+    seen: set[int] = set()
     for vertex in simplex:
         if not 0 <= vertex < num_vertices:
             raise ValueError(
                 f"Simplex {position}, {list(simplex)}, holds vertex {vertex}, but the {num_vertices} vertices are "
                 f"numbered 0 to {num_vertices - 1}."
             )
-        if simplex.count(vertex) > 1:
+        if vertex in seen:
             raise ValueError(f"Simplex {position}, {list(simplex)}, holds vertex {vertex} more than once.")
+        seen.add(vertex)
 
 
 def _check_maximal(simplexes: tuple[tuple[int, ...], ...]) -> None:
-    for (first, one), (second, other) in combinations(enumerate(simplexes), 2):
-        if set(one) == set(other):
-            raise ValueError(f"Simplexes {first}, {list(one)}, and {second}, {list(other)}, are the same simplex.")
-        if set(one) < set(other) or set(other) < set(one):
-            (small, face), (large, whole) = sorted([(first, one), (second, other)], key=lambda item: len(item[1]))
-            raise ValueError(
-                f"Simplex {small}, {list(face)}, is a face of simplex {large}, {list(whole)}. List maximal simplexes "
-                "only: their faces belong to the complex anyway."
-            )
+    stars: dict[int, set[int]] = {}
+    for position, simplex in enumerate(simplexes):
+        for vertex in simplex:
+            stars.setdefault(vertex, set()).add(position)
+    for small, face in enumerate(simplexes):
+        # All simplexes that hold the face. Small stars first: files with many simplexes are read in no time.
+        holders = set.intersection(*sorted((stars[vertex] for vertex in face), key=len)) - {small}
+        if not holders:
+            continue
+        large = min(holders)
+        whole = simplexes[large]
+        if len(whole) == len(face):
+            raise ValueError(f"Simplexes {small}, {list(face)}, and {large}, {list(whole)}, are the same simplex.")
+        raise ValueError(
+            f"Simplex {small}, {list(face)}, is a face of simplex {large}, {list(whole)}. List maximal simplexes "
+            "only: their faces belong to the complex anyway."
+        )

@@ -1,8 +1,10 @@
 """The configuration of an ensemble: the content of config.json."""
 
 import copy
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PureWindowsPath
 from typing import Any, Self
 
 import torch
@@ -12,7 +14,17 @@ from .complexes import SimplicialComplex
 from .coordinates import validate_coordinates
 from .decisions import Decisions
 
-__all__ = ["CONNECTOR", "MODE", "PRETRAINED", "ROLES", "SAMPLINGS", "TASK", "SimplexConfig", "check_labels"]
+__all__ = [
+    "CONNECTOR",
+    "MODE",
+    "PRETRAINED",
+    "ROLES",
+    "SAMPLINGS",
+    "TASK",
+    "SimplexConfig",
+    "check_labels",
+    "remove_local_paths",
+]
 
 PRETRAINED = "pretrained"
 MODE = "mode"
@@ -68,7 +80,7 @@ class SimplexConfig(PreTrainedConfig):
             self.simplexes = [list(simplex) for simplex in simplexes]
             self.roles = list(roles)
             self.members = [[float(coordinate) for coordinate in member] for member in members]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"simplexes is {simplexes!r}, roles {roles!r} and members {members!r}; expected a list of lists of "
                 "vertices, a list of names and a list of lists of coordinates."
@@ -168,6 +180,35 @@ class SimplexConfig(PreTrainedConfig):
         return SimplicialComplex(self.num_vertices, tuple(tuple(simplex) for simplex in self.simplexes))
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Return the configuration of a config.json's content.
+
+        Args:
+            config_dict: the content.
+            **kwargs: as for `PreTrainedConfig.from_dict`.
+
+        Raises:
+            ValueError: a field has a value of the wrong kind. The message names the field.
+
+        Example:
+            >>> SimplexConfig.from_dict({"roles": ["mode"]}).num_vertices
+            1
+        """
+        place = f" of {kwargs['name_or_path']}" if kwargs.get("name_or_path") else ""
+        try:
+            if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+                raise ValueError(f"model_type is {kind!r}; expected {cls.model_type!r}.")
+            _check_dtype(config_dict)
+            _check_label_counts(config_dict)
+            return super().from_dict(config_dict, **kwargs)
+        except (OSError, ImportError, MemoryError):
+            raise
+        except Exception as error:
+            # Configurations of backbones check their fields each in its own way.
+            what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"config.json{place} cannot be read. {what}") from error
+
+    @classmethod
     def disjoint_union(cls, configs: Sequence["SimplexConfig"]) -> Self:
         """Return the configuration of the disjoint union of complexes.
 
@@ -213,6 +254,7 @@ class SimplexConfig(PreTrainedConfig):
         """
         output = super().to_dict()
         backbone_config = output.get("backbone_config") or {}
+        remove_local_paths(output)
         if "pretrained_cfg" in backbone_config:
             output["pretrained_cfg"] = backbone_config["pretrained_cfg"]
             output["architecture"] = backbone_config["architecture"]
@@ -267,9 +309,52 @@ def _default_label2id(labels: int) -> dict[str, int]:
     return {f"LABEL_{label}": label for label in range(labels)}
 
 
+_MAX_LABELS = 200_000
+_LABEL_COUNTS = ("num_labels", "num_classes")
 _TIMM_FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 _REMOTE_CODE_KEYS = ("auto_map", "custom_pipelines")
 _IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type")
+
+
+def remove_local_paths(config: dict[str, Any]) -> None:
+    """Keep the last component only of paths on this machine in the content of a config.json. Hub ids stay.
+
+    Example:
+        >>> config = {"provenance": {"backbone": "/home/me/vit"}}
+        >>> remove_local_paths(config)
+        >>> config
+        {'provenance': {'backbone': 'vit'}}
+    """
+    for names, key in ((config.get("backbone_config"), "_name_or_path"), (config.get("provenance"), "backbone")):
+        if isinstance(names, dict) and isinstance(names.get(key), str):
+            names[key] = _without_folder(names[key])
+
+
+def _without_folder(name: str) -> str:
+    """The last component of a path; a Hub id as it is."""
+    is_path = PureWindowsPath(name).is_absolute() or name.startswith(("/", "\\", ".", "~")) or os.path.isdir(name)
+    return PureWindowsPath(name).name if is_path else name
+
+
+def _check_dtype(config: dict[str, Any]) -> None:
+    """Raise ValueError if a dtype is none of PyTorch's."""
+    backbone = config.get("backbone_config")
+    for content in (config, backbone if isinstance(backbone, dict) else {}):
+        for name in ("dtype", "torch_dtype"):
+            dtype = content.get(name)
+            named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+            if dtype not in (None, "auto") and not isinstance(named, torch.dtype):
+                raise ValueError(f"{name} is {dtype!r}; expected a name such as 'float32'.")
+
+
+def _check_label_counts(config: dict[str, Any]) -> None:
+    """Raise ValueError for a number of labels that would take minutes to enumerate."""
+    backbone = config.get("backbone_config")
+    for content in (config, backbone if isinstance(backbone, dict) else {}):
+        for name in _LABEL_COUNTS:
+            count = content.get(name)
+            if isinstance(count, int | float) and not 0 <= count <= _MAX_LABELS:
+                raise ValueError(f"{name} is {count}; expected at most {_MAX_LABELS}.")
 
 
 def _backbone_config(value: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | None:

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedConfig
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
+
+from .json_files import read_json
 
 __all__ = [
     "LazyImageProcessor",
@@ -69,16 +72,40 @@ class LazyImageProcessor:
     def load(self) -> BaseImageProcessor | None:
         """Return the image processor; None where the folder or repository has none.
 
+        Raises:
+            ValueError: the image processor is broken.
+
         Example::
 
             LazyImageProcessor(source=processor_source("me/ensemble", {})).load()
         """
         if self._processor is None and self._source is not None:
+            # Without an answer transformers would ask the user whether to trust code, and wait.
+            kwargs = {"trust_remote_code": False, **self._source.kwargs}
             try:
-                self._processor = AutoImageProcessor.from_pretrained(self._source.name_or_path, **self._source.kwargs)
-            except (OSError, ValueError):
+                self._processor = AutoImageProcessor.from_pretrained(self._source.name_or_path, **kwargs)
+            except Exception as error:
+                # Image processors check their settings each in its own way.
+                if (file := _processor_file(self._source)) is not None:
+                    raise ValueError(
+                        f"The image processor in {file} cannot be read. {type(error).__name__}: {error}"
+                    ) from error
                 self._source = None
         return self._processor
+
+
+def _processor_file(source: ProcessorSource) -> Path | None:
+    """The file that describes an image processor; None if there is none."""
+    kwargs = {name: value for name, value in source.kwargs.items() if name != "trust_remote_code"}
+    for name in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, CONFIG_NAME):
+        try:
+            found = cached_file(source.name_or_path, name, _raise_exceptions_for_missing_entries=False, **kwargs)
+        except OSError:
+            return None
+        # timm's settings are in config.json.
+        if found is not None and (name != CONFIG_NAME or "image_processor_type" in read_json(Path(found))):
+            return Path(found)
+    return None
 
 
 def timm_settings(processor: BaseImageProcessor | None) -> dict[str, Any] | None:

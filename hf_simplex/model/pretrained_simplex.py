@@ -97,7 +97,13 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
         with_loading_info = kwargs.pop("output_loading_info", False)
         name_or_path = pretrained_model_name_or_path
         model, loading = load_ensemble(
-            super().from_pretrained, name_or_path, *model_args, simplex=simplex, num_members=num_members, **kwargs
+            super().from_pretrained,
+            cls,
+            name_or_path,
+            *model_args,
+            simplex=simplex,
+            num_members=num_members,
+            **kwargs,
         )
         revision = model.config._commit_hash or kwargs.get("revision")
         source = processor_source(name_or_path, {**kwargs, "revision": revision})

@@ -1,36 +1,36 @@
 """Saves and loads an ensemble, whole or in part; saves one of its points as an ordinary checkpoint."""
 
+import copy
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .backbones import set_labels
 from .checkpoint import (
-    DOWNLOAD_KWARGS,
     atomic_write,
     check_dtypes,
-    check_files,
     check_no_foreign_weights,
     check_target,
+    forget_save,
     indexed_files,
-    read_index,
-    remove_stale_files,
-    stored_dtype,
+    name_save,
     write_tensors,
 )
 from .configuration_simplex import SimplexConfig
 from .image_processors import save_image_processor
+from .open_ensemble import OpenedEnsemble, open_ensemble
 from .remote_code import write_inference_code
-from .subset import read_part, select_part
 
 __all__ = ["export_backbone", "load_ensemble", "save_ensemble"]
 
 
 def load_ensemble(
     load: Callable[..., Any],
+    model_class: type[PreTrainedModel],
     name_or_path: str | os.PathLike[str],
     *model_args: Any,
     simplex: int | Sequence[int] | None = None,
@@ -41,6 +41,7 @@ def load_ensemble(
 
     Args:
         load: `PreTrainedModel.from_pretrained` of the model's class.
+        model_class: that class.
         name_or_path: a folder or a Hub id.
         *model_args: arguments of `load`.
         simplex: load only this simplex, or these.
@@ -56,50 +57,53 @@ def load_ensemble(
     Example::
 
         class Model(ComplexOfBackbones): ...
-        model, info = load_ensemble(Model.from_pretrained, "me/ensemble", num_members=2)
+        model, info = load_ensemble(Model.from_pretrained, Model, "me/ensemble", num_members=2)
     """
     if kwargs.pop("use_safetensors", True) is False:
         raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
-    index = read_index(name_or_path, **kwargs)
-    # Read every file from one commit, even if another is pushed meanwhile.
-    kwargs["revision"] = index.commit or kwargs.get("revision")
-    download = {name: kwargs[name] for name in DOWNLOAD_KWARGS if name in kwargs}
-    check_no_foreign_weights(name_or_path, **download)
-    renamed = {name: name for name in index.weight_map}
-    if simplex is None and num_members is None:
-        files = check_files(name_or_path, index.weight_map.values(), **download)
-        model, loading = load(name_or_path, *model_args, output_loading_info=True, use_safetensors=True, **kwargs)
-    else:
-        config, kwargs = _load_config(name_or_path, kwargs)
-        config, renamed = select_part(config, list(renamed), simplex=simplex, num_members=num_members)
-        needed = {index.weight_map[name] for name in renamed}
-        files = check_files(name_or_path, needed, **download)
-        state = read_part(index.weight_map, files, renamed)
-        model, loading = load(None, *model_args, config=config, state_dict=state, output_loading_info=True, **kwargs)
+    if (variant := kwargs.pop("variant", None)) is not None:
+        raise ValueError(f"variant={variant!r} was given, but an ensemble has no variants of its files: leave it out.")
+    kwargs.pop("ignore_mismatched_sizes", None)
+    with open_ensemble(name_or_path, simplex=simplex, num_members=num_members, **kwargs) as opened:
+        _check_fit(model_class, opened, name_or_path)
+        model, loading = load(
+            None,
+            *model_args,
+            config=opened.config,
+            state_dict=opened.state,
+            output_loading_info=True,
+            **opened.kwargs,
+        )
         model.config.name_or_path = os.fspath(name_or_path)
-    model.config._commit_hash = index.commit
-    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if loading[kind]:
-            example = sorted(str(key) for key in loading[kind])[0]
-            raise ValueError(
-                f"{name_or_path}: {len(loading[kind])} {kind.replace('_', ' ')}, {example} among them. The weight "
-                "files do not fit config.json; restore or re-save the checkpoint."
-            )
-    tensors = model.state_dict()
-    expected = {name: tensors[new] for name, new in renamed.items()}
-    check_dtypes(files.values(), expected, stored_dtype(name_or_path, **download))
+        model.config._commit_hash = opened.index.commit
+        forget_save(model.config)
     return model, loading
 
 
-def _load_config(name_or_path: str | os.PathLike[str], kwargs: dict[str, Any]) -> tuple[SimplexConfig, dict[str, Any]]:
-    """The configuration that `kwargs` of `from_pretrained` give or change, and the remaining `kwargs`."""
-    config = kwargs.pop("config", None)
-    if isinstance(config, SimplexConfig):
-        return config, {name: value for name, value in kwargs.items() if name not in DOWNLOAD_KWARGS}
-    dtypes = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
-    source = name_or_path if config is None else config
-    config, unused = SimplexConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
-    return config, unused | dtypes
+def _check_fit(
+    model_class: type[PreTrainedModel], opened: OpenedEnsemble, name_or_path: str | os.PathLike[str]
+) -> None:
+    """Raise ValueError unless the tensors have the names, shapes and dtypes that the configuration asks for.
+
+    This allocates no weights: transformers would, for those that do not fit.
+    """
+    with torch.device("meta"):
+        expected = model_class(copy.deepcopy(opened.config)).state_dict()
+    common = expected.keys() & opened.state.keys()
+    problems = {
+        "missing": expected.keys() - common,
+        "unexpected": opened.state.keys() - common,
+        "mismatched": {name for name in common if expected[name].shape != opened.state[name].shape},
+    }
+    for problem, names in problems.items():
+        if names:
+            name = min(names)
+            shapes = [list(state[name].shape) if name in state else None for state in (opened.state, expected)]
+            raise ValueError(
+                f"{name_or_path}: {len(names)} {problem} keys, {name} among them. Its shape is {shapes[0]} in the "
+                f"weight files and {shapes[1]} in config.json. Restore or re-save the checkpoint."
+            )
+    check_dtypes(opened.state, opened.sources, expected, opened.dtype)
 
 
 def save_ensemble(
@@ -126,17 +130,16 @@ def save_ensemble(
     """
     if os.path.isdir(directory):
         check_no_foreign_weights(directory)
-    before = indexed_files(directory)
     state = model.state_dict()
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
-    with atomic_write(directory) as aside:
-        write_tensors(aside, state)
+    with atomic_write(directory, listed=indexed_files) as aside:
+        digests = write_tensors(aside, state)
         save_image_processor(image_processor, aside)
         model.config.save_pretrained(aside)
+        name_save(aside, digests)
         if include_code:
             write_inference_code(aside)
-    remove_stale_files(Path(directory), before)
 
 
 def export_backbone(
@@ -163,5 +166,15 @@ def export_backbone(
     check_target(directory, backbone.config.model_type)
     set_labels(backbone.config, config.id2label, config.label2id)
     with atomic_write(directory) as aside:
-        backbone.save_pretrained(aside)
+        backbone.save_pretrained(aside, state_dict=_untied(backbone))
         save_image_processor(image_processor, aside)
+
+
+def _untied(backbone: PreTrainedModel) -> dict[str, Tensor]:
+    """The state dict with a tensor of its own for each name: transformers saves no others (timm's coat ties)."""
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in backbone.state_dict().items():
+        state[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return state

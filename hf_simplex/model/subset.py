@@ -2,9 +2,9 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging
 
@@ -98,26 +98,32 @@ def _first_holding(member: Sequence[float], simplexes: Sequence[Sequence[int]], 
 
 
 def read_part(
-    weight_map: Mapping[str, str], files: Mapping[str, Path], renamed: Mapping[str, str]
+    weight_map: Mapping[str, str], opened: Mapping[str, Any], renamed: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Read the tensors of a part.
 
     Args:
         weight_map: the file name of each tensor of the whole ensemble.
-        files: the path of each needed file by name.
+        opened: each needed file by name, as `safetensors.safe_open` returns it.
         renamed: from `select_part`: tensor names in the whole ensemble to those in the part.
 
     Returns:
         Tensors by the part's names. Tensors that the files lack are left out.
 
+    Raises:
+        ValueError: PyTorch has no such dtype, or a tensor is inconsistent.
+
     Example::
 
-        state = read_part(index.weight_map, check_files("ensemble", needed), renamed)
+        with safe_open("ensemble/vertex-00000.safetensors", framework="pt") as file:
+            state = read_part(index.weight_map, {"vertex-00000.safetensors": file}, renamed)
     """
     state: dict[str, Tensor] = {}
-    for file, path in files.items():
-        with safe_open(path, framework="pt") as opened:
-            for name in sorted(opened.keys()):
-                if name in renamed and weight_map[name] == file:
-                    state[renamed[name]] = opened.get_tensor(name)
+    for file, content in opened.items():
+        for name in sorted(content.keys()):
+            if name in renamed and weight_map[name] == file:
+                try:
+                    state[renamed[name]] = content.get_tensor(name)
+                except (SafetensorError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+                    raise ValueError(f"{name} in {file} cannot be read: {error}. Restore or re-save it.") from error
     return state

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -90,6 +91,8 @@ class StageCheckpoints:
         """
         name, aside = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", self.folder / _ASIDE
         if self.args.should_save:
+            if aside.is_symlink():
+                aside.unlink()
             shutil.rmtree(aside, ignore_errors=True)
         self._barrier()
         self.args.output_dir = str(aside)
@@ -118,8 +121,9 @@ class StageCheckpoints:
             checkpoints.put_in_place("checkpoint-3")
         """
         aside, place = self.folder / _ASIDE, self.folder / name
-        if not (aside / name).is_dir():
+        if not (aside / name).is_dir() or aside.is_symlink():
             return
+        _apply_umask(aside / name)
         if place.is_dir():
             os.replace(place, aside / f"{_FORMER}{name}")
         os.replace(aside / name, place)
@@ -128,6 +132,8 @@ class StageCheckpoints:
 
     def _finish_move(self) -> None:
         """Move the new checkpoint into place if the run was killed after it had moved the former one away."""
+        if (self.folder / _ASIDE).is_symlink():
+            return
         for former in (self.folder / _ASIDE).glob(f"{_FORMER}*"):
             name = former.name.removeprefix(_FORMER)
             if not (self.folder / name).exists():
@@ -144,3 +150,11 @@ class StageCheckpoints:
         if self.args.local_process_index == 0 and not self.args.should_save:
             work()
         self._barrier()
+
+
+def _apply_umask(folder: Path) -> None:
+    """Give files the permissions of the umask, which their folder has: safetensors writes for the owner only."""
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.chmod(path, mode)

@@ -12,7 +12,7 @@ from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput
 from ..data.random_streams import stream
 from ..evaluation.calibrate import calibrate
 from ..model.batch_norm import batch_norm_layers
-from ..model.checkpoint import clear_saves, finish_saves
+from ..model.checkpoint import finish_saves
 from ..model.complexes import SimplicialComplex
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED
 from ..model.coordinates import vertex_coordinates
@@ -149,7 +149,6 @@ class SimplexTrainer(VertexTrainer):
         """Load the finished vertices of an interrupted run from `output_dir`."""
         if self.args.should_save:
             finish_saves(self.args.output_dir)
-            clear_saves(self.args.output_dir)
         self.accelerator.wait_for_everyone()
         if os.path.isfile(os.path.join(self.args.output_dir, "config.json")):
             self.simplex.replace_with(SimplexForImageClassification.from_pretrained(self.args.output_dir))

@@ -8,9 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, snapshot_download
 from loopback_hub import LoopbackHub
-from tiny import SIZE, Images, Trap, backbone, batches, complete, contents, ensemble, images, same_tensors
+from safetensors.torch import load_file, save_file
+from tiny import (
+    SIZE,
+    Images,
+    Trap,
+    backbone,
+    batches,
+    complete,
+    contents,
+    ensemble,
+    forget_digests,
+    images,
+    same_tensors,
+)
 from transformers import ViTImageProcessor
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
@@ -109,6 +122,59 @@ def test_a_folder_is_published_as_it_is_and_stays_as_it_is(hub: LoopbackHub, tmp
     card = files["README.md"].decode()
     assert 'from_pretrained("alice/ensemble")' in card and "# ensemble\n" in card and "digits-simplex" not in card
     assert "auto_map" in json.loads(files["config.json"]) and "auto_map" not in json.loads(before["config.json"])
+
+
+def test_links_are_not_published(hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A cloned repository can hold links to the user's files."""
+    path = tmp_path / "ensemble"
+    complete().save_pretrained(path)
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "id.md").write_text("my secret")
+    for name in ("notes.md", "README.md", "code.py"):
+        (path / name).symlink_to(secret / "id.md")
+    (path / "pictures.png").symlink_to(secret)
+    publish_folder(path, ID)
+    assert not any(b"my secret" in content for content in hub.files(ID).values())
+    assert not {"notes.md", "code.py", "pictures.png"} & hub.files(ID).keys()
+    assert all(name in caplog.text for name in ("notes.md", "README.md", "code.py", "pictures.png"))
+    for name in ("config.json", "vertex-00001.safetensors", INDEX):
+        content = (path / name).read_bytes()
+        (secret / name).write_bytes(content)
+        (path / name).unlink()
+        (path / name).symlink_to(secret / name)
+        with pytest.raises(ValueError, match=rf"{name} in .* is a link to .*secret"):
+            publish_folder(path, "alice/links")
+        (path / name).unlink()
+        (path / name).write_bytes(content)
+    assert "alice/links" not in hub.repositories
+
+
+def test_a_snapshot_of_the_cache_is_published(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = complete()
+    model.push_to_hub(ID)
+    snapshot = Path(snapshot_download(ID, cache_dir=tmp_path / "cache"))
+    assert (snapshot / "vertex-00000.safetensors").is_symlink()
+    (tmp_path / "blobs").mkdir()
+    for folder in (tmp_path, tmp_path / "blobs"):
+        (folder / "secret.md").write_text("my secret")
+        (snapshot / f"{folder.name}.md").symlink_to(folder / "secret.md")
+    publish_folder(snapshot, "alice/copy")
+    copied = hub.files("alice/copy")
+    assert same_tensors(SimplexForImageClassification.from_pretrained("alice/copy"), model)
+    assert hub.files(ID).keys() == copied.keys() and b"my secret" not in b"".join(copied.values())
+
+
+def test_a_card_of_version_0_1_0_stays_with_its_weights(hub: LoopbackHub, tmp_path: Path) -> None:
+    """Version 0.1.0 wrote the same tensors without digests."""
+    model = complete()
+    model.save_pretrained(tmp_path)
+    write_card(model, tmp_path, Evidence(data_set="digits"))
+    for file in tmp_path.glob("*.safetensors"):
+        save_file(load_file(file), file, metadata={"format": "pt"})
+    forget_digests(tmp_path)
+    SimplexForImageClassification.from_pretrained(tmp_path).push_to_hub(ID)
+    assert "digits" in hub.files(ID)["README.md"].decode()
 
 
 def test_without_its_code_an_ensemble_does_not_speak_of_it(hub: LoopbackHub) -> None:

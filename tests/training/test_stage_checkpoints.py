@@ -226,3 +226,32 @@ def test_a_growth_resumes_from_its_own_folder_only(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="output_dir"):
         run.train(resume_from_checkpoint=str(tmp_path / "elsewhere"))
     assert run.simplex.config.roles == ["pretrained"]
+
+
+def test_a_link_in_place_of_the_folder_aside_moves_nothing(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "former-checkpoint-1").mkdir(parents=True)
+    (mine / "checkpoint-1").mkdir()
+    (mine / "checkpoint-1" / "notes.txt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".saving").symlink_to(mine)
+    args = SimplexTrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none")
+    checkpoints = StageCheckpoints(args, barrier=lambda: None)
+    assert checkpoints.resume() is None
+    checkpoints.put_in_place("checkpoint-1")
+    assert (mine / "checkpoint-1" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "run" / ".saving").is_symlink()
+
+
+def test_a_checkpoint_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    args = SimplexTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    former = os.umask(0o027)
+    try:
+        new = tmp_path / ".saving" / "checkpoint-1"
+        new.mkdir(parents=True)
+        for name, mode in (("model.safetensors", 0o600), ("scheduler.pt", 0o640)):
+            (new / name).touch(mode)
+        StageCheckpoints(args, barrier=lambda: None).put_in_place("checkpoint-1")
+    finally:
+        os.umask(former)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "checkpoint-1").iterdir()} == {0o640}

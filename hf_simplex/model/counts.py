@@ -1,0 +1,89 @@
+"""Checks that a configuration asks for as many parts as its index has, before anything of that size is built."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from .checkpoint import Index
+from .configuration_simplex import SimplexConfig
+
+__all__ = ["check_counts", "check_number_of_vertices"]
+
+# Settings of backbones that count modules.
+_DEPTHS = ("layers", "depth", "blocks", "stages")
+
+
+def check_counts(index: Index, config: SimplexConfig, name_or_path: str | os.PathLike[str]) -> None:
+    """Check the number of vertices, members, centroids and layers in config.json against the index.
+
+    A configuration of a few bytes can ask for millions of layers, which would take hours to build.
+
+    Args:
+        index: of the ensemble.
+        config: of the ensemble.
+        name_or_path: the folder or Hub id, for the error message.
+
+    Raises:
+        ValueError: the two contradict each other. The message names the field.
+
+    Example:
+        >>> index = Index({"vertices.0.head.bias": "vertex-00000.safetensors"}, None)
+        >>> check_counts(index, SimplexConfig(), "ensemble")
+    """
+    found: dict[str, set[int]] = {"vertices": set(), "members": set(), "centroids": set()}
+    tensors = 0
+    for name in index.weight_map:
+        kind, number, _ = name.split(".", 2)
+        found[kind].add(int(number))
+        tensors += name.startswith("vertices.0.")
+    expected = {"vertices": config.num_vertices}
+    if found["members"] or found["centroids"]:
+        expected |= {"members": len(config.members), "centroids": len(config.simplexes) if config.members else 0}
+    for kind, count in expected.items():
+        _check_numbers(kind, count, found[kind], name_or_path)
+    backbone = {} if config.backbone_config is None else config.backbone_config.to_dict()
+    for name, value in backbone.items():
+        modules = sum(_numbers(value)) if any(word in name for word in _DEPTHS) else 0
+        if modules > tensors:
+            raise ValueError(
+                f"{name_or_path}: backbone_config in config.json has {name}={str(value)[:100]}, but the index names "
+                f"only {tensors} tensors of vertex 0; restore or re-save the checkpoint. ({modules} in all)"
+            )
+
+
+def check_number_of_vertices(index: Index, roles: Any, name_or_path: str | os.PathLike[str]) -> None:
+    """Check the number of roles in config.json against the index, before the structure is built from them.
+
+    Args:
+        index: of the ensemble.
+        roles: of config.json. Other values than lists are left to the configuration.
+        name_or_path: the folder or Hub id, for the error message.
+
+    Raises:
+        ValueError: the two contradict each other.
+
+    Example:
+        >>> index = Index({"vertices.0.bias": "vertex-00000.safetensors"}, None)
+        >>> check_number_of_vertices(index, ["mode"], "ensemble")
+    """
+    if isinstance(roles, list):
+        found = {int(name.split(".", 2)[1]) for name in index.weight_map if name.startswith("vertices.")}
+        _check_numbers("vertices", len(roles), found, name_or_path)
+
+
+def _check_numbers(kind: str, count: int, found: set[int], name_or_path: str | os.PathLike[str]) -> None:
+    numbers = set(range(count))
+    for problem, wrong in (("missing", numbers - found), ("unexpected", found - numbers)):
+        if wrong:
+            raise ValueError(
+                f"{name_or_path}: {problem} keys, {kind}.{min(wrong)}.* among them. config.json has {count} {kind}, "
+                f"and the index {len(found)}; restore or re-save the checkpoint."
+            )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item)

@@ -1,0 +1,1 @@
+"""Loads ensembles with broken files, by the thousand: `make fuzz`."""
