@@ -16,7 +16,7 @@ from tiny import SIZE, backbone, batches
 from transformers import ViTImageProcessor
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.data.image_transforms import build_transforms, with_pixel_values
+from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
 
 LABELS = 10
 PRETRAINED_LABELS = 12
@@ -27,7 +27,7 @@ BACKBONES = {
     "me/second-mode": ("resnet", LABELS),
 }
 DATA_SETS = ("zalando-datasets/fashion_mnist", "me/pets")
-SPLITS = {"train": 30, "validation": 60, "test": 20}
+SPLITS = {"train": 30, "validation": 120, "test": 20}
 """The validation split stands for the tenth of the training images that `with_validation` holds out, which would have
 to be 500 for that."""
 ENSEMBLES = ("me/resnet50-simplex",)
@@ -74,7 +74,7 @@ def _pictures(number: int) -> Dataset:
 
 @cache
 def _ensemble(seed: int = 0) -> SimplexForImageClassification:
-    """Two simplexes of three vertices each, calibrated on pictures."""
+    """Two simplexes of three vertices each, with decisions."""
     components = []
     for component in (0, 3):
         model = SimplexForImageClassification.from_backbone(backbone("resnet", seed + component, LABELS))
@@ -86,6 +86,12 @@ def _ensemble(seed: int = 0) -> SimplexForImageClassification:
         components.append(model)
     united = SimplexForImageClassification.disjoint_union(components)
     united.image_processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
-    _, transform = build_transforms(united.image_processor)
-    united.calibrate(with_pixel_values(_pictures(60), transform), choose=False, target_error=0.9)
+    united.decisions = Decisions(
+        temperature=1.5,
+        centroid_temperatures=[1.5, 1.5],
+        abstention=Abstention(target_error=0.05, confidence_level=0.95, threshold=0.8, coverage=0.5, error=0.02),
+        prediction_sets=PredictionSets("lac", coverage=0.9, quantile=0.9),
+        uncertainty_quantiles={name: np.linspace(-5, 5, 101).tolist() for name in ("mutual_information", "energy")},
+        fitted_on={"data_set": "me/pets", "images": SPLITS["validation"]},
+    )
     return united
