@@ -16,6 +16,7 @@ from tiny import SIZE, backbone, batches
 from transformers import ViTImageProcessor
 
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
 
 LABELS = 10
 PRETRAINED_LABELS = 12
@@ -25,7 +26,10 @@ BACKBONES = {
     "me/first-mode": ("resnet", LABELS),
     "me/second-mode": ("resnet", LABELS),
 }
-DATA_SETS = ("zalando-datasets/fashion_mnist",)
+DATA_SETS = ("zalando-datasets/fashion_mnist", "me/pets")
+SPLITS = {"train": 30, "validation": 120, "test": 20}
+"""The validation split stands for the tenth of the training images that `with_validation` holds out, which would have
+to be 500 for that."""
 ENSEMBLES = ("me/resnet50-simplex",)
 FOLDERS = ("output/quickstart/ensemble", "job-1/ensemble", "job-2/ensemble", "ensemble")
 
@@ -45,7 +49,7 @@ def furnish(hub: LoopbackHub, directory: Path) -> None:
     for name in DATA_SETS:
         folder = directory / ".published" / name
         folder.mkdir(parents=True)
-        for split, examples in (("train", 30), ("test", 20)):
+        for split, examples in SPLITS.items():
             _pictures(examples).to_parquet(folder / f"{split}-00000-of-00001.parquet")
         api.create_repo(name, repo_type="dataset")
         api.upload_folder(repo_id=name, folder_path=folder, repo_type="dataset")
@@ -70,7 +74,7 @@ def _pictures(number: int) -> Dataset:
 
 @cache
 def _ensemble(seed: int = 0) -> SimplexForImageClassification:
-    """Two simplexes of three vertices each."""
+    """Two simplexes of three vertices each, with decisions."""
     components = []
     for component in (0, 3):
         model = SimplexForImageClassification.from_backbone(backbone("resnet", seed + component, LABELS))
@@ -82,4 +86,12 @@ def _ensemble(seed: int = 0) -> SimplexForImageClassification:
         components.append(model)
     united = SimplexForImageClassification.disjoint_union(components)
     united.image_processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
+    united.decisions = Decisions(
+        temperature=1.5,
+        centroid_temperatures=[1.5, 1.5],
+        abstention=Abstention(target_error=0.05, confidence_level=0.95, threshold=0.8, coverage=0.5, error=0.02),
+        prediction_sets=PredictionSets("lac", coverage=0.9, quantile=0.9),
+        uncertainty_quantiles={name: np.linspace(-5, 5, 101).tolist() for name in ("mutual_information", "energy")},
+        fitted_on={"data_set": "me/pets", "images": SPLITS["validation"]},
+    )
     return united
