@@ -51,7 +51,7 @@ _FILE_ENDINGS = (
 
 _ACCEPTED_NAMES = (
     "a Hub id such as 'zalando-datasets/fashion_mnist', a folder written by `save_to_disk`, a folder of Parquet or "
-    "Arrow files, a folder of images with one subfolder a class (optionally in train/ and test/), "
+    "Arrow files, a folder of images with one subfolder per class (optionally in train/ and test/), "
     "'digits' or 'fashion_mnist'"
 )
 
@@ -115,7 +115,7 @@ def load_image_data(
             - a Hub id;
             - a folder written by `save_to_disk`;
             - a folder of Parquet or Arrow files;
-            - a folder of images with one subfolder a class, optionally in folders such as `train/` and `test/` (see
+            - a folder of images with one subfolder per class, optionally in folders such as `train/` and `test/` (see
               `image_folders.read_image_folder`);
             - `"digits"`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels, 1,000 of them for training;
             - `"fashion_mnist"`: 60,000 and 10,000 grey images of 28 x 28 pixels, from idx files.

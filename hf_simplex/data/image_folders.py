@@ -76,7 +76,7 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
     files, ignored = _image_files(folder)
     if not files:
         raise ValueError(
-            f"The folder {folder} holds no images. Expected image files in one subfolder a class. Unpack archives."
+            f"The folder {folder} holds no images. Expected image files in one subfolder per class. Unpack archives."
         )
     notes = [f"left out {_count(ignored, 'file')} without the extension of an image"] if ignored else []
     found, others = _by_split(folder, files, {name for name in asked.values() if name is not None})
