@@ -61,7 +61,7 @@ def paired_differences(first: ArrayLike, second: ArrayLike, references: ArrayLik
         First minus second, with standard errors.
 
     Raises:
-        ValueError: as `metrics.accuracy`, the classifiers have different numbers of labels, or there is only one image.
+        ValueError: as `metrics.accuracy`, the classifiers have different numbers of labels, or there is one image alone.
 
     Example:
         >>> from hf_simplex.evaluation.paired import paired_differences
