@@ -61,7 +61,7 @@ def paired_differences(first: ArrayLike, second: ArrayLike, references: ArrayLik
         First minus second, with standard errors.
 
     Raises:
-        ValueError: as `metrics.accuracy`, the classifiers have different numbers of labels, or there is one image alone.
+        ValueError: as `metrics.accuracy` or different numbers of labels, or there is one image only.
 
     Example:
         >>> from hf_simplex.evaluation.paired import paired_differences
