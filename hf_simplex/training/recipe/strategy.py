@@ -158,9 +158,11 @@ def choose_strategy(
         validation,
         batch_norm_batches=batch_norm_batches if batch_norm_layers(module) else None,
     )
-    highest = max(barriers, key=lambda barrier: barrier.height)
+    real = [barrier for barrier in barriers if barrier.is_real]
+    # The highest barrier may be noise where a lower one is none.
+    highest = max(real or barriers, key=lambda barrier: barrier.height)
     measured = f"{highest.height:.3f} ± {highest.standard_error:.3f} nats"
-    if any(barrier.is_real for barrier in barriers):
+    if real:
         choice = Choice(
             "auto",
             "connect",
