@@ -146,7 +146,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
     own_args = [component_arguments(args, number, len(components)) for number in numbers]
     with args.main_process_first(local=False):
         if args.should_save and not args.resume:
-            for own in own_args:
+            # A simplex of an earlier run's modes would be what a resumed run goes on with.
+            for own in (*own_args, joined_arguments(args, len(components))):
                 shutil.rmtree(own.output_dir, ignore_errors=True)
     memory_formats = set_memory_formats(
         backbone_args.memory_format, [components[number] for number in numbers], own_args, plain_train
