@@ -94,6 +94,8 @@ class Run:
     validation: Any
     """None without validation images."""
     test: Any
+    unfamiliar: Any
+    """Images out of the distribution; None without such a data set."""
     repository: str | None
     choice: Choice | None = None
 
@@ -141,6 +143,9 @@ def prepare(argv: Sequence[str] | None) -> Run:
         components = start_components(backbone_args, data_args, data, args)
     train, plain_train, test = transformed(data, data_args, components[0])
     validation = transformed_validation(data, components[0])
+    unfamiliar = unfamiliar_images(calibration, data_args, data, components[0], backbone_args.token)
+    if unfamiliar is not None and validation is None and args.should_log:
+        print("warning: out_of_distribution is not measured without validation images", file=sys.stderr)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     numbers = list(range(len(components))) if args.component is None else [args.component]
     own_args = [component_arguments(args, number, len(components)) for number in numbers]
@@ -174,6 +179,7 @@ def prepare(argv: Sequence[str] | None) -> Run:
         plain_train,
         validation,
         test,
+        unfamiliar,
         repository,
     )
 
@@ -232,7 +238,7 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
         run.test,
         own,
         validation=run.validation if ensemble.decisions is not None else None,
-        unfamiliar=unfamiliar_images(run),
+        unfamiliar=run.unfamiliar,
         given_mode_epochs=run.backbone_args.given_mode_epochs,
         data_collator=collate,
     )
@@ -288,19 +294,25 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
     return results
 
 
-def unfamiliar_images(run: Run) -> Any:
+def unfamiliar_images(
+    calibration: CalibrationArguments,
+    data_args: DataArguments,
+    data: ImageData,
+    component: SimplexForImageClassification,
+    token: str | None,
+) -> Any:
     """Test images of the data set `out_of_distribution`, all under label 0; None without one."""
-    if run.calibration.out_of_distribution is None:
+    if calibration.out_of_distribution is None:
         return None
     images = load_image_data(
-        run.calibration.out_of_distribution,
-        max_test_examples=run.data_args.max_test_examples,
-        token=run.backbone_args.token,
-        fashion_mnist_dir=run.data_args.fashion_mnist_dir,
+        calibration.out_of_distribution,
+        max_test_examples=data_args.max_test_examples,
+        token=token,
+        fashion_mnist_dir=data_args.fashion_mnist_dir,
     ).test
-    labels = ClassLabel(names=list(run.data.label_names))
+    labels = ClassLabel(names=list(data.label_names))
     images = images.remove_columns("label").add_column("label", [0] * len(images), feature=labels)
-    return transformed_validation(replace(run.data, validation=images), run.components[0])
+    return transformed_validation(replace(data, validation=images), component)
 
 
 def loss_surface(
