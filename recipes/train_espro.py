@@ -42,7 +42,7 @@ from hf_simplex.hub.evidence import DRAWN_PARTS, Evidence, describe_hardware
 from hf_simplex.hub.model_card import write_card
 from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.checkpoint import atomic_write, check_target
-from hf_simplex.model.configuration_simplex import SimplexConfig
+from hf_simplex.model.configuration_simplex import MODE, SimplexConfig
 from hf_simplex.model.weight_space import trainable_names
 from hf_simplex.training.batch_norm_images import batch_norm_batches
 from hf_simplex.training.card_evidence import shown_arguments
@@ -212,6 +212,10 @@ def follow_measure(run: Run) -> None:
         joined = SimplexForImageClassification.simplex_of_modes(run.components)
         run.trainer(joined, joined_arguments(run.args, len(run.components))).grow(run.args.resume)
         run.components = [joined]
+        # The card and the record tell of the simplex that there is.
+        run.backbone_args.num_components = 1
+        run.args.num_modes = joined.config.roles.count(MODE)
+        run.args.num_vertices = joined.config.num_vertices
         return
     for number, component in enumerate(run.components):
         run.trainer(component, run.component_arguments(number)).grow(run.args.resume)
