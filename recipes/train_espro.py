@@ -309,11 +309,11 @@ def unfamiliar_images(
     if calibration.out_of_distribution is None:
         return None
     images = load_image_data(
-        calibration.out_of_distribution,
-        max_test_examples=data_args.max_test_examples,
-        token=token,
-        fashion_mnist_dir=data_args.fashion_mnist_dir,
+        calibration.out_of_distribution, token=token, fashion_mnist_dir=data_args.fashion_mnist_dir
     ).test
+    # It may have fewer test images than the data set itself.
+    if (limit := data_args.max_test_examples) is not None and limit < len(images):
+        images = images.select(random_subset(images, limit).indices)
     labels = ClassLabel(names=list(data.label_names))
     images = images.remove_columns("label").add_column("label", [0] * len(images), feature=labels)
     return transformed_validation(replace(data, validation=images), component)
