@@ -28,8 +28,8 @@ def test_differences_are_those_of_a_paired_t_test() -> None:
     for name in ("error", "nll", "brier"):
         test = ttest_rel(ours[name], theirs[name])
         mean = ours[name].mean() - theirs[name].mean()
-        assert found[name]["mean"] == pytest.approx(mean), name  # type: ignore[literal-required]
-        error = found[name]["standard_error"]  # type: ignore[literal-required]
+        assert found[name]["mean"] == pytest.approx(mean), name
+        error = found[name]["standard_error"]
         assert error == pytest.approx(mean / test.statistic), name
         assert error < ours[name].std(ddof=1) / np.sqrt(300), "smaller than that of one mean"
     back = paired_differences(second, first, labels)

@@ -45,7 +45,7 @@ def test_the_target_is_a_line_within_the_picture() -> None:
     figure = plot_risk_coverage({"right": (np.eye(2)[[0, 1] * 20], np.array([0, 1] * 20))}, target_error=0.05)
     (axes,) = figure.axes
     target = axes.lines[-1]
-    assert [*target.get_ydata()] == pytest.approx([5.0, 5.0]) and axes.get_ylim()[1] > 5
+    assert target.get_ydata() == pytest.approx([5.0, 5.0]) and axes.get_ylim()[1] > 5
     assert [text.get_text() for text in axes.texts] == ["target 5 %"]
     assert legend(figure) == ["right (AURC 0.000)"], "the target is labelled in the picture"
     without = plot_risk_coverage({"one": predictions()})
