@@ -54,7 +54,7 @@ from hf_simplex.training.recipe.arguments import (
     EsproArguments,
 )
 from hf_simplex.training.recipe.assessment import assess
-from hf_simplex.training.recipe.components import component_arguments, start_components
+from hf_simplex.training.recipe.components import check_distinct, component_arguments, start_components
 from hf_simplex.training.recipe.images import (
     in_batches,
     load_data,
@@ -141,6 +141,9 @@ def prepare(argv: Sequence[str] | None) -> Run:
         data = load_data(data_args, backbone_args.token)
     with args.main_process_first(local=False):
         components = start_components(backbone_args, data_args, data, args)
+    if calibration.strategy == "auto" and backbone_args.modes is not None:
+        # They may become one simplex, which would have the volume 0.
+        check_distinct(SimplexForImageClassification.disjoint_union(components), backbone_args.modes)
     train, plain_train, test = transformed(data, data_args, components[0])
     validation = transformed_validation(data, components[0])
     unfamiliar = unfamiliar_images(calibration, data_args, data, components[0], backbone_args.token)
