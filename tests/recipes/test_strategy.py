@@ -366,3 +366,25 @@ def test_a_mistake_in_the_unfamiliar_images_ends_the_run_before_training(
         run(tmp_path, backbone=source, **SETTINGS, out_of_distribution="no_such_data")
     assert raised.value.code == 2 and "no_such_data" in capsys.readouterr().err
     assert contents(tmp_path).keys() == before.keys() | {"config.yaml"}
+
+
+def test_equal_modes_are_refused_before_they_become_a_simplex_of_no_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SimplexTrainer, "grow", lambda self, resume=False: pytest.fail("training began"))
+    modes = [str(folder("resnet", tmp_path / name, labels=10, seed=name == "a")) for name in "abc"]
+    with pytest.raises(SystemExit) as raised:
+        run(tmp_path, modes=modes, **{**SETTINGS, "num_modes": None})
+    assert raised.value.code == 2 and "have the same weights" in capsys.readouterr().err
+
+
+def test_given_modes_are_measured_and_joined_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MEASURE, measured(0.0))
+    modes = [str(folder("resnet", tmp_path / name, labels=10, seed=seed)) for seed, name in enumerate("ab")]
+    run(tmp_path, modes=modes, **{**SETTINGS, "num_modes": None, "num_vertices": 2})
+    config = json.loads((tmp_path / "output/ensemble/config.json").read_text())
+    assert config["simplexes"] == [[0, 1]] and config["roles"] == ["mode", "mode"]
+    for seed in (0, 1):
+        given = dict(backbone("resnet", seed, labels=10).named_parameters())
+        found = weights(tmp_path / "output/ensemble", seed)
+        assert all(torch.equal(found[name], tensor) for name, tensor in given.items())

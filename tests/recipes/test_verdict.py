@@ -109,3 +109,14 @@ def test_decisions_are_told_with_what_they_are_worth() -> None:
     assert "On test images it answers 0 %." in verdict(found, decisions, ENSEMBLE)
     found["espro"]["decisions"] = {}
     assert not any("On test images it" in line for line in verdict(found, Decisions(), ENSEMBLE))
+
+
+def test_the_members_are_told_in_english() -> None:
+    def told(name: str, passes: int) -> str:
+        row = {"name": name, "forward_passes": passes, "nll": 0.25}
+        decisions = Decisions(selection={"name": name, "candidates": [row], "guaranteed": True})
+        return verdict(results(), decisions, ENSEMBLE)[4]
+
+    assert told("modes", 3) == "The members are the modes (3 forward passes, validation NLL 0.250)."
+    assert told("mode 0", 1) == "The only member is mode 0 (1 forward pass, validation NLL 0.250)."
+    assert told("greedy", 2) == "The members were chosen one by one (2 forward passes, validation NLL 0.250)."
