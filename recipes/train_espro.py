@@ -135,6 +135,11 @@ def prepare(argv: Sequence[str] | None) -> Run:
     backbone_args, data_args, calibration, args = parse_arguments(kinds, argv)
     apply_strategy(calibration.strategy, backbone_args, args)
     check(backbone_args, args)
+    if calibration.max_forward_passes is not None and (args.num_members is not None or not calibration.choose_members):
+        raise ValueError(
+            f"max_forward_passes is {calibration.max_forward_passes}, but no members are chosen: leave it out, or "
+            "num_members and choose_members."
+        )
     if calibration.validation_fraction:
         data = load_data_with_validation(data_args, backbone_args.token, calibration.validation_fraction)
     else:
