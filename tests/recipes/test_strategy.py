@@ -116,7 +116,10 @@ def test_the_same_mode_twice_is_joined(kind: str) -> None:
 
 def test_the_measured_barriers_are_those_of_the_modes() -> None:
     models = components("resnet", 0, 1, 2)
-    models[1].add_vertex()
+    # A component that a resumed run has connected already: its mode is its first vertex.
+    vertex = models[1].add_vertex()
+    models[1].backbone.load_state_dict(backbone("resnet", 5).state_dict())
+    models[1].store_vertex(vertex)
     choice = choose_strategy(models, VALIDATION, batches(), from_scratch=False)
     modes = [dict(backbone("resnet", seed).named_parameters()) for seed in range(3)]
     expected = measure_barriers(backbone("resnet"), modes, VALIDATION, batch_norm_batches=batches())
@@ -230,6 +233,19 @@ def test_connected_modes_are_those_of_the_strategy_connect(
     reason = "There is a barrier of 0.500 ± 0.010 nats between modes, so each mode gets connectors."
     assert reason in capsys.readouterr().err and reason in (ensemble / "README.md").read_text()
 
+    grow_connector = SimplexTrainer.grow_connector
+
+    def interrupted(trainer: SimplexTrainer, *arguments: Any) -> int:
+        if trainer.args.output_dir.endswith("01"):
+            raise KeyboardInterrupt
+        return grow_connector(trainer, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(SimplexTrainer, "grow_connector", interrupted)
+        run(tmp_path / "cut", backbone=source, **settings)
+    assert run(tmp_path / "cut", "--resume", backbone=source, **settings) == results
+    assert same_weights(ensemble, tmp_path / "cut/output/ensemble")
+
     monkeypatch.setattr(MEASURE, lambda *_, **__: pytest.fail("measured"))
     asked = run(tmp_path / "asked", backbone=source, **{**settings, "strategy": "connect"})
     assert asked == results and same_weights(ensemble, tmp_path / "asked/output/ensemble")
@@ -256,8 +272,12 @@ def test_a_run_that_ends_between_measuring_and_joining_goes_on_to_the_same_bits(
         run(tmp_path, backbone=source, **SETTINGS)
     output = tmp_path / "output"
     assert {path.name for path in output.iterdir()} == {"components"}
-    assert (output / "components/joined/config.json").exists() == (at == "within")
+    done = output / "components/joined/config.json"
+    assert done.exists() == (at == "within")
+    stages = json.loads(done.read_text())["provenance"]["stages"] if at == "within" else []
     assert run(tmp_path, "--resume", backbone=source, **SETTINGS) == joined[1]
+    told = json.loads((output / "run.json").read_text())["stages"]
+    assert told[: len(stages)] == stages and len(told) == 3, "nothing is trained twice"
     assert same_weights(joined[0] / "ensemble", output / "ensemble")
 
 
@@ -366,6 +386,15 @@ def test_a_mistake_in_the_unfamiliar_images_ends_the_run_before_training(
         run(tmp_path, backbone=source, **SETTINGS, out_of_distribution="no_such_data")
     assert raised.value.code == 2 and "no_such_data" in capsys.readouterr().err
     assert contents(tmp_path).keys() == before.keys() | {"config.yaml"}
+
+
+@pytest.mark.parametrize("settings", [{"num_members": 5}, {"choose_members": False}])
+def test_a_limit_of_members_that_are_not_chosen_is_refused(
+    settings: dict[str, Any], source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        run(tmp_path, backbone=source, **{**SETTINGS, **settings, "max_forward_passes": 2})
+    assert raised.value.code == 2 and "max_forward_passes is 2, but no members are chosen" in capsys.readouterr().err
 
 
 def test_equal_modes_are_refused_before_they_become_a_simplex_of_no_volume(
