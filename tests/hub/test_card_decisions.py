@@ -15,7 +15,6 @@ from tiny_recipes import DIGITS, run
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.evaluation.calibrate import describe_decisions
-from hf_simplex.evaluation.comparison import Result
 from hf_simplex.evaluation.metrics import classification_metrics
 from hf_simplex.evaluation.paired import describe_differences, paired_differences
 from hf_simplex.hub.evidence import Evidence
@@ -91,7 +90,7 @@ def evidence(calibrated: bool, **changes: Any) -> Evidence:
     references = generator.integers(0, 3, size=50)
     tables = {part: generator.dirichlet([1.0] * 3, size=50) for part in PARTS}
     results: dict[str, Any] = {
-        part: Result(**classification_metrics(table, references), training_epochs=4.0, forward_passes=8)
+        part: {**classification_metrics(table, references), "training_epochs": 4.0, "forward_passes": 8}
         for part, table in tables.items()
     }
     for part, result in results.items():
