@@ -45,7 +45,7 @@ from hf_simplex.hub.evidence import DRAWN_PARTS, Evidence, describe_hardware
 from hf_simplex.hub.model_card import write_card
 from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.checkpoint import atomic_write, check_target
-from hf_simplex.model.configuration_simplex import SimplexConfig
+from hf_simplex.model.configuration_simplex import MODE, SimplexConfig
 from hf_simplex.model.weight_space import trainable_names
 from hf_simplex.plots.answers import plot_answers
 from hf_simplex.training.batch_norm_images import batch_norm_batches
@@ -58,7 +58,7 @@ from hf_simplex.training.recipe.arguments import (
     EsproArguments,
 )
 from hf_simplex.training.recipe.assessment import assess
-from hf_simplex.training.recipe.components import component_arguments, start_components
+from hf_simplex.training.recipe.components import check_distinct, component_arguments, start_components
 from hf_simplex.training.recipe.images import (
     in_batches,
     load_data,
@@ -101,6 +101,8 @@ class Run:
     validation: Any
     """None without validation images."""
     test: Any
+    unfamiliar: Any
+    """Images out of the distribution; None without such a data set."""
     repository: str | None
     choice: Choice | None = None
 
@@ -140,20 +142,32 @@ def prepare(argv: Sequence[str] | None) -> Run:
     backbone_args, data_args, calibration, args = parse_arguments(kinds, argv)
     apply_strategy(calibration.strategy, backbone_args, args)
     check(backbone_args, args)
+    if calibration.max_forward_passes is not None and (args.num_members is not None or not calibration.choose_members):
+        raise ValueError(
+            f"max_forward_passes is {calibration.max_forward_passes}, but no members are chosen: leave it out, or "
+            "num_members and choose_members."
+        )
     if calibration.validation_fraction:
         data = load_data_with_validation(data_args, backbone_args.token, calibration.validation_fraction)
     else:
         data = load_data(data_args, backbone_args.token)
     with args.main_process_first(local=False):
         components = start_components(backbone_args, data_args, data, args)
+    if calibration.strategy == "auto" and backbone_args.modes is not None:
+        # They may become one simplex, which would have the volume 0.
+        check_distinct(SimplexForImageClassification.disjoint_union(components), backbone_args.modes)
     train, plain_train, test = transformed(data, data_args, components[0])
     validation = transformed_validation(data, components[0])
+    unfamiliar = unfamiliar_images(calibration, data_args, data, components[0], backbone_args.token)
+    if unfamiliar is not None and validation is None and args.should_log:
+        print("warning: out_of_distribution is not measured without validation images", file=sys.stderr)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     numbers = list(range(len(components))) if args.component is None else [args.component]
     own_args = [component_arguments(args, number, len(components)) for number in numbers]
     with args.main_process_first(local=False):
         if args.should_save and not args.resume:
-            for own in own_args:
+            # A simplex of an earlier run's modes would be what a resumed run goes on with.
+            for own in (*own_args, joined_arguments(args, len(components))):
                 shutil.rmtree(own.output_dir, ignore_errors=True)
     memory_formats = set_memory_formats(
         backbone_args.memory_format, [components[number] for number in numbers], own_args, plain_train
@@ -180,6 +194,7 @@ def prepare(argv: Sequence[str] | None) -> Run:
         plain_train,
         validation,
         test,
+        unfamiliar,
         repository,
     )
 
@@ -212,6 +227,10 @@ def follow_measure(run: Run) -> None:
         joined = SimplexForImageClassification.simplex_of_modes(run.components)
         run.trainer(joined, joined_arguments(run.args, len(run.components))).grow(run.args.resume)
         run.components = [joined]
+        # The card and the record tell of the simplex that there is.
+        run.backbone_args.num_components = 1
+        run.args.num_modes = joined.config.roles.count(MODE)
+        run.args.num_vertices = joined.config.num_vertices
         return
     for number, component in enumerate(run.components):
         run.trainer(component, run.component_arguments(number)).grow(run.args.resume)
@@ -239,7 +258,7 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
         run.test,
         own,
         validation=run.validation if ensemble.decisions is not None else None,
-        unfamiliar=unfamiliar_images(run),
+        unfamiliar=run.unfamiliar,
         given_mode_epochs=run.backbone_args.given_mode_epochs,
         data_collator=collate,
     )
@@ -297,19 +316,25 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
     return results
 
 
-def unfamiliar_images(run: Run) -> Any:
+def unfamiliar_images(
+    calibration: CalibrationArguments,
+    data_args: DataArguments,
+    data: ImageData,
+    component: SimplexForImageClassification,
+    token: str | None,
+) -> Any:
     """Test images of the data set `out_of_distribution`, all under label 0; None without one."""
-    if run.calibration.out_of_distribution is None:
+    if calibration.out_of_distribution is None:
         return None
     images = load_image_data(
-        run.calibration.out_of_distribution,
-        max_test_examples=run.data_args.max_test_examples,
-        token=run.backbone_args.token,
-        fashion_mnist_dir=run.data_args.fashion_mnist_dir,
+        calibration.out_of_distribution, token=token, fashion_mnist_dir=data_args.fashion_mnist_dir
     ).test
-    labels = ClassLabel(names=list(run.data.label_names))
+    # It may have fewer test images than the data set itself.
+    if (limit := data_args.max_test_examples) is not None and limit < len(images):
+        images = images.select(random_subset(images, limit).indices)
+    labels = ClassLabel(names=list(data.label_names))
     images = images.remove_columns("label").add_column("label", [0] * len(images), feature=labels)
-    return transformed_validation(replace(run.data, validation=images), run.components[0])
+    return transformed_validation(replace(data, validation=images), component)
 
 
 def least_sure(run: Run, ensemble: SimplexForImageClassification, probabilities: np.ndarray[Any, Any]) -> Any:

@@ -79,7 +79,8 @@ def measure_barriers(
         One barrier for each pair of modes.
 
     Raises:
-        ValueError: there are fewer than 2 modes or no positions, or as `surface_evaluation.evaluate_points`.
+        ValueError: there are fewer than 2 modes, no positions or one image only; a position is not between 0 and 1; or
+            as `surface_evaluation.evaluate_points`.
 
     Source: Frankle et al. 2020, Linear Mode Connectivity and the Lottery Ticket Hypothesis, section 2 (error barrier).
 
@@ -96,6 +97,9 @@ def measure_barriers(
     """
     if len(modes) < 2 or not positions:
         raise ValueError(f"There are {len(modes)} modes and {len(positions)} positions: expected at least 2 and 1.")
+    for position in positions:
+        if not 0 < position < 1:
+            raise ValueError(f"A position is {position}: expected a number between 0, the first mode, and 1.")
     pairs = list(itertools.combinations(range(len(modes)), 2))
     points = [[float(index == mode) for index in range(len(modes))] for mode in range(len(modes))]
     for first, second in pairs:
@@ -113,6 +117,8 @@ def measure_barriers(
     coordinates = torch.tensor(points, dtype=torch.float64)
     evaluate_points(module, modes, coordinates, batches, measure, batch_norm_batches=batch_norm_batches)
     table = torch.cat(losses).reshape(len(points), -1)
+    if table.shape[1] < 2:
+        raise ValueError("There is one image: a standard error needs at least 2.")
     barriers = []
     for pair, (first, second) in enumerate(pairs):
         between = table[len(modes) + pair * len(positions) :][: len(positions)]

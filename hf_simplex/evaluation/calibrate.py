@@ -24,7 +24,7 @@ from ..model.uncertainty import mutual_information
 from .calibration import fit_temperature
 from .comparison import MemberPredictions, predict_members
 from .inputs import FloatArray
-from .member_selection import choose_members, cross_fitted
+from .member_selection import GREEDY, choose_members, cross_fitted
 from .prediction_sets import conformal_quantile, conformity_scores
 from .selective import guaranteed_threshold
 
@@ -310,8 +310,16 @@ def describe_decisions(decisions: Decisions) -> list[str]:
     if name := decisions.selection.get("name"):
         rows = {row["name"]: row for row in decisions.selection.get("candidates", [])}
         row = rows.get(name)
-        details = f" ({row['forward_passes']} forward passes, validation NLL {row['nll']:.3f})" if row else ""
-        lines.append(f"The members are the {name}{details}.")
+        details = ""
+        if row:
+            passes = f"{row['forward_passes']} forward pass" + ("" if row["forward_passes"] == 1 else "es")
+            details = f" ({passes}, validation NLL {row['nll']:.3f})"
+        if name == GREEDY:
+            lines.append(f"The members were chosen one by one{details}.")
+        elif name.startswith("mode "):
+            lines.append(f"The only member is {name}{details}.")
+        else:
+            lines.append(f"The members are the {name}{details}.")
         if not decisions.selection.get("guaranteed", True):
             lines.append("Within the allowed forward passes, no members are as accurate as the ensemble of the modes.")
     tendency = "overconfident" if decisions.temperature > 1 else "underconfident"

@@ -61,7 +61,7 @@ def paired_differences(first: ArrayLike, second: ArrayLike, references: ArrayLik
         First minus second, with standard errors.
 
     Raises:
-        ValueError: as `metrics.accuracy`, or there is one image only.
+        ValueError: as `metrics.accuracy` or different numbers of labels, or there is one image only.
 
     Example:
         >>> from hf_simplex.evaluation.paired import paired_differences
@@ -71,6 +71,10 @@ def paired_differences(first: ArrayLike, second: ArrayLike, references: ArrayLik
     """
     ours, labels = check_predictions(first, references)
     theirs, _ = check_predictions(second, references)
+    if ours.shape[1] != theirs.shape[1]:
+        raise ValueError(
+            f"The classifiers have {ours.shape[1]} and {theirs.shape[1]} labels: expected the same labels."
+        )
     if len(labels) < 2:
         raise ValueError("There is one image: a standard error needs at least 2.")
     return PairedDifferences(

@@ -31,6 +31,7 @@ __all__ = [
     "sampling",
     "simplex_rows",
     "standard_error",
+    "strategy_reason",
     "vertex_rows",
 ]
 
@@ -158,6 +159,20 @@ def standard_error(accuracy: float, images: int | None) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / images) if images else math.nan
 
 
+def strategy_reason(config: SimplexConfig) -> str | None:
+    """Says by which measurement the modes were joined or connected; None where the user chose.
+
+    Example:
+        >>> from hf_simplex import SimplexConfig
+        >>> from hf_simplex.hub.card_content import strategy_reason
+        >>> choice = {"asked": "auto", "chosen": "join", "reason": "There is no barrier between the modes."}
+        >>> strategy_reason(SimplexConfig(roles=["mode"], simplexes=[[0]], provenance={"strategy": choice}))
+        'There is no barrier between the modes.'
+    """
+    choice = config.provenance.get("strategy") or {}
+    return choice.get("reason") if choice.get("asked") == "auto" else None
+
+
 def difference_lines(evidence: Evidence) -> list[str]:
     """Says by how much the ensemble and its centroid differ from one model and from the plain ensemble of the modes.
 
@@ -174,7 +189,8 @@ def difference_lines(evidence: Evidence) -> list[str]:
     for part in ("espro", "centroid"):
         result = evidence.results.get(part)
         for rival, differences in ({} if result is None else result.get("differences", {})).items():
-            if rival in evidence.results:
+            # Two names of the same model differ by nothing.
+            if rival in evidence.results and differences["nll"] != {"mean": 0.0, "standard_error": 0.0}:
                 lines.append(f"{PARTS[part]} against {PARTS[rival]}: {describe_differences(differences)}")
     return lines
 

@@ -32,6 +32,7 @@ from .card_content import (
     sampling,
     simplex_rows,
     standard_error,
+    strategy_reason,
     vertex_rows,
 )
 from .card_merge import BEGIN_CODE, END, END_CODE, begin_comment, merge_cards, read_card
@@ -160,8 +161,9 @@ def new_card(
         test_images=evidence.test_images,
         standard_error=max(errors, default=math.nan),
         calibrated=all("calibrated" in result for result in evidence.results.values()),
+        calibrated_pictures=evidence.calibrated and bool(evidence.predictions),
         differences=difference_lines(evidence),
-        strategy=config.provenance.get("strategy", {}).get("reason"),
+        strategy=strategy_reason(config),
         decisions=[] if model.decisions is None else describe_decisions(model.decisions),
         validation_images=None if model.decisions is None else model.decisions.fitted_on.get("images"),
         on_test=decision_lines(evidence),

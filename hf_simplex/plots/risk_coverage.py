@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_risk_coverage"]
 
+FEWEST_ANSWERS = 20
+"""Answers from which a curve is drawn, if there are more images."""
+
 
 def plot_risk_coverage(
     predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, target_error: float | None = None
@@ -55,8 +58,10 @@ def plot_risk_coverage(
         confidences, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
         curve = risk_coverage_curve(confidences, correct)
         area = area_under_risk_coverage(confidences, correct)
-        # The error of a handful of images jumps: the curve starts where it means something.
-        enough = curve.coverages * len(labels) >= min(20, len(labels))
+        # The error of a handful of images jumps: the curve starts where it means something. A coverage is a quotient,
+        # and rounds.
+        answered = np.rint(curve.coverages * len(labels))
+        enough = answered >= (FEWEST_ANSWERS if len(labels) > FEWEST_ANSWERS else 1)
         coverages, errors = curve.coverages[enough], curve.errors[enough]
         axes.plot(
             100 * coverages,

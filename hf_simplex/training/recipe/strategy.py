@@ -61,7 +61,7 @@ def apply_strategy(strategy: str | None, backbone_args: BackboneArguments, args:
         args: num_modes is the number of modes of the run, and becomes that of a component. num_vertices is set.
 
     Raises:
-        ValueError: the strategy is unknown, or needs at least two modes.
+        ValueError: the strategy is unknown, needs at least two modes, or is `"one_simplex"` of several given modes.
 
     Example:
         >>> from hf_simplex.training.recipe.arguments import BackboneArguments, EsproArguments
@@ -78,6 +78,8 @@ def apply_strategy(strategy: str | None, backbone_args: BackboneArguments, args:
         raise ValueError(f"strategy is {strategy!r}: choose from {', '.join(STRATEGIES)}.")
     modes = len(backbone_args.modes or ()) or args.num_modes
     if strategy == "one_simplex":
+        if len(backbone_args.modes or ()) > 1:
+            raise ValueError(f"strategy is 'one_simplex' and there are {modes} modes: give one, or choose 'join'.")
         backbone_args.num_components, args.num_modes = 1, 1
         args.num_vertices = max(2, args.num_vertices)
         return
@@ -158,9 +160,11 @@ def choose_strategy(
         validation,
         batch_norm_batches=batch_norm_batches if batch_norm_layers(module) else None,
     )
-    highest = max(barriers, key=lambda barrier: barrier.height)
+    real = [barrier for barrier in barriers if barrier.is_real]
+    # The highest barrier may be noise where a lower one is none.
+    highest = max(real or barriers, key=lambda barrier: barrier.height)
     measured = f"{highest.height:.3f} ± {highest.standard_error:.3f} nats"
-    if any(barrier.is_real for barrier in barriers):
+    if real:
         choice = Choice(
             "auto",
             "connect",

@@ -29,13 +29,13 @@ def verdict(results: Mapping[str, Result], decisions: Decisions | None, ensemble
         print("\\n".join(verdict(assessment.results, ensemble.decisions, Path("output/ensemble"))))
     """
     ours = results["espro"]
-    passes = f"{ours['forward_passes']} forward pass" + ("" if ours["forward_passes"] == 1 else "es")
-    lines = [f"The ensemble ({passes} an image) has an error of {100 * (1 - ours['accuracy']):.2f} % on test images."]
+    error = f"{100 * (1 - ours['accuracy']):.2f} %"
+    lines = [f"The ensemble ({_passes(ours)} an image) has an error of {error} on test images."]
     for rival, name in _NAMES.items():
-        if rival in ours["differences"] and _distinct(results, rival):
-            cost, found = results[rival]["forward_passes"], describe_differences(ours["differences"][rival])
-            lines.append(f"Against {name} ({cost}): {found}.")
-    if _distinct(results, "centroid") and "backbone" in results["centroid"]["differences"]:
+        if _distinct(results, "espro", rival) and (rival == "backbone" or _distinct(results, "backbone", rival)):
+            line = describe_differences(ours["differences"][rival])
+            lines.append(f"Against {name} ({_passes(results[rival])}): {line}.")
+    if _distinct(results, "espro", "centroid") and _distinct(results, "backbone", "centroid"):
         line = describe_differences(results["centroid"]["differences"]["backbone"])
         lines.append(f"The centroid, one forward pass, against one model: {line}.")
     if decisions is not None:
@@ -65,9 +65,14 @@ def _measured(ours: Result) -> list[str]:
     return lines
 
 
-def _distinct(results: Mapping[str, Result], part: str) -> bool:
-    """Whether a part exists and is not the ensemble itself."""
-    if part not in results:
+def _passes(result: Result) -> str:
+    number = result["forward_passes"]
+    return f"{number} forward pass" + ("" if number == 1 else "es")
+
+
+def _distinct(results: Mapping[str, Result], first: str, second: str) -> bool:
+    """Whether two parts exist and are not the same model."""
+    if first not in results or second not in results:
         return False
     same = ("accuracy", "nll", "forward_passes")
-    return any(results[part][name] != results["espro"][name] for name in same)  # type: ignore[literal-required]
+    return any(results[first][name] != results[second][name] for name in same)  # type: ignore[literal-required]
