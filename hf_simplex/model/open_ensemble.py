@@ -48,6 +48,11 @@ class OpenedEnsemble:
         state: the part's tensors by their names in the model. Their values are read from the files when they are used.
         sources: the file of each of these tensors.
         dtype: the `dtype` in config.json.
+
+    Example::
+
+        with open_ensemble("ensemble") as opened:
+            opened.state["vertices.0.classifier.bias"]
     """
 
     config: SimplexConfig
