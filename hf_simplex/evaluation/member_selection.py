@@ -102,8 +102,11 @@ def choose_members(
 
     A candidate is eligible if its error exceeds neither that of the ensemble of all modes nor that of the best single
     mode by more than one paired standard error. Of the eligible ones the lowest cross-fitted NLL wins; within 0.001
-    nats, the fewest forward passes. A forward selection over all points competes, each of its folds selected without
-    the images that it is measured on.
+    nats, the fewest forward passes. A single point wins only where no eligible candidate has several members: among
+    many points, the best one on a few hundred images is often the luckiest.
+
+    A forward selection over all points competes. Each of its folds is selected without the images that it is measured
+    on.
 
     Args:
         probabilities: [images, points, labels] of each point on validation images.
@@ -126,7 +129,7 @@ def choose_members(
         >>> right, wrong = [0.9, 0.1], [0.2, 0.8]
         >>> probabilities = np.array([[right, wrong], [right, right], [right, wrong]] * 4)
         >>> choose_members(probabilities, [0] * 12, {"first": [0], "both": [0, 1]}, modes=[0, 1]).name
-        'first'
+        'both'
     """
     _, labels = check_predictions(probabilities.mean(axis=1), references)
     limit = probabilities.shape[1] if max_forward_passes is None else max_forward_passes
@@ -163,6 +166,7 @@ def choose_members(
     results.sort(key=lambda result: (result.nll, result.forward_passes))
     eligible = [result for result in results if result.eligible]
     if eligible:
+        eligible = [result for result in eligible if result.forward_passes > 1] or eligible
         ties = [result for result in eligible if result.nll <= eligible[0].nll + TIE]
         chosen = min(ties, key=lambda result: (result.forward_passes, result.nll))
     else:

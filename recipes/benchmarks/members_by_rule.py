@@ -20,10 +20,11 @@ from transformers import TrainingArguments
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.data.image_transforms import build_transforms, collate, with_pixel_values
-from hf_simplex.evaluation.calibrate import candidate_points
+from hf_simplex.evaluation.calibrate import candidate_points, fit_decisions
 from hf_simplex.evaluation.calibration import fit_temperature, scale_temperature
 from hf_simplex.evaluation.comparison import MemberPredictions, predict_members
 from hf_simplex.evaluation.decision_metrics import decision_metrics
+from hf_simplex.evaluation.member_selection import choose_members
 from hf_simplex.evaluation.metrics import classification_metrics
 from hf_simplex.evaluation.paired import paired_differences
 from hf_simplex.training.batch_norm_images import batch_norm_batches
@@ -40,8 +41,7 @@ def measure_run(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, A
     data_args = DataArguments(**{name: value for name, value in recorded["data"].items() if name in names})
     data = load_data_with_validation(data_args, None, recorded["calibration"]["validation_fraction"])
     model = SimplexForImageClassification.from_pretrained(folder / "ensemble")
-    decisions = model.decisions
-    assert decisions is not None and data.validation is not None and model.image_processor is not None
+    assert data.validation is not None and model.image_processor is not None
     _, plain = build_transforms(model.image_processor)
     batches = batch_norm_batches(
         with_pixel_values(data.train, plain),
@@ -64,8 +64,9 @@ def measure_run(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, A
         for split in (data.validation, data.test)
     )
     rules = dict(points.rules)
-    own = [points.coordinates.index(member) for member in model.config.members]
-    rules[CHOSEN] = tuple(own)
+    selection = choose_members(validation.probabilities, validation.references, points.rules, points.modes)
+    own = list(selection.points)
+    rules[CHOSEN] = selection.points
 
     def calibrated(which: Sequence[int]) -> np.ndarray[Any, Any]:
         fitted = validation.probabilities[:, list(which)].mean(axis=1)
@@ -89,10 +90,14 @@ def measure_run(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, A
             },
             "over_modes": paired_differences(probabilities, modes, test.references),
         }
-    chosen = MemberPredictions(test.probabilities[:, own], test.energies[:, own], test.references)
+    on_validation, on_test = (
+        MemberPredictions(split.probabilities[:, own], split.energies[:, own], split.references)
+        for split in (validation, test)
+    )
+    decisions = fit_decisions(on_validation)
     found[CHOSEN] |= {
-        "rule": decisions.selection["name"],
-        "decisions": decision_metrics(decisions, chosen),
+        "rule": selection.name,
+        "decisions": decision_metrics(decisions, on_test),
         "threshold": None if decisions.abstention is None else decisions.abstention.threshold,
         "validation_images": len(data.validation),
         "test_images": len(test.references),

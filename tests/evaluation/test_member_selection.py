@@ -48,8 +48,11 @@ def test_equal_candidates_cost_fewer_passes() -> None:
     probabilities, labels = predictions(0.8)
     repeated = np.repeat(probabilities, 3, axis=1)
     rules = {"all": [0, 1, 2], "one": [1], "two": [0, 1]}
-    selection = choose_members(repeated, labels, rules, modes=[0])
-    assert len(selection.points) == 1
+    assert choose_members(repeated, labels, rules, modes=[0]).name == "two"
+    # A single point is chosen only where nothing else may be.
+    assert choose_members(repeated, labels, rules, modes=[0], max_forward_passes=1).points == (1,)
+    worse, _ = predictions(0.8, 0.3)
+    assert choose_members(worse, labels, {"one": [0], "other": [1, 1]}, modes=[0]).points == (0,)
 
 
 def test_a_limit_of_forward_passes_may_cost_the_guarantee() -> None:
