@@ -8,8 +8,9 @@ quickstart: .venv/installed
 	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml \
 		recipes/train_espro.py recipes/configs/quickstart.yaml $(ARGS)
 
+# Two processes of one thread each. A file runs in one of them, which makes its fixtures once.
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Too slow for every change: the recipe, killed at many moments and resumed.
 nightly: .venv/installed
