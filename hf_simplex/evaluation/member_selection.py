@@ -36,11 +36,13 @@ class CandidateResult:
         error_over_modes_se: paired standard error of that difference.
         error_over_best_mode: error minus that of the best single mode.
         error_over_best_mode_se: paired standard error of that difference.
-        eligible: whether neither difference exceeds its standard error.
+        nll_over_modes: NLL minus that of the ensemble of all modes, in nats.
+        nll_over_modes_se: paired standard error of that difference.
+        eligible: whether neither difference of the error exceeds its standard error.
 
     Example:
         >>> from hf_simplex.evaluation.member_selection import CandidateResult
-        >>> CandidateResult("modes", 2, 0.1, 0.3, 0.0, 0.0, -0.01, 0.005, True).eligible
+        >>> CandidateResult("modes", 2, 0.1, 0.3, 0.0, 0.0, -0.01, 0.005, 0.0, 0.0, True).eligible
         True
     """
 
@@ -52,6 +54,8 @@ class CandidateResult:
     error_over_modes_se: float
     error_over_best_mode: float
     error_over_best_mode_se: float
+    nll_over_modes: float
+    nll_over_modes_se: float
     eligible: bool
 
 
@@ -98,12 +102,16 @@ def choose_members(
     max_forward_passes: int | None = None,
     seed: int = 0,
 ) -> Selection:
-    """Chooses the members with the lowest NLL among those whose error is no worse than the modes'.
+    """Chooses members that beat the ensemble of all modes on validation images; else that ensemble itself.
 
     A candidate is eligible if its error exceeds neither that of the ensemble of all modes nor that of the best single
-    mode by more than one paired standard error. Of the eligible ones the lowest cross-fitted NLL wins; within 0.001
-    nats, the fewest forward passes. A single point wins only where no eligible candidate has several members: among
-    many points, the best one on a few hundred images is often the luckiest.
+    mode by more than one paired standard error. It replaces the ensemble of the modes if its cross-fitted NLL is lower
+    by more than one paired standard error. Of several such candidates the lowest NLL wins; within 0.001 nats, the
+    fewest forward passes.
+
+    Where the ensemble of the modes is not eligible, or has too many members, the eligible candidate of the lowest NLL
+    is chosen. A single point never replaces an ensemble while an eligible one is left: among many points, the best one
+    on a few hundred images is often the luckiest.
 
     A forward selection over all points competes. Each of its folds is selected without the images that it is measured
     on.
@@ -147,31 +155,40 @@ def choose_members(
     if GREEDY not in within:
         within[GREEDY] = tuple(greedy_members(probabilities, labels, limit))
         predictions[GREEDY] = _cross_selected(probabilities, labels, folds, limit)
+    losses = {
+        name: _negative_log_likelihoods(cross_fitted(prediction, labels, folds), labels)
+        for name, prediction in predictions.items()
+    }
+    mode_losses = _negative_log_likelihoods(
+        cross_fitted(probabilities[:, list(modes)].mean(axis=1), labels, folds), labels
+    )
     results = []
     for name, points in within.items():
         wrong = _wrong(predictions[name], labels)
         over_modes, over_best = _paired(wrong, of_modes), _paired(wrong, of_best)
-        scaled = cross_fitted(predictions[name], labels, folds)
         results.append(
             CandidateResult(
                 name,
                 len(points),
                 float(wrong.mean()),
-                float(_negative_log_likelihoods(scaled, labels).mean()),
+                float(losses[name].mean()),
                 *over_modes,
                 *over_best,
+                *_paired(losses[name], mode_losses),
                 eligible=over_modes[0] <= over_modes[1] and over_best[0] <= over_best[1],
             )
         )
     results.sort(key=lambda result: (result.nll, result.forward_passes))
     eligible = [result for result in results if result.eligible]
-    if eligible:
-        eligible = [result for result in eligible if result.forward_passes > 1] or eligible
-        ties = [result for result in eligible if result.nll <= eligible[0].nll + TIE]
-        chosen = min(ties, key=lambda result: (result.forward_passes, result.nll))
-    else:
+    if not eligible:
         chosen = min(results, key=lambda result: (result.error, result.nll))
-    return Selection(chosen.name, within[chosen.name], bool(eligible), tuple(results))
+        return Selection(chosen.name, within[chosen.name], False, tuple(results))
+    of_all_modes = [result for result in eligible if set(within[result.name]) == set(modes)]
+    if len(modes) > 1:
+        eligible = [result for result in eligible if result.forward_passes > 1] or eligible
+    better = [result for result in eligible if result.nll_over_modes < -result.nll_over_modes_se]
+    chosen = _lowest(better or of_all_modes or eligible)
+    return Selection(chosen.name, within[chosen.name], True, tuple(results))
 
 
 def greedy_members(probabilities: FloatArray, references: IntArray, max_members: int) -> list[int]:
@@ -233,6 +250,13 @@ def cross_fitted(probabilities: FloatArray, references: IntArray, folds: IntArra
         temperature = fit_temperature(probabilities[~held], references[~held])
         scaled[held] = scale_temperature(probabilities[held], temperature)
     return scaled
+
+
+def _lowest(results: Sequence[CandidateResult]) -> CandidateResult:
+    """The lowest NLL; of those within `TIE`, the fewest forward passes."""
+    lowest = min(result.nll for result in results)
+    ties = [result for result in results if result.nll <= lowest + TIE]
+    return min(ties, key=lambda result: (result.forward_passes, result.nll))
 
 
 def _cross_selected(probabilities: FloatArray, references: IntArray, folds: IntArray, limit: int) -> FloatArray:

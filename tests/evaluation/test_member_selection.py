@@ -44,15 +44,40 @@ def test_members_that_are_clearly_less_accurate_are_not_eligible() -> None:
     assert selection.name != "soft" and selection.guaranteed
 
 
-def test_equal_candidates_cost_fewer_passes() -> None:
-    probabilities, labels = predictions(0.8)
-    repeated = np.repeat(probabilities, 3, axis=1)
-    rules = {"all": [0, 1, 2], "one": [1], "two": [0, 1]}
-    assert choose_members(repeated, labels, rules, modes=[0]).name == "two"
-    # A single point is chosen only where nothing else may be.
-    assert choose_members(repeated, labels, rules, modes=[0], max_forward_passes=1).points == (1,)
-    worse, _ = predictions(0.8, 0.3)
-    assert choose_members(worse, labels, {"one": [0], "other": [1, 1]}, modes=[0]).points == (0,)
+def test_of_equal_candidates_the_one_of_fewer_passes_wins() -> None:
+    # Point 2 repeats point 3, and both improve on the modes.
+    probabilities, labels = predictions(0.3, 0.3, 0.9)
+    repeated = np.concatenate([probabilities, probabilities[:, 2:]], axis=1)
+    rules = {"modes": [0, 1], "with both": [0, 1, 2, 3], "twice": [2, 3, 2, 3], "better": [2, 3]}
+    selection = choose_members(repeated, labels, rules, modes=[0, 1])
+    by_name = {row.name: row for row in selection.candidates}
+    assert by_name["twice"].nll == pytest.approx(by_name["better"].nll)
+    assert selection.name == "better"
+
+
+def test_the_modes_stay_unless_others_are_better_by_more_than_noise() -> None:
+    for seed in range(10):
+        probabilities, labels = predictions(0.8, 0.8, 0.8, 0.8, seed=seed)
+        selection = choose_members(probabilities, labels, {"modes": [0, 1], "others": [2, 3]}, modes=[0, 1])
+        by_name = {row.name: row for row in selection.candidates}
+        for row in selection.candidates:
+            losses = row.nll_over_modes + by_name["modes"].nll
+            assert losses == pytest.approx(row.nll)
+        beats = by_name[selection.name].nll_over_modes < -by_name[selection.name].nll_over_modes_se
+        assert beats or selection.name == "modes"
+    # The same point three times: nothing improves on the modes.
+    repeated = np.repeat(probabilities[:, :1], 3, axis=1)
+    assert choose_members(repeated, labels, {"modes": [0, 1], "all": [0, 1, 2]}, modes=[0, 1]).name == "modes"
+
+
+def test_a_single_point_is_chosen_only_where_no_other_may_be() -> None:
+    probabilities, labels = predictions(0.9, 0.3)
+    rules = {"mode 0": [0], "mode 1": [1], "modes": [0, 1]}
+    # The mean of both is clearly worse than the first mode alone.
+    assert choose_members(probabilities, labels, rules, modes=[0, 1]).points == (0,)
+    alike, labels = predictions(0.8, 0.8)
+    assert len(choose_members(alike, labels, rules, modes=[0, 1]).points) == 2
+    assert len(choose_members(alike, labels, rules, modes=[0, 1], max_forward_passes=1).points) == 1
 
 
 def test_a_limit_of_forward_passes_may_cost_the_guarantee() -> None:
