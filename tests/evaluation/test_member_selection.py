@@ -46,9 +46,9 @@ def test_members_that_are_clearly_less_accurate_are_not_eligible() -> None:
 
 def test_of_equal_candidates_the_one_of_fewer_passes_wins() -> None:
     # Point 2 repeats point 3, and both improve on the modes.
-    probabilities, labels = predictions(0.3, 0.3, 0.9)
+    probabilities, labels = predictions(0.7, 0.7, 0.95)
     repeated = np.concatenate([probabilities, probabilities[:, 2:]], axis=1)
-    rules = {"modes": [0, 1], "with both": [0, 1, 2, 3], "twice": [2, 3, 2, 3], "better": [2, 3]}
+    rules = {"modes": [0, 1], "twice": [2, 3, 2, 3], "better": [2, 3], "greedy": [0, 1]}
     selection = choose_members(repeated, labels, rules, modes=[0, 1])
     by_name = {row.name: row for row in selection.candidates}
     assert by_name["twice"].nll == pytest.approx(by_name["better"].nll)
