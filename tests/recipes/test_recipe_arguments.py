@@ -145,4 +145,4 @@ def test_the_configurations_that_come_along_are_valid(name: str, flags: list[str
     kinds = (BackboneArguments, DataArguments, CalibrationArguments, EsproArguments)
     backbone, _, _, args = parse_arguments(kinds, [str(file), "--output_dir", str(tmp_path), "--use_cpu", *flags])
     check(backbone, args)
-    assert args.num_vertices == {"quickstart": 4, "fine_tune": 2}[name] and args.report_to == []
+    assert args.num_vertices == {"quickstart": 3, "fine_tune": 2}[name] and args.report_to == []
