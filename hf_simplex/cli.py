@@ -146,11 +146,14 @@ def evaluate(
 
     Example: hf-simplex evaluate me/fashion-simplex fashion_mnist --max-examples 1000 --json
     """
-    from hf_simplex.data.image_data import load_image_data
+    from hf_simplex.data.image_data import load_image_data, load_image_split
     from hf_simplex.data.trained_images import count_trained
 
     model = _load(ensemble, revision, token)
-    data = load_image_data(data_set, test_split=split, max_test_examples=max_examples, token=token)
+    if split is None:
+        data = load_image_data(data_set, max_test_examples=max_examples, token=token)
+    else:
+        data = load_image_split(data_set, split, max_examples=max_examples, token=token)
     if trained := count_trained(ensemble, data.test):
         typer.echo(
             f"warning: {trained} of {len(data.test)} images were trained on: the results are too good.", err=True
@@ -189,10 +192,11 @@ def calibrate(
 
     Example: hf-simplex calibrate me/pets-simplex me/pets --target-error 0.02 --output calibrated/
     """
-    from hf_simplex.data.image_data import load_image_data
+    from hf_simplex.data.image_data import load_image_data, load_image_split
     from hf_simplex.data.image_transforms import collate
-    from hf_simplex.data.trained_images import count_trained
+    from hf_simplex.data.trained_images import copy_trained_images, count_trained
     from hf_simplex.evaluation.calibrate import describe_decisions
+    from hf_simplex.hub.existing_card import renew_card
 
     target = Path(ensemble) if output is None else output
     if output is None and not target.is_dir():
@@ -200,7 +204,7 @@ def calibrate(
     if output is not None:
         _check_free(output)
     model = _load(ensemble, revision, token)
-    data = load_image_data(data_set, test_split=split, token=token)
+    data = load_image_data(data_set, token=token) if split is None else load_image_split(data_set, split, token=token)
     images = data.validation if split is None else data.test
     if images is None:
         raise ValueError(
@@ -228,6 +232,9 @@ def calibrate(
     if decisions is None:
         raise ValueError(f"There are {len(images)} validation images, too few to fit anything.")
     model.save_pretrained(target)
+    copy_trained_images(ensemble, target)
+    if renew_card(model, target):
+        typer.echo("warning: the card has lost its results, which were of the former decisions.", err=True)
     if as_json:
         _print_json(decisions.to_json())
         return

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
 
 from .image_columns import check_trained_classes, checked_labels, labels_of, two_columns
@@ -33,6 +33,7 @@ __all__ = [
     "MIN_VALIDATION_IMAGES",
     "ImageData",
     "load_image_data",
+    "load_image_split",
     "stratified_indices",
     "with_validation",
 ]
@@ -222,6 +223,47 @@ def load_image_data(
         notes=tuple(notes),
     )
     return ImageData(name, label_names, train, validation, test, record)
+
+
+def load_image_split(
+    name: str | os.PathLike[str], split: str, *, max_examples: int | None = None, token: str | bool | None = None
+) -> ImageData:
+    """Loads a data set for the images of one split, which may be its training split or its only one.
+
+    Args:
+        name: as for `load_image_data`.
+        split: name of the split.
+        max_examples: size of a subset of the split.
+        token: Hub token for a private data set.
+
+    Returns:
+        The data set. `test` has the images of the split.
+
+    Raises:
+        ValueError, FileNotFoundError: see `load_image_data`.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_split
+        >>> len(load_image_split("digits", "train").test)
+        1000
+    """
+    try:
+        return load_image_data(name, test_split=split, max_test_examples=max_examples, token=token)
+    except ValueError as error:
+        level = logger.level
+        # The test images that are split off for want of a test split come back below.
+        logger.setLevel(logging.ERROR)
+        try:
+            data = load_image_data(name, train_split=split, token=token)
+        except ValueError:
+            raise error from None
+        finally:
+            logger.setLevel(level)
+    images = data.train
+    if data.record.test.source == data.record.train.source:
+        images = concatenate_datasets([images, data.test])
+    images, _ = at_most(images, labels_of(images), max_examples, 0, "max_examples")
+    return replace(data, test=images)
 
 
 def with_validation(

@@ -4,6 +4,7 @@ The hashes stay on this machine: published, they would tell everybody whether an
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from datasets import Dataset
 
 from .pixel_hashes import count_shared, pixel_hashes
 
-__all__ = ["TRAINED_IMAGES_FILE", "count_trained", "write_trained_images"]
+__all__ = ["TRAINED_IMAGES_FILE", "copy_trained_images", "count_trained", "write_trained_images"]
 
 TRAINED_IMAGES_FILE = "trained_images.npy"
 
@@ -43,6 +44,22 @@ def write_trained_images(directory: str | os.PathLike[str], dataset: Dataset) ->
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def copy_trained_images(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy the hashes of an ensemble's training images to another folder of the same ensemble, if there are any.
+
+    Args:
+        source: folder of the ensemble, or its Hub id, which has no hashes.
+        target: the other folder. It may be the same one.
+
+    Example::
+
+        copy_trained_images("ensemble", "calibrated")
+    """
+    file, copy = Path(source) / TRAINED_IMAGES_FILE, Path(target) / TRAINED_IMAGES_FILE
+    if file.is_file() and file.resolve() != copy.resolve():
+        shutil.copyfile(file, copy)
 
 
 def count_trained(directory: str | os.PathLike[str], dataset: Dataset) -> int | None:

@@ -141,10 +141,6 @@ def calibrate(
             max_forward_passes=max_forward_passes,
         )
         chosen, selection = selected.points, selected.to_json()
-        model.config.decisions = None
-        model.choose_members(
-            [points.coordinates[point] for point in chosen], [points.statistics[point] for point in chosen]
-        )
     decisions = fit_decisions(
         MemberPredictions(
             predicted.probabilities[:, list(chosen)], predicted.energies[:, list(chosen)], predicted.references
@@ -157,6 +153,12 @@ def calibrate(
         selection=selection,
         fitted_on={"data_set": data_set, "images": number},
     )
+    # Only now: a mistake in the arguments leaves the model as it was.
+    if choose:
+        model.config.decisions = None
+        model.choose_members(
+            [points.coordinates[point] for point in chosen], [points.statistics[point] for point in chosen]
+        )
     model.decisions = decisions
     return decisions
 
@@ -277,7 +279,11 @@ def fit_decisions(
     if threshold.threshold is None:
         logger.warning(f"{threshold} The ensemble does not abstain.")
     quantile = conformal_quantile(conformity_scores(scaled, references, method=set_method), coverage)
-    information = mutual_information(torch.from_numpy(predicted.probabilities)).numpy()
+    uncertainties = {"energy": predicted.energies.mean(axis=1)}
+    if predicted.probabilities.shape[1] > 1:
+        # A single member cannot disagree: no image would look more uncertain than another.
+        information = mutual_information(torch.from_numpy(predicted.probabilities)).numpy()
+        uncertainties = {"mutual_information": information, **uncertainties}
     return Decisions(
         temperature=fit_temperature(mean, references),
         centroid_temperatures=[fit_temperature(probabilities, references) for probabilities in centroids],
@@ -285,10 +291,7 @@ def fit_decisions(
             target_error, confidence_level, threshold.threshold, threshold.coverage, threshold.error
         ),
         prediction_sets=PredictionSets(set_method, coverage, quantile if math.isfinite(quantile) else None),
-        uncertainty_quantiles={
-            "mutual_information": _percentiles(information),
-            "energy": _percentiles(predicted.energies.mean(axis=1)),
-        },
+        uncertainty_quantiles={name: _percentiles(values) for name, values in uncertainties.items()},
         selection=selection or {},
         fitted_on=fitted_on or {},
     )

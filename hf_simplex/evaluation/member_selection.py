@@ -38,7 +38,8 @@ class CandidateResult:
         error_over_best_mode_se: paired standard error of that difference.
         nll_over_modes: NLL minus that of the ensemble of all modes, in nats.
         nll_over_modes_se: paired standard error of that difference.
-        eligible: whether neither difference of the error exceeds its standard error.
+        eligible: whether neither difference of the error exceeds its standard error. For the forward selection, this
+            holds for the cross-fitted predictions and for the points that it keeps.
 
     Example:
         >>> from hf_simplex.evaluation.member_selection import CandidateResult
@@ -166,6 +167,9 @@ def choose_members(
     for name, points in within.items():
         wrong = _wrong(predictions[name], labels)
         over_modes, over_best = _paired(wrong, of_modes), _paired(wrong, of_best)
+        # The points that a forward selection keeps differ from those that predicted its folds.
+        kept = _wrong(probabilities[:, list(points)].mean(axis=1), labels)
+        pairs = [over_modes, over_best, _paired(kept, of_modes), _paired(kept, of_best)]
         results.append(
             CandidateResult(
                 name,
@@ -175,7 +179,7 @@ def choose_members(
                 *over_modes,
                 *over_best,
                 *_paired(losses[name], mode_losses),
-                eligible=over_modes[0] <= over_modes[1] and over_best[0] <= over_best[1],
+                eligible=all(difference <= standard_error for difference, standard_error in pairs),
             )
         )
     results.sort(key=lambda result: (result.nll, result.forward_passes))

@@ -208,7 +208,7 @@ def evaluate_under_shift(
         corruptions: some of `CORRUPTIONS`.
         severities: some of 1 to 5. Images without corruption are always evaluated, as severity 0.
         temperatures: temperatures by method for the `calibrated_...` metrics, fitted on validation images without
-            corruption (`calibration.fit_temperature`).
+            corruption (`calibration.fit_temperature`). Default: that of an ensemble's decisions, if it has any.
         seed: as for `corrupt`.
         image_size: as for `corrupt`.
         num_proc: number of processes that corrupt images.
@@ -235,6 +235,12 @@ def evaluate_under_shift(
     unknown = set(temperatures or {}) - set(methods)
     if unknown:
         raise ValueError(f"temperatures names unknown methods, {sorted(unknown)}: choose from {sorted(methods)}.")
+    fitted = {
+        name: method.decisions.temperature
+        for name, method in methods.items()
+        if isinstance(method, SimplexForImageClassification) and method.decisions is not None
+    }
+    temperatures = {**fitted, **(temperatures or {})}
     results: list[ShiftResult] = []
     for corruption, severity in [(CLEAN, 0), *((name, level) for name in corruptions for level in severities)]:
         images = dataset
@@ -251,7 +257,7 @@ def evaluate_under_shift(
                 probabilities = np.asarray(method(data))
             row = ShiftResult(method=name, corruption=corruption, severity=severity)
             row.update(classification_metrics(probabilities, references))  # type: ignore[typeddict-item]
-            if temperatures and name in temperatures:
+            if name in temperatures:
                 scaled = classification_metrics(scale_temperature(probabilities, temperatures[name]), references)
                 row.update({f"calibrated_{key}": scaled[key] for key in ("nll", "ece", "brier")})  # type: ignore[typeddict-item]
             results.append(row)

@@ -13,13 +13,13 @@ from ..model.configuration_simplex import remove_local_paths
 from ..model.digests import holds_same_tensors
 from ..model.modeling_simplex import SimplexForImageClassification
 from .card_merge import addressed_to, generated_region, read_card
-from .model_card import PICTURES, write_card
+from .model_card import PICTURES, RELIABILITY_FILE, RISK_COVERAGE_FILE, write_card
 from .own_files import is_own_file
 
-__all__ = ["bring_card", "card_of_folder", "card_of_repository"]
+__all__ = ["bring_card", "card_of_folder", "card_of_repository", "renew_card"]
 
 # A card describes the weights, and these parts of config.json.
-_DESCRIBED = ("simplexes", "members", "provenance")
+_DESCRIBED = ("simplexes", "members", "provenance", "decisions")
 
 logger = logging.get_logger(__name__)
 
@@ -128,4 +128,31 @@ def bring_card(model: SimplexForImageClassification, directory: Path, token: boo
             shutil.copyfile(path, directory / path.name)
     except OSError:
         return False
+    return True
+
+
+def renew_card(model: SimplexForImageClassification, directory: Path) -> bool:
+    """Replaces a generated card that tells of former decisions by one without results. Users' text stays.
+
+    Args:
+        model: the ensemble with its new decisions.
+        directory: folder where it was just saved.
+
+    Returns:
+        Whether there was a generated card.
+
+    Raises:
+        ValueError: the metadata of the card are invalid.
+
+    Example::
+
+        model.save_pretrained("ensemble")
+        renew_card(model, Path("ensemble"))
+    """
+    file = directory / REPOCARD_NAME
+    if not is_own_file(file) or generated_region(read_card(file).text) is None:
+        return False
+    write_card(model, directory)
+    for picture in (RELIABILITY_FILE, RISK_COVERAGE_FILE):
+        (directory / picture).unlink(missing_ok=True)
     return True

@@ -212,6 +212,8 @@ class ComplexOfBackbones(PreTrainedModel):
     def store_vertex(self, vertex: int) -> None:
         """Copy the working backbone's weights and buffers into a vertex. All ranks of a sharded run call this.
 
+        Decisions are dropped: the members are other models now.
+
         Args:
             vertex: index of the vertex that is overwritten.
 
@@ -221,6 +223,7 @@ class ComplexOfBackbones(PreTrainedModel):
             model.store_vertex(1)
         """
         self.dematerialize()
+        self._drop_decisions()
         copy_tensors(self.backbone, self.vertices[vertex])
 
     def replace_with(self, other: "ComplexOfBackbones") -> None:

@@ -325,7 +325,13 @@ def remove_local_paths(config: dict[str, Any]) -> None:
         >>> config
         {'provenance': {'backbone': 'vit'}}
     """
-    for names, key in ((config.get("backbone_config"), "_name_or_path"), (config.get("provenance"), "backbone")):
+    decisions = config.get("decisions")
+    for names, key in (
+        (config.get("backbone_config"), "_name_or_path"),
+        (config.get("provenance"), "backbone"),
+        (config.get("provenance"), "data_set"),
+        (decisions.get("fitted_on") if isinstance(decisions, dict) else None, "data_set"),
+    ):
         if isinstance(names, dict) and isinstance(names.get(key), str):
             names[key] = _without_folder(names[key])
 

@@ -443,8 +443,8 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             raw = member_logits(self._member_backbones(), pixel_values, **kwargs)
         members = raw.log_softmax(dim=-1)
         mean = members.logsumexp(dim=1) - math.log(len(self.config.members))
-        decisions = self.config.decisions
-        logits = mean if decisions is None else scale_log_probabilities(mean, decisions["temperature"])
+        # A checkpoint may have decisions without a temperature, which is 1 then.
+        logits = scale_log_probabilities(mean, (self.config.decisions or {}).get("temperature", 1.0))
         loss = None if labels is None else nn.functional.nll_loss(logits, labels.to(logits.device))
         output = SimplexImageClassifierOutput(
             loss=loss,

@@ -68,7 +68,7 @@ def select_part(
     if "stages" in part.provenance:
         stages = [stage for stage in part.provenance["stages"] if stage["vertex"] in vertices]
         part.provenance["stages"] = [{**stage, "vertex": vertices.index(stage["vertex"])} for stage in stages]
-    if part.decisions is not None and part.members != config.members:
+    if part.decisions is not None and (part.members, part.simplexes) != (config.members, config.simplexes):
         logger.warning(
             "A part of the ensemble is loaded, without the decisions of the whole: temperature, threshold and "
             "prediction sets were fitted for all members. Call calibrate on the part."

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from hf_simplex.data import image_data
-from hf_simplex.data.image_data import FASHION_MNIST_LABELS, load_image_data, stratified_indices
+from hf_simplex.data.image_data import FASHION_MNIST_LABELS, load_image_data, load_image_split, stratified_indices
 
 
 @pytest.fixture(autouse=True)
@@ -461,3 +461,20 @@ def test_an_empty_split_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(image_data, "load_dataset", lambda *_, **__: splits)
     with pytest.raises(ValueError, match="The test split of someone/pets is empty"):
         load_image_data("someone/pets")
+
+
+def test_the_images_of_any_split_are_found(tmp_path: Path) -> None:
+    assert len(load_image_split("digits", "train").test) == 1000
+    assert len(load_image_split("digits", "test", max_examples=50).test) == 50
+    for split in ("validation/", "Testing/"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "both" / split / label
+            folder.mkdir(parents=True)
+            for number in range(6):
+                PIL.Image.new("RGB", (8, 8), (number, len(split), len(label))).save(folder / f"{number}.png")
+    # There is no training split, or only one split at all.
+    found = load_image_split(tmp_path / "both", "validation").test
+    assert len(found) == 12 and sorted(found["label"]) == [0] * 6 + [1] * 6
+    assert len(load_image_split(tmp_path / "both" / "validation", "train").test) == 12
+    with pytest.raises(ValueError, match="has no split 'new'"):
+        load_image_split(tmp_path / "both", "new")

@@ -108,6 +108,15 @@ def test_a_label_that_the_model_does_not_know_is_refused() -> None:
         calibrate(ensemble("vit"), Noise(60, labels=LABELS + 2))
 
 
+def test_a_mistake_leaves_the_model_as_it_was() -> None:
+    model = ensemble("vit")
+    decisions = calibrate(model, Noise(60), max_forward_passes=1)
+    members = model.config.members
+    with pytest.raises(ValueError, match="target_error is 2"):
+        calibrate(model, Noise(60), target_error=2)
+    assert model.config.members == members and model.decisions == decisions
+
+
 def test_members_must_be_drawn() -> None:
     model = ensemble("vit")
     model.add_vertex()
@@ -157,6 +166,7 @@ def test_the_promises_hold_on_new_images() -> None:
 def test_percentiles_are_those_of_the_validation_images() -> None:
     predicted = drawn(400)
     decisions = fit_decisions(predicted)
+    assert list(decisions.uncertainty_quantiles) == ["energy"], "a single member disagrees with none"
     energies = predicted.energies[:, 0]
     assert len(decisions.uncertainty_quantiles["energy"]) == PERCENTILES
     for value in np.quantile(energies, [0.105, 0.5, 0.955]):

@@ -19,6 +19,7 @@ from hf_simplex.data.image_transforms import build_transforms
 from hf_simplex.evaluation.calibration import scale_temperature
 from hf_simplex.evaluation.metrics import classification_metrics
 from hf_simplex.evaluation.shift import CORRUPTION_GROUPS, CORRUPTIONS, corrupt, corrupt_dataset, evaluate_under_shift
+from hf_simplex.model.decisions import Decisions
 
 RANDOM = set(CORRUPTIONS) - {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}
 
@@ -152,6 +153,9 @@ def test_metrics_under_shift_are_those_of_the_corrupted_images(tmp_path: Path) -
         cooled = classification_metrics(scale_temperature(probabilities, 2.0), data["label"])
         assert row["calibrated_nll"] == pytest.approx(cooled["nll"], abs=1e-5)
         assert constant["nll"] == pytest.approx(np.log(LABELS)) and "calibrated_nll" not in constant
+    model.decisions = Decisions(temperature=2.0)
+    (row,) = evaluate_under_shift({"ensemble": model}, data, transform, arguments(tmp_path), corruptions=[])
+    assert {key: row[key] for key in row if key in results[0]} == pytest.approx(results[0]), "at its own temperature"
 
 
 @pytest.mark.parametrize(("corruption", "severity"), [("rain", 1), ("fog", 0), ("fog", 6), ("fog", 2.5), ("none", 1)])

@@ -30,6 +30,7 @@ from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTra
 from hf_simplex.hub.evidence import Evidence
 from hf_simplex.hub.model_card import write_card
 from hf_simplex.hub.publishing import publish_folder
+from hf_simplex.model.decisions import Decisions
 from hf_simplex.model.remote_code import write_inference_code
 
 ID = "alice/ensemble"
@@ -226,6 +227,20 @@ def test_other_weights_do_not_keep_the_card(hub: LoopbackHub, tmp_path: Path) ->
             parameter.add_(0.1)
     loaded.push_to_hub(ID)
     assert "digits" not in hub.files(ID)["README.md"].decode(), "what was known is of other weights"
+
+
+def test_other_decisions_do_not_keep_the_card(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = complete()
+    model.decisions = Decisions(temperature=2.0)
+    model.save_pretrained(tmp_path)
+    write_card(model, tmp_path, Evidence(data_set="digits"))
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    loaded.push_to_hub(ID)
+    assert "trained on `digits`" in hub.files(ID)["README.md"].decode()
+    loaded.decisions = Decisions(temperature=3.0)
+    loaded.push_to_hub(ID)
+    card = hub.files(ID)["README.md"].decode()
+    assert "temperature is 3" in card and "temperature is 2" not in card
 
 
 def test_the_card_is_that_of_the_revision_that_was_loaded(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from tiny import KINDS, batches, complete, ensemble, images
 
 from hf_simplex import SimplexConfig, SimplexForImageClassification
+from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.decisions import (
     PERCENTILES,
     Abstention,
@@ -78,6 +79,25 @@ def test_the_temperature_scales_the_ensemble_and_not_its_members(kind: str) -> N
     torch.testing.assert_close(scaled.loss, -scaled.logits[:, 0].mean())
 
 
+def test_a_checkpoint_may_lack_the_temperature(tmp_path: Path) -> None:
+    model = ensemble("vit")
+    expected = model(images()).logits
+    model.config.decisions = {"abstention": {"target_error": 0.05, "confidence_level": 0.95, "threshold": 0.5}}
+    model.save_pretrained(tmp_path)
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded(images()).logits, expected) and loaded.decisions.temperature == 1
+
+
+def test_no_folder_of_this_machine_is_written(tmp_path: Path) -> None:
+    model = ensemble("vit")
+    model.config.provenance["data_set"] = "/home/me/pets"
+    model.decisions = Decisions(fitted_on={"data_set": "/home/me/pets", "images": 80})
+    model.save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    assert "/home" not in text and '"data_set": "pets"' in text
+    assert model.decisions.fitted_on["data_set"] == "/home/me/pets"
+
+
 def test_energies_are_those_of_the_logits() -> None:
     model = ensemble("vit")
     found = model(images(), output_member_probabilities=True).member_energies
@@ -91,6 +111,7 @@ def test_other_members_drop_the_decisions_and_say_so(caplog: pytest.LogCaptureFi
         lambda model: model.draw_members("vertices", batches=batches()),
         lambda model: model.add_vertex(),
         lambda model: model.choose_members([[1.0, 0.0, 0.0]], [model.vertex_statistics(0)]),
+        lambda model: (model.backbone_at([0.0, 1.0, 0.0]), model.store_vertex(0)),
     ]
     logging.getLogger("transformers").propagate = True
     for change in changes:
@@ -109,6 +130,16 @@ def test_a_part_has_no_decisions_unless_all_members_stay(tmp_path: Path) -> None
     assert SimplexForImageClassification.from_pretrained(tmp_path, num_members=3).decisions == model.decisions
     both = SimplexForImageClassification.disjoint_union([model, model])
     assert both.decisions is None
+
+
+def test_a_part_of_fewer_simplexes_loads_without_the_decisions(tmp_path: Path) -> None:
+    model = ensemble("vit")
+    model._set_structure(SimplicialComplex(3, ((0, 1), (1, 2), (0, 2))))
+    model.set_members([[1.0, 0.0, 0.0]])
+    model.decisions = Decisions(centroid_temperatures=[1.0, 2.0, 3.0])
+    model.save_pretrained(tmp_path)
+    part = SimplexForImageClassification.from_pretrained(tmp_path, simplex=[0, 1])
+    assert part.config.members == model.config.members and part.decisions is None
 
 
 def test_a_confidence_at_the_threshold_answers() -> None:

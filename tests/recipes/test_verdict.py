@@ -46,7 +46,7 @@ def test_better_worse_and_noise_are_plain_words() -> None:
         "NLL +0.050 ± 0.010 nats (worse).",
         "The centroid, one forward pass, against one model: error -0.50 ± 1.00 points (no difference beyond noise), "
         "NLL -0.005 ± 0.010 nats (no difference beyond noise).",
-        "Nothing was calibrated: there were too few validation images.",
+        "Nothing was calibrated: there were no validation images, or fewer than 50.",
         "Files: output/run/ensemble",
         "Next: hf-simplex predict output/run/ensemble IMAGE",
         "      hf-simplex push output/run/ensemble NAME/run",

@@ -42,7 +42,7 @@ def verdict(results: Mapping[str, Result], decisions: Decisions | None, ensemble
         lines += describe_decisions(decisions)
         lines += _measured(ours)
     else:
-        lines.append("Nothing was calibrated: there were too few validation images.")
+        lines.append("Nothing was calibrated: there were no validation images, or fewer than 50.")
     lines += [
         f"Files: {ensemble}",
         f"Next: hf-simplex predict {ensemble} IMAGE",
