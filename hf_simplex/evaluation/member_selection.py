@@ -19,6 +19,9 @@ GREEDY = "greedy"
 FOLDS = 5
 """Folds of the cross-fitted probabilities."""
 
+BEST_MODE_ERRORS = 2.0
+"""Paired standard errors by which a candidate may be worse than the best single mode: these images chose that mode."""
+
 TIE = 1e-3
 """Nats within which two candidates count as equal. The one of fewer forward passes wins."""
 
@@ -38,8 +41,9 @@ class CandidateResult:
         error_over_best_mode_se: paired standard error of that difference.
         nll_over_modes: NLL minus that of the ensemble of all modes, in nats.
         nll_over_modes_se: paired standard error of that difference.
-        eligible: whether neither difference of the error exceeds its standard error. For the forward selection, this
-            holds for the cross-fitted predictions and for the points that it keeps.
+        eligible: whether the error exceeds that of the modes by at most one standard error, and that of the best mode
+            by at most two. For the forward selection, this holds for the cross-fitted predictions and for the points
+            that it keeps.
 
     Example:
         >>> from hf_simplex.evaluation.member_selection import CandidateResult
@@ -67,8 +71,8 @@ class Selection:
     Attributes:
         name: of the chosen candidate.
         points: indices of its points.
-        guaranteed: whether the candidate is eligible: within one paired standard error its error is no worse than that
-            of the ensemble of all modes, nor than that of the best single mode.
+        guaranteed: whether the candidate is eligible: its error exceeds that of the ensemble of all modes by at most
+            one paired standard error, and that of the best single mode by at most two.
         candidates: results of all candidates, lowest NLL first.
 
     Example:
@@ -105,10 +109,10 @@ def choose_members(
 ) -> Selection:
     """Chooses members that beat the ensemble of all modes on validation images; else that ensemble itself.
 
-    A candidate is eligible if its error exceeds neither that of the ensemble of all modes nor that of the best single
-    mode by more than one paired standard error. It replaces the ensemble of the modes if its cross-fitted NLL is lower
-    by more than one paired standard error. Of several such candidates the lowest NLL wins; within 0.001 nats, the
-    fewest forward passes.
+    A candidate is eligible if its error exceeds that of the ensemble of all modes by at most one paired standard
+    error, and that of the best single mode by at most two: the best mode is itself the luckiest on these images. An
+    eligible candidate replaces the ensemble of the modes if its cross-fitted NLL is lower by more than one paired
+    standard error. Of several such candidates the lowest NLL wins; within 0.001 nats, the fewest forward passes.
 
     Where the ensemble of the modes is not eligible, or has too many members, the eligible candidate of the lowest NLL
     is chosen. A single point never replaces an ensemble while an eligible one is left: among many points, the best one
@@ -169,7 +173,12 @@ def choose_members(
         over_modes, over_best = _paired(wrong, of_modes), _paired(wrong, of_best)
         # The points that a forward selection keeps differ from those that predicted its folds.
         kept = _wrong(probabilities[:, list(points)].mean(axis=1), labels)
-        pairs = [over_modes, over_best, _paired(kept, of_modes), _paired(kept, of_best)]
+        checks = [
+            (over_modes, 1.0),
+            (_paired(kept, of_modes), 1.0),
+            (over_best, BEST_MODE_ERRORS),
+            (_paired(kept, of_best), BEST_MODE_ERRORS),
+        ]
         results.append(
             CandidateResult(
                 name,
@@ -179,7 +188,7 @@ def choose_members(
                 *over_modes,
                 *over_best,
                 *_paired(losses[name], mode_losses),
-                eligible=all(difference <= standard_error for difference, standard_error in pairs),
+                eligible=all(mean <= number * standard_error for (mean, standard_error), number in checks),
             )
         )
     results.sort(key=lambda result: (result.nll, result.forward_passes))
