@@ -17,7 +17,8 @@ from transformers import AutoModelForImageClassification, ViTImageProcessor
 from typer.testing import CliRunner
 
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
-from hf_simplex.cli import _label_order, app
+from hf_simplex.cli import app
+from hf_simplex.cli.evaluation import _label_order
 from hf_simplex.data.image_data import load_image_data
 from hf_simplex.data.trained_images import write_trained_images
 from hf_simplex.evaluation.calibration import fit_temperature
