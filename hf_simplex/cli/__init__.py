@@ -3,8 +3,11 @@
 The commands import torch and transformers themselves, because that takes seconds and `--help` needs neither.
 """
 
+from typing import Annotated
+
 import typer
 
+from ..version import __version__
 from .errors import OneLineErrors
 from .evaluation import calibrate, evaluate
 from .files import export, merge, push
@@ -21,6 +24,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version of hf-simplex."),
+    ] = False,
+) -> None:
+    pass
+
 
 for command in (inspect, predict, evaluate, calibrate, export, merge, push):
     app.command()(command)

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from hf_simplex import SimplexForImageClassification
 
-__all__ = ["check_free", "load"]
+__all__ = ["check_free", "load", "warn_of_placeholders"]
 
 
 def check_free(directory: Path) -> None:
@@ -46,3 +48,25 @@ def load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForI
         ensemble, revision=revision, token=token
     )
     return model
+
+
+def warn_of_placeholders(model: "SimplexForImageClassification", consequence: str = "") -> None:
+    """Say on stderr that the labels of an ensemble have no names, if so.
+
+    Args:
+        model: the ensemble.
+        consequence: what follows from it, for the end of the line.
+
+    Example::
+
+        warn_of_placeholders(model, "they are matched by position.")
+    """
+    from hf_simplex.evaluation.data_sets import label_names_of
+    from hf_simplex.evaluation.label_names import are_placeholders
+
+    if are_placeholders(label_names_of(model)):
+        typer.echo(
+            f"warning: the labels have no names (LABEL_0, ...){f': {consequence}' if consequence else '.'} Name them "
+            "with id2label and label2id in config.json.",
+            err=True,
+        )

@@ -4,51 +4,97 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .ensembles import check_free, load
-from .options import BatchSize, Cpu, DataSet, Ensemble, Json, Revision, Token
+from .ensembles import check_free, load, warn_of_placeholders
+from .options import (
+    BatchSize,
+    Cpu,
+    DataConfig,
+    DataRevision,
+    DataSet,
+    Ensemble,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    LabelsByPosition,
+    Revision,
+    Token,
+)
 from .printing import print_json, print_table
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from hf_simplex import SimplexForImageClassification
+    from hf_simplex.data.whole_split import ImageSplit
+    from hf_simplex.evaluation.data_sets import LabelledInputs
 
 __all__ = ["calibrate", "evaluate"]
+
+_SHOWN = 3
+"""Number of images that a warning names."""
 
 
 def evaluate(
     ensemble: Ensemble,
     data_set: DataSet,
-    split: Annotated[str | None, typer.Option(help="Split to evaluate on; default: test, else validation.")] = None,
-    max_examples: Annotated[int | None, typer.Option(min=1, help="Evaluate on a subset of this size.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to evaluate on; default: test, else validation, else the only one.")
+    ] = None,
+    max_examples: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of images; more are replaced by a stratified subset.")
+    ] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    labels_by_position: LabelsByPosition = False,
+    data_config: DataConfig = None,
+    data_revision: DataRevision = None,
     as_json: Json = False,
     batch_size: BatchSize = 32,
     cpu: Cpu = False,
     revision: Revision = None,
     token: Token = None,
 ) -> None:
-    """Evaluate an ensemble on the test images of a data set: accuracy, NLL (nats), ECE and Brier score.
+    """Evaluate an ensemble on one whole split of a data set: accuracy, NLL (nats), ECE and Brier score.
+
+    A folder with one subfolder per class is evaluated whole. Labels are matched by name.
 
     Example: hf-simplex evaluate output/quickstart/ensemble digits
 
+    Example: hf-simplex evaluate me/pets-simplex pictures/ --split train
+
     Example: hf-simplex evaluate me/fashion-simplex fashion_mnist --max-examples 1000 --json
     """
-    from hf_simplex.data.image_data import load_image_data
-    from hf_simplex.data.trained_images import count_trained
+    from hf_simplex.data.split_records import describe_split_off
+    from hf_simplex.data.whole_split import load_split
+    from hf_simplex.evaluation.data_sets import evaluate_images
 
     model = load(ensemble, revision, token)
-    data = load_image_data(data_set, test_split=split, max_test_examples=max_examples, token=token)
-    if trained := count_trained(ensemble, data.test):
-        typer.echo(
-            f"warning: {trained} of {len(data.test)} images were trained on: the results are too good.", err=True
-        )
-    results = _metrics(model, data, batch_size, cpu)
+    loaded = load_split(
+        data_set,
+        split,
+        max_examples=max_examples,
+        image_column=image_column,
+        label_column=label_column,
+        config_name=data_config,
+        revision=data_revision,
+        token=token,
+    )
+    inputs = _inputs(model, loaded, labels_by_position)
+    trained = _trained(ensemble, loaded)
+    if trained:
+        typer.echo(f"warning: {_say_trained(loaded, trained)}: the results are too good.", err=True)
+    if said := describe_split_off(model.config.provenance, data_set, loaded.split):
+        typer.echo(f"note: {said}, and these results are of {len(loaded.images)} of all {loaded.of}.", err=True)
+    with _evaluation_arguments(batch_size, cpu) as args:
+        metrics = evaluate_images(model, inputs, args)
+    results = {"split": loaded.split, "images": len(inputs), **metrics}
     if as_json:
-        print_json({"ensemble": ensemble, "data_set": data_set, **results})
+        known = None if trained is None else len(trained)
+        print_json({"ensemble": ensemble, "data_set": data_set, **results, "trained_images": known})
     else:
         print_table(list(results), [list(results.values())])
 
@@ -62,6 +108,11 @@ def calibrate(
     max_forward_passes: Annotated[int | None, typer.Option(min=1, help="Largest number of members.")] = None,
     target_error: Annotated[float, typer.Option(help="Largest acceptable error of the answers.")] = 0.05,
     coverage: Annotated[float, typer.Option(help="Rate at which a prediction set holds the true label.")] = 0.9,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    labels_by_position: LabelsByPosition = False,
+    data_config: DataConfig = None,
+    data_revision: DataRevision = None,
     as_json: Json = False,
     batch_size: BatchSize = 32,
     cpu: Cpu = False,
@@ -76,9 +127,8 @@ def calibrate(
 
     Example: hf-simplex calibrate me/pets-simplex me/pets --target-error 0.02 --output calibrated/
     """
-    from hf_simplex.data.image_data import load_image_data
     from hf_simplex.data.image_transforms import collate
-    from hf_simplex.data.trained_images import count_trained
+    from hf_simplex.data.whole_split import load_split
     from hf_simplex.evaluation.calibrate import describe_decisions
 
     target = Path(ensemble) if output is None else output
@@ -87,33 +137,38 @@ def calibrate(
     if output is not None:
         check_free(output)
     model = load(ensemble, revision, token)
-    data = load_image_data(data_set, test_split=split, token=token)
-    images = data.validation if split is None else data.test
-    if images is None:
-        raise ValueError(
-            f"{data_set} has no validation split. Name one with --split: its images must be new to the ensemble, and "
-            "no test images."
-        )
-    if trained := count_trained(ensemble, images):
-        message = f"{trained} of {len(images)} images were trained on"
+    loaded = load_split(
+        data_set,
+        split,
+        roles=("validation",),
+        only_split=False,
+        image_column=image_column,
+        label_column=label_column,
+        config_name=data_config,
+        revision=data_revision,
+        token=token,
+    )
+    trained = _trained(ensemble, loaded)
+    if trained:
+        message = _say_trained(loaded, trained)
         # A few duplicates in the data do no harm.
-        if trained > len(images) // 100:
+        if len(trained) > len(loaded.images) // 100:
             raise ValueError(f"{message}: what is fitted on them is too sure of itself. Give a split of new images.")
         typer.echo(f"warning: {message}.", err=True)
-    inputs, order = _inputs(model, images, data.label_names)
+    inputs = _inputs(model, loaded, labels_by_position)
     with _evaluation_arguments(batch_size, cpu) as args:
         decisions = model.calibrate(
-            _Relabeled(inputs, order),
+            inputs,
             args=args,
             data_collator=collate,
             choose=not keep_members,
             max_forward_passes=max_forward_passes,
             target_error=target_error,
             coverage=coverage,
-            data_set=data.name,
+            data_set=loaded.name,
         )
     if decisions is None:
-        raise ValueError(f"There are {len(images)} validation images, too few to fit anything.")
+        raise ValueError(f"There are {len(inputs)} validation images, too few to fit anything.")
     model.save_pretrained(target)
     if as_json:
         print_json(decisions.to_json())
@@ -123,34 +178,28 @@ def calibrate(
     typer.echo(f"Written to {target}")
 
 
-def _metrics(model: "SimplexForImageClassification", data: Any, batch_size: int, cpu: bool) -> dict[str, float]:
-    from hf_simplex.data.image_transforms import collate
-    from hf_simplex.evaluation.calibration import scale_temperature
-    from hf_simplex.evaluation.comparison import predict_members
-    from hf_simplex.evaluation.metrics import classification_metrics
-
-    inputs, order = _inputs(model, data.test, data.label_names)
-    with _evaluation_arguments(batch_size, cpu) as args:
-        predicted = predict_members(model, inputs, args, collate)
-    probabilities = predicted.probabilities.mean(axis=1)
-    if (decisions := model.decisions) is not None:
-        probabilities = scale_temperature(probabilities, decisions.temperature)
-    metrics = classification_metrics(probabilities[:, order], predicted.references)
-    return {"images": len(predicted.references), **metrics}
-
-
 def _inputs(
-    model: "SimplexForImageClassification", images: Any, label_names: tuple[str, ...]
-) -> tuple[Any, list[int]]:
-    """The model's inputs of a split, and the model's label of each label of the data."""
-    from hf_simplex.data.image_transforms import build_transforms, with_pixel_values
+    model: "SimplexForImageClassification", loaded: "ImageSplit", labels_by_position: bool
+) -> "LabelledInputs":
+    from hf_simplex.evaluation.data_sets import LabelledInputs, label_names_of
 
-    if model.image_processor is None:
-        raise ValueError("The ensemble has no image processor. Save it with one: set `model.image_processor`.")
-    names: Any = model.config.id2label
-    order = _label_order([names[label] for label in sorted(names)], label_names)
-    _, transform = build_transforms(model.image_processor)
-    return with_pixel_values(images, transform), order
+    inputs = LabelledInputs(model, loaded.images, loaded.label_names, labels_by_position=labels_by_position)
+    warn_of_placeholders(model, "they are matched by position.")
+    if (own := len(loaded.label_names)) < (of := len(label_names_of(model))):
+        typer.echo(f"note: the data set has {own} of the ensemble's {of} labels.", err=True)
+    return inputs
+
+
+def _trained(ensemble: str, loaded: "ImageSplit") -> list[int] | None:
+    from hf_simplex.data.trained_images import find_trained
+
+    rows = find_trained(ensemble, loaded.images)
+    return None if rows is None else rows.tolist()
+
+
+def _say_trained(loaded: "ImageSplit", rows: list[int]) -> str:
+    named = ", ".join(loaded.files(rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
+    return f"{len(rows)} of {len(loaded.images)} images were trained on ({named})"
 
 
 @contextmanager
@@ -167,37 +216,3 @@ def _evaluation_arguments(batch_size: int, cpu: bool) -> Iterator["TrainingArgum
             report_to="none",
             use_cpu=cpu,
         )
-
-
-class _Relabeled:
-    """Inputs with the labels of the model instead of those of the data."""
-
-    def __init__(self, inputs: Any, order: list[int]) -> None:
-        self.inputs, self.order = inputs, order
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.inputs[index]
-        return {**row, "labels": self.order[int(row["labels"])]}
-
-
-def _label_order(of_model: list[str], of_data: tuple[str, ...]) -> list[int]:
-    """Maps the labels of a data set to those of a model, by name."""
-    if of_model == list(of_data):
-        return list(range(len(of_model)))
-    if sorted(of_model) == sorted(of_data):
-        # ImageNet has two labels named "crane".
-        if repeated := sorted({name for name in of_model if of_model.count(name) > 1}):
-            raise ValueError(
-                f"Several labels are named {repeated[0]!r}, and the ensemble and the data set order their labels "
-                "differently. Give a data set with unique names, or with the labels in the ensemble's order."
-            )
-        return [of_model.index(name) for name in of_data]
-    if len(of_model) == len(of_data) and of_model == [f"LABEL_{label}" for label in range(len(of_model))]:
-        return list(range(len(of_model)))
-    raise ValueError(
-        f"The ensemble has {len(of_model)} labels ({', '.join(of_model[:5])}, ...), the data set has {len(of_data)} "
-        f"other ones ({', '.join(of_data[:5])}, ...). Give a data set with the ensemble's labels."
-    )
