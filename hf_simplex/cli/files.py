@@ -1,12 +1,16 @@
 """`hf-simplex export`, `merge` and `push`: an ensemble's files."""
 
+import itertools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .ensembles import check_free, load
 from .options import Directory, Ensemble, Revision, Token
+
+if TYPE_CHECKING:
+    from hf_simplex import SimplexForImageClassification
 
 __all__ = ["export", "merge", "push"]
 
@@ -47,7 +51,7 @@ def merge(
     directory: Directory,
     token: Token = None,
 ) -> None:
-    """Merge components, trained as separate jobs, into one ESPRO ensemble.
+    """Merge components, trained as separate jobs, into one ESPRO ensemble. An ensemble is not merged with itself.
 
     Example: hf-simplex merge job-1/ensemble job-2/ensemble job-3/ensemble merged/
     """
@@ -59,13 +63,29 @@ def merge(
             "two ensembles, then the output folder."
         )
     check_free(directory)
-    merged = SimplexForImageClassification.disjoint_union([load(ensemble, None, token) for ensemble in ensembles])
+    components = [load(ensemble, None, token) for ensemble in ensembles]
+    for (first, one), (second, other) in itertools.combinations(zip(ensembles, components, strict=True), 2):
+        if _are_equal(one, other):
+            raise ValueError(
+                f"{first} and {second} are the same ensemble: their weights are equal. Give components that were "
+                "trained with different seeds."
+            )
+    merged = SimplexForImageClassification.disjoint_union(components)
     merged.save_pretrained(directory)
     config = merged.config
     typer.echo(
         f"Written to {directory}: {len(config.simplexes)} simplexes, {config.num_vertices} vertices, "
         f"{len(config.members)} members"
     )
+
+
+def _are_equal(one: "SimplexForImageClassification", other: "SimplexForImageClassification") -> bool:
+    import torch
+
+    if one.config.simplexes != other.config.simplexes:
+        return False
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def push(

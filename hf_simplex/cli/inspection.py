@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .ensembles import load
+from .ensembles import load, warn_of_placeholders
 from .options import Ensemble, Json, Revision, Token
 from .printing import print_json, print_table
 
@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from hf_simplex import SimplexForImageClassification
 
 __all__ = ["inspect"]
+
+_TITLES = {
+    "log_volume": "log volume (natural)",
+    "coordinates": "barycentric coordinates",
+}
+"""Titles with units, where the keys of the JSON have none."""
 
 
 def inspect(ensemble: Ensemble, as_json: Json = False, revision: Revision = None, token: Token = None) -> None:
@@ -21,16 +27,23 @@ def inspect(ensemble: Ensemble, as_json: Json = False, revision: Revision = None
 
     Example: hf-simplex inspect output/quickstart/ensemble --json
     """
-    described = _describe(load(ensemble, revision, token), ensemble)
+    model = load(ensemble, revision, token)
+    described = _describe(model, ensemble)
+    warn_of_placeholders(model)
     if as_json:
         print_json(described)
         return
-    summary = ("backbone", "labels", "parameters_per_vertex", "bytes", "sampling", "log_volume")
-    print_table(["", ""], [[name.replace("_", " "), described[name]] for name in summary])
+    shown = {**described, "size": f"{described['bytes'] / 1e6:,.1f} MB ({described['bytes']:,} bytes)"}
+    summary = ("backbone", "labels", "parameters_per_vertex", "size", "sampling", "log_volume")
+    print_table(["", ""], [[_title(name), shown[name]] for name in summary])
     for part in ("vertices", "simplexes", "members"):
         rows = described[part]
         if rows:
-            print_table(list(rows[0]), [list(row.values()) for row in rows])
+            print_table([_title(name) for name in rows[0]], [list(row.values()) for row in rows])
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name.replace("_", " "))
 
 
 def _describe(model: "SimplexForImageClassification", name: str) -> dict[str, Any]:
