@@ -33,13 +33,20 @@ def inspect(ensemble: Ensemble, as_json: Json = False, revision: Revision = None
     if as_json:
         print_json(described)
         return
-    shown = {**described, "size": f"{described['bytes'] / 1e6:,.1f} MB ({described['bytes']:,} bytes)"}
+    shown = {**described, "size": _size(described["bytes"])}
     summary = ("backbone", "labels", "parameters_per_vertex", "size", "sampling", "log_volume")
     print_table(["", ""], [[_title(name), shown[name]] for name in summary])
     for part in ("vertices", "simplexes", "members"):
         rows = described[part]
         if rows:
             print_table([_title(name) for name in rows[0]], [list(row.values()) for row in rows])
+
+
+def _size(number: int) -> str:
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number} bytes"
 
 
 def _title(name: str) -> str:

@@ -36,8 +36,8 @@ def predict(
     holds the true one at the fitted rate, and compares the image with the validation images. --json adds entropy and
     mutual information in nats, and the share of the members that vote for the first label.
 
-    Results are printed as they come. After an image that cannot be read, the command goes on. It
-    then ends with exit code 1.
+    Results are printed as they come. An image that cannot be read does not end the command,
+    but makes its exit code 1.
 
     Example: hf-simplex predict me/resnet50-simplex cat.png dog.png --top-k 3
 

@@ -171,7 +171,7 @@ def read_folder_split(
     source: str | None = None
     if found == {_NO_SPLIT: files}:
         if split not in (None, _NO_SPLIT):
-            raise ValueError(f"{folder} has no split {split!r}: its class folders are in no split. Leave it out.")
+            raise ValueError(f"{folder} has no split {split!r}: its class folders are in no split. Give no split.")
         name = _NO_SPLIT
     else:
         usable = [name for name in found if name == split or _class_folders(found[name])]
@@ -316,8 +316,8 @@ def _check_split_words(folder: Path, files: Sequence[_File]) -> None:
         if everywhere and len(set().union(*roles)) > 1:
             raise ValueError(
                 f"The folders {_quoted(sorted(names))} in {folder} look like splits. Name them 'train', 'validation' "
-                "and 'test', or choose with train_split and test_split. If they are classes, put them in a folder "
-                "'train'."
+                "and 'test', or choose by name: train_split and test_split, or split. If they are classes, put them "
+                "in a folder 'train'."
             )
 
 

@@ -35,13 +35,13 @@ def match_labels(of_model: Sequence[str], of_data: Sequence[str], *, by_position
         if len(of_model) == len(of_data):
             return identity
         raise ValueError(
-            f"{_describe('ensemble', of_model)}, {_describe('data set', of_data)}. Only equal numbers of "
+            f"The ensemble {_describe(of_model)}, the data set {_describe(of_data)}. Only equal numbers of "
             "labels are matched by position. Give a data set with the ensemble's labels."
         )
     missing = [name for name in of_data if name not in set(of_model)]
     if missing:
         raise ValueError(
-            f"{_describe('ensemble', of_model)}, {_describe('data set', of_data)}. The ensemble has no "
+            f"The ensemble {_describe(of_model)}, the data set {_describe(of_data)}. The ensemble has no "
             f"{missing[0]!r}. Give a data set with the ensemble's labels; or, if they are the same in the same order, "
             "match them by position: --labels-by-position."
         )
@@ -66,5 +66,5 @@ def are_placeholders(names: Sequence[str]) -> bool:
     return list(names) == [f"LABEL_{label}" for label in range(len(names))]
 
 
-def _describe(what: str, names: Sequence[str]) -> str:
-    return f"The {what} has {len(names)} labels ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+def _describe(names: Sequence[str]) -> str:
+    return f"has {len(names)} labels ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"

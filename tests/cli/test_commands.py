@@ -95,7 +95,7 @@ def test_inspect_tells_structure_sizes_volumes_and_members(folder: Path) -> None
     result = invoke("inspect", folder)
     assert result.stderr.startswith("warning: the labels have no names (LABEL_0, ...).")
     table = result.stdout
-    assert f"{told['bytes'] / 1e6:,.1f} MB ({told['bytes']:,} bytes)" in table
+    assert f"{told['bytes'] / 1000:.1f} kB" in table
     assert "log volume (natural)" in table and "barycentric" in table
     assert "connector" in table
     assert f"{volume:.4f}" in table
