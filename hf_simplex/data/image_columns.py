@@ -164,7 +164,9 @@ def labels_of(dataset: Dataset) -> npt.NDArray[np.int64]:
     return labels
 
 
-def checked_labels(dataset: Dataset, label_names: tuple[str, ...], name: str, split: str) -> npt.NDArray[np.int64]:
+def checked_labels(
+    dataset: Dataset, label_names: tuple[str, ...], name: str, split: str, argument: str = "test_split"
+) -> npt.NDArray[np.int64]:
     """Returns the labels of a split.
 
     Args:
@@ -172,6 +174,7 @@ def checked_labels(dataset: Dataset, label_names: tuple[str, ...], name: str, sp
         label_names: names of the classes.
         name: of the data set, for messages.
         split: role of the split, for messages.
+        argument: the argument that chooses another split, for messages.
 
     Returns:
         [N] int64.
@@ -194,6 +197,6 @@ def checked_labels(dataset: Dataset, label_names: tuple[str, ...], name: str, sp
             f"{len(wrong)} example(s) of the {split} split of {name} have no valid label; expected 0 to "
             f"{len(label_names) - 1}, the first is {labels[first]} (-1: missing), of image {first}"
             f"{f' ({file})' if file else ''}. Many test splits on the Hub have no labels: choose another split with "
-            "test_split."
+            f"{argument}."
         )
     return labels

@@ -6,23 +6,17 @@ Every source gives the same kind of result: disjoint splits for training, valida
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
-from datasets.exceptions import DatasetNotFoundError
+from datasets import Dataset
 
 from .image_columns import check_trained_classes, checked_labels, labels_of, two_columns
-from .image_folders import METADATA, ImageFolder, has_metadata, read_image_folder
-from .local_data_sets import (
-    DIGITS_TRAIN_EXAMPLES,
-    FASHION_MNIST_DIRECTORY,
-    FASHION_MNIST_LABELS,
-    read_digits,
-    read_fashion_mnist,
-)
-from .split_names import choose_splits, role_of, roles_in
+from .image_folders import read_image_folder
+from .local_data_sets import DIGITS_TRAIN_EXAMPLES, FASHION_MNIST_DIRECTORY, FASHION_MNIST_LABELS
+from .sources import read_source
+from .split_names import choose_splits, role_of
 from .split_records import DataRecord, record_split
 from .stratification import at_most, split_off, stratified_indices
 
@@ -33,7 +27,6 @@ __all__ = [
     "MIN_VALIDATION_IMAGES",
     "ImageData",
     "load_image_data",
-    "load_image_split",
     "stratified_indices",
     "with_validation",
 ]
@@ -42,19 +35,6 @@ MIN_VALIDATION_IMAGES = 50
 """Fewer images are not split off for calibration: the standard error of an accuracy of 90% is then above 2%."""
 
 logger = logging.getLogger(__name__)
-
-_TABLES = ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")
-_HUB_PREFIX = "hf://datasets/"
-_FILE_ENDINGS = (
-    *(".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".parquet", ".arrow", ".csv"),
-    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
-)
-
-_ACCEPTED_NAMES = (
-    "a Hub id such as 'zalando-datasets/fashion_mnist', a folder written by `save_to_disk`, a folder of Parquet or "
-    "Arrow files, a folder of images with one subfolder per class (optionally in train/ and test/), "
-    "'digits' or 'fashion_mnist'"
-)
 
 
 @dataclass(frozen=True)
@@ -161,27 +141,25 @@ def load_image_data(
         >>> len(data.train), len(data.validation)
         (180, 20)
     """
-    name = os.fspath(name)
     asked = {"train_split": train_split, "validation_split": validation_split, "test_split": test_split}
-    splits: ImageFolder | DatasetDict
-    notes: list[str] = []
-    if name == "digits":
-        splits = read_digits(seed)
-    elif name == "fashion_mnist":
-        splits = read_fashion_mnist(Path(fashion_mnist_dir))
-    elif Path(name).expanduser().is_dir():
-        splits = _local_folder(Path(name).expanduser().resolve(), asked, label_column, cache_dir, notes)
+    source = read_source(
+        name,
+        [split for split in asked.values() if split is not None],
+        config_name=config_name,
+        label_column=label_column,
+        seed=seed,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        fashion_mnist_dir=fashion_mnist_dir,
+    )
+    name, notes = source.name, list(source.notes)
+    if isinstance(source.splits, Path):
+        folder = read_image_folder(source.splits, asked)
+        chosen, sources = folder.splits, folder.sources
+        notes += folder.notes
     else:
-        if name.startswith(_HUB_PREFIX):
-            name = name.removeprefix(_HUB_PREFIX)
-        else:
-            _check_hub_id(name)
-        splits = _hub_data_set(name, config_name, revision, token, cache_dir)
-
-    if isinstance(splits, ImageFolder):
-        chosen, sources = splits.splits, splits.sources
-        notes += splits.notes
-    else:
+        splits = source.splits
         sources = choose_splits(list(splits), name, train_split, validation_split, test_split)
         chosen = {role: splits[source] for role, source in sources.items()}
         if unused := sorted(set(splits) - set(sources.values())):
@@ -223,47 +201,6 @@ def load_image_data(
         notes=tuple(notes),
     )
     return ImageData(name, label_names, train, validation, test, record)
-
-
-def load_image_split(
-    name: str | os.PathLike[str], split: str, *, max_examples: int | None = None, token: str | bool | None = None
-) -> ImageData:
-    """Loads a data set for the images of one split, which may be its training split or its only one.
-
-    Args:
-        name: as for `load_image_data`.
-        split: name of the split.
-        max_examples: size of a subset of the split.
-        token: Hub token for a private data set.
-
-    Returns:
-        The data set. `test` has the images of the split.
-
-    Raises:
-        ValueError, FileNotFoundError: see `load_image_data`.
-
-    Example:
-        >>> from hf_simplex.data.image_data import load_image_split
-        >>> len(load_image_split("digits", "train").test)
-        1000
-    """
-    try:
-        return load_image_data(name, test_split=split, max_test_examples=max_examples, token=token)
-    except ValueError as error:
-        level = logger.level
-        # The test images that are split off for want of a test split come back below.
-        logger.setLevel(logging.ERROR)
-        try:
-            data = load_image_data(name, train_split=split, token=token)
-        except ValueError:
-            raise error from None
-        finally:
-            logger.setLevel(level)
-    images = data.train
-    if data.record.test.source == data.record.train.source:
-        images = concatenate_datasets([images, data.test])
-    images, _ = at_most(images, labels_of(images), max_examples, 0, "max_examples")
-    return replace(data, test=images)
 
 
 def with_validation(
@@ -330,79 +267,3 @@ def _split_off_note(split: Dataset, origin: tuple[str, int, float | None], role:
 def _log(name: str, notes: Sequence[str]) -> None:
     for note in notes:
         logger.warning("%s: %s.", name, note)
-
-
-def _local_folder(
-    folder: Path,
-    asked: Mapping[str, str | None],
-    label_column: str | None,
-    cache_dir: str | os.PathLike[str] | None,
-    notes: list[str],
-) -> ImageFolder | DatasetDict:
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        try:
-            loaded = load_from_disk(str(folder))
-        except IndexError as error:  # from `datasets`, for a split without files
-            raise ValueError(f"The data set in {folder}, or one of its splits, is empty.") from error
-        return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
-    cache = None if cache_dir is None else os.fspath(cache_dir)
-    tables = [file for pattern in _TABLES for file in folder.glob(pattern) if file.name not in METADATA]
-    if tables:
-        loaded = load_dataset(str(folder), cache_dir=cache)
-        said = set().union(*(roles_in(part) for file in tables for part in file.relative_to(folder).parts))
-        if len(loaded) == 1 and len(said) > 1:
-            # `datasets` knows names in lower case only.
-            raise ValueError(
-                f"The files in {folder} have names of splits ({', '.join(sorted(said))}), but `datasets` reads them "
-                f"as one split {next(iter(loaded))!r}. Use lower case, such as train.parquet and test.parquet."
-            )
-        return loaded
-    subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    metadata = has_metadata(folder)
-    if not subfolders and not metadata:
-        raise ValueError(f"The folder {folder} holds no data set. Expected {_ACCEPTED_NAMES}.")
-    if metadata:
-        named = [name for name in subfolders if role_of(name) or name in asked.values()]
-        described = [name for name in named if has_metadata(folder / name)]
-        if described or not named:
-            # By default, `datasets` takes a file or class with "test" in its name for a test split and drops all
-            # others.
-            patterns = {split: f"{split}/**" for split in described} or {"train": "**"}
-            loaded = load_dataset("imagefolder", data_dir=str(folder), data_files=patterns, cache_dir=cache)
-            if {label_column, "label", "labels"} & set(next(iter(loaded.values())).column_names):
-                if described and (others := sorted(set(subfolders) - set(described))):
-                    notes.append(f"left out the folders {', '.join(map(repr, others))}, which have no metadata file")
-                return loaded
-    return read_image_folder(folder, asked)
-
-
-def _hub_data_set(
-    name: str,
-    config_name: str | None,
-    revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | os.PathLike[str] | None,
-) -> DatasetDict:
-    cache = None if cache_dir is None else os.fspath(cache_dir)
-    try:
-        return load_dataset(name, config_name, revision=revision, token=token, cache_dir=cache)
-    except DatasetNotFoundError as error:
-        raise ValueError(
-            f"{name!r} is no folder, and no data set on the Hub that you may read: {error} Expected {_ACCEPTED_NAMES}."
-        ) from error
-
-
-def _check_hub_id(name: str) -> None:
-    """Raises an error for a name that is a path or no Hub id."""
-    path = Path(name).expanduser()
-    if path.exists():
-        raise NotADirectoryError(f"{name} is a file; expected {_ACCEPTED_NAMES}. Unpack an archive first.")
-    in_a_folder = name.count("/") == 1 and path.parent.is_dir()
-    marks = name.startswith((".", "~", os.sep)) or name.endswith("/") or name.count("/") > 1 or "\\" in name
-    if marks or in_a_folder or name.lower().endswith(_FILE_ENDINGS):
-        raise FileNotFoundError(
-            f"There is no file or folder {name} (looked for {path.absolute()}). Expected {_ACCEPTED_NAMES}."
-            + (f" For the data set on the Hub, write {_HUB_PREFIX}{name}." if in_a_folder else "")
-        )
-    if name.count("/") != 1:
-        raise ValueError(f"Unknown data set {name!r}. Expected {_ACCEPTED_NAMES}.")

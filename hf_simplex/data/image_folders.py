@@ -9,9 +9,17 @@ from pathlib import Path
 import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image
 
-from .split_names import choose_splits, role_of, roles_in
+from .split_names import choose_split, choose_splits, role_of, roles_in
 
-__all__ = ["METADATA", "ImageFolder", "has_metadata", "read_image_folder"]
+__all__ = [
+    "METADATA",
+    "FolderSplit",
+    "ImageFolder",
+    "has_metadata",
+    "image_files",
+    "read_folder_split",
+    "read_image_folder",
+]
 
 Parts = tuple[str, ...]
 """Names of the folders between a root and a file."""
@@ -38,6 +46,25 @@ class ImageFolder:
 
     splits: dict[str, Dataset]
     sources: dict[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FolderSplit:
+    """One split of a folder of images.
+
+    Args:
+        images: with the columns `image` and `label`. The labels are the class folders of this split.
+        source: name of the folder; None where the class folders are in no split.
+        notes: what was left out, a sentence each.
+
+    Example::
+
+        read_folder_split(Path("pets"), "test").images
+    """
+
+    images: Dataset
+    source: str | None
     notes: tuple[str, ...]
 
 
@@ -73,12 +100,7 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
 
         read_image_folder(Path("pets"), {"test_split": "Testing"}).sources["test"]    # "Testing"
     """
-    files, ignored = _image_files(folder)
-    if not files:
-        raise ValueError(
-            f"The folder {folder} holds no images. Expected image files in one subfolder per class. Unpack archives."
-        )
-    notes = [f"left out {_count(ignored, 'file')} without the extension of an image"] if ignored else []
+    files, notes = _files_and_notes(folder)
     found, others = _by_split(folder, files, {name for name in asked.values() if name is not None})
     sources = choose_splits(
         list(found),
@@ -100,12 +122,7 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
             if len(in_classes) < len(found[source]):
                 notes.append(f"left out {loose} beside the class folders of {source!r}")
         elif role == "train" or asked.get(f"{role}_split") is not None:
-            beside = f", beside {_quoted(sorted(others))}" if others else ""
-            raise ValueError(
-                f"{source!r} in {folder} holds images, but no class folders{beside}. Put the images of each class in "
-                "a folder of its name, and all class folders in a folder 'train'; or name the label of each file in a "
-                f"file {METADATA[0]} in the folder of the split, with the columns file_name and label."
-            )
+            raise ValueError(_no_class_folders(source, folder, others))
         else:
             notes.append(f"set aside {loose} in {source!r}, which has no class folders")
     if "test" not in labelled and "validation" in labelled and asked.get("validation_split") is None:
@@ -122,19 +139,104 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
                 "all class folders in folders 'train' and 'test'."
             )
         notes.append(f"left out {_count(sum(others.values()), 'image')} in {_quoted(sorted(others))}: no split")
-    ids = {name: label for label, name in enumerate(sorted(names.values()))}
-    features = Features({"image": Image(), "label": ClassLabel(names=list(ids))})
-    splits = {
-        role: Dataset.from_dict(
-            {
-                "image": [file.path for file in in_classes],
-                "label": [ids[names[parts]] for parts in in_classes.values()],
-            },
-            features=features,
-        )
-        for role, in_classes in labelled.items()
-    }
+    splits = {role: _to_dataset(in_classes, names) for role, in_classes in labelled.items()}
     return ImageFolder(splits, {role: sources[role] for role in labelled}, tuple(notes))
+
+
+def read_folder_split(
+    folder: Path, split: str | None = None, roles: Sequence[str] = ("test", "validation"), *, only_split: bool = True
+) -> FolderSplit:
+    """Reads all images of one split of a folder.
+
+    Splits and class folders are found as in `read_image_folder`. Class folders that are in no split are one split.
+
+    Args:
+        folder: of the images.
+        split: name of its folder; default: by `roles`. `"train"` is also the name of class folders in no split.
+        roles: roles of the split, in the order in which they are looked for.
+        only_split: whether the only split is read, whatever its name.
+
+    Returns:
+        The split.
+
+    Raises:
+        ValueError: there are no images, no class folders or no such split; or folders cannot be told apart.
+
+    Example::
+
+        read_folder_split(Path("pets"), "Testing").source    # "Testing"
+    """
+    files, notes = _files_and_notes(folder)
+    found, others = _by_split(folder, files, set() if split is None else {split})
+    source: str | None = None
+    if found == {_NO_SPLIT: files}:
+        if split not in (None, _NO_SPLIT):
+            raise ValueError(f"{folder} has no split {split!r}: its class folders are in no split. Give no split.")
+        name = _NO_SPLIT
+    else:
+        usable = [name for name in found if name == split or _class_folders(found[name])]
+        if unusable := sorted(set(found) - set(usable)):
+            notes.append(f"set aside {_quoted(unusable)}, which have no class folders")
+        name = source = choose_split(
+            usable or list(found), str(folder), split, roles, only_split=only_split, exact=False
+        )
+    in_classes = _class_folders(found[name])
+    if not in_classes:
+        raise ValueError(_no_class_folders(name, folder, others))
+    if len(in_classes) < len(found[name]):
+        loose = _count(len(found[name]) - len(in_classes), "image")
+        notes.append(f"left out {loose} beside the class folders of {name!r}")
+    return FolderSplit(_to_dataset(in_classes, _class_names(folder, {name: in_classes})), source, tuple(notes))
+
+
+def _files_and_notes(folder: Path) -> tuple[list[_File], list[str]]:
+    files, ignored = _image_files(folder)
+    if not files:
+        raise ValueError(
+            f"The folder {folder} holds no images. Expected image files in one subfolder per class. Unpack archives."
+        )
+    return files, [f"left out {_count(ignored, 'file')} without the extension of an image"] if ignored else []
+
+
+def _no_class_folders(split: str, folder: Path, others: Mapping[str, int]) -> str:
+    beside = f", beside {_quoted(sorted(others))}" if others else ""
+    return (
+        f"{split!r} in {folder} holds images, but no class folders{beside}. Put the images of each class in "
+        "a folder of its name, and all class folders in a folder 'train'; or name the label of each file in a "
+        f"file {METADATA[0]} in the folder of the split, with the columns file_name and label."
+    )
+
+
+def _to_dataset(in_classes: Mapping[_File, Parts], names: Mapping[Parts, str]) -> Dataset:
+    """The images of class folders, labelled by all `names` in alphabetical order."""
+    ids = {name: label for label, name in enumerate(sorted(names.values()))}
+    return Dataset.from_dict(
+        {
+            "image": [file.path for file in in_classes],
+            "label": [ids[names[parts]] for parts in in_classes.values()],
+        },
+        features=Features({"image": Image(), "label": ClassLabel(names=list(ids))}),
+    )
+
+
+def image_files(folder: Path) -> list[str]:
+    """Lists the image files in a folder and its subfolders, by extension.
+
+    Hidden files and folders are left out.
+
+    Args:
+        folder: of the images.
+
+    Returns:
+        Paths in alphabetical order.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from hf_simplex.data.image_folders import image_files
+        >>> image_files(Path("hf_simplex"))
+        []
+    """
+    return [file.path for file in _image_files(folder)[0]]
 
 
 def has_metadata(folder: Path) -> bool:
@@ -214,8 +316,8 @@ def _check_split_words(folder: Path, files: Sequence[_File]) -> None:
         if everywhere and len(set().union(*roles)) > 1:
             raise ValueError(
                 f"The folders {_quoted(sorted(names))} in {folder} look like splits. Name them 'train', 'validation' "
-                "and 'test', or choose with train_split and test_split. If they are classes, put them in a folder "
-                "'train'."
+                "and 'test', or choose by name: train_split and test_split, or split. If they are classes, put them "
+                "in a folder 'train'."
             )
 
 

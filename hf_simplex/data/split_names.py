@@ -1,9 +1,9 @@
 """Which split of a data set is for training, validation and test, by the usual names."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["ROLES", "choose_splits", "role_of", "roles_in"]
+__all__ = ["ROLES", "choose_split", "choose_splits", "role_of", "roles_in"]
 
 ROLES = {
     "train": ("train", "training"),
@@ -110,7 +110,51 @@ def choose_splits(
     return {role: chosen[role] for role in ROLES if role in chosen}
 
 
-def _split_for(role: str, names: Iterable[str], data_set: str, exact: bool) -> str | None:
+def choose_split(
+    names: Collection[str],
+    data_set: str,
+    split: str | None = None,
+    roles: Sequence[str] = ("test", "validation"),
+    *,
+    only_split: bool = True,
+    exact: bool = True,
+) -> str:
+    """Chooses one split among those of a data set.
+
+    Args:
+        names: of the splits.
+        data_set: name of the data set, for messages.
+        split: the split; default: by name.
+        roles: roles of the split, in the order in which they are looked for.
+        only_split: whether the only split of a data set is chosen, whatever its name.
+        exact: as in `choose_splits`.
+
+    Returns:
+        The name of the split.
+
+    Raises:
+        ValueError: the given split does not exist, none has a role, or several have the same.
+
+    Example:
+        >>> from hf_simplex.data.split_names import choose_split
+        >>> choose_split(["Training", "Testing"], "pets"), choose_split(["images"], "pets")
+        ('Testing', 'images')
+    """
+    if split is not None:
+        if split not in names:
+            raise ValueError(f"{data_set} has no split {split!r}; its splits are {sorted(names)}.")
+        return split
+    for role in roles:
+        if (found := _split_for(role, names, data_set, exact, "split")) is not None:
+            return found
+    if only_split and len(names) == 1:
+        return next(iter(names))
+    raise ValueError(
+        f"{data_set} has no {' or '.join(roles)} split; its splits are {sorted(names)}. Choose one with split."
+    )
+
+
+def _split_for(role: str, names: Iterable[str], data_set: str, exact: bool, argument: str | None = None) -> str | None:
     """The split that has a role by name."""
     found = [name for name in names if role_of(name) == role]
     if exact and role in found:
@@ -118,6 +162,6 @@ def _split_for(role: str, names: Iterable[str], data_set: str, exact: bool) -> s
     if len(found) > 1:
         raise ValueError(
             f"{data_set} has {len(found)} splits that may be the {role} split: {', '.join(map(repr, sorted(found)))}. "
-            f"Choose one with {role}_split, or rename the others."
+            f"Choose one with {argument or f'{role}_split'}, or rename the others."
         )
     return found[0] if found else None

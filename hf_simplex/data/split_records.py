@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from datasets import Dataset
 from .image_columns import labels_of
 from .pixel_hashes import pixel_hashes
 
-__all__ = ["DataRecord", "SplitRecord", "record_split"]
+__all__ = ["DataRecord", "SplitRecord", "describe_split_off", "record_split"]
 
 # Images that a fingerprint decodes.
 _FINGERPRINT_IMAGES = 16
@@ -124,3 +125,36 @@ def record_split(dataset: Dataset, source: str, of: int, fraction: float | None,
     digest = blake2b(labels.astype("<i8").tobytes(), digest_size=8)
     digest.update(pixel_hashes(dataset.select(some)).astype("<u8").tobytes())
     return SplitRecord(source, len(dataset), of, fraction, None if len(dataset) == of else seed, digest.hexdigest())
+
+
+def describe_split_off(provenance: Mapping[str, Any], data_set: str, split: str | None) -> str | None:
+    """Says which images a run split off a split of its data set.
+
+    Args:
+        provenance: of an ensemble. `data_set` is the run's data set, and `images` is `DataRecord.to_dict`.
+        data_set: name of a data set. Of paths, the last part is compared.
+        split: its split; None for class folders in no split.
+
+    Returns:
+        One line; None where the data set is another one, nothing was split off, or nothing is recorded.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> from hf_simplex.data.split_records import describe_split_off
+        >>> images = load_image_data("digits", validation_fraction=0.1).record.to_dict()
+        >>> describe_split_off({"data_set": "digits", "images": images}, "digits", "train")
+        "the run split off 100 of 1000 images of 'train' for validation (share 0.1, seed 0)"
+        >>> describe_split_off({"data_set": "digits", "images": images}, "digits", "test")
+    """
+    if Path(str(provenance.get("data_set"))).name != Path(data_set).expanduser().resolve().name:
+        return None
+    try:
+        record = DataRecord.from_dict(provenance["images"])
+    except (KeyError, ValueError):  # another version's
+        return None
+    parts = [
+        f"{own.images} of {own.of} images of {own.source!r} for {purpose} (share {own.fraction:g}, seed {own.seed})"
+        for own, purpose in ((record.test, "testing"), (record.validation, "validation"))
+        if own is not None and own.fraction is not None and own.source == (split or "train")
+    ]
+    return f"the run split off {' and '.join(parts)}" if parts else None

@@ -8,11 +8,18 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from datasets import Dataset
 
-from .pixel_hashes import count_shared, pixel_hashes
+from .pixel_hashes import pixel_hashes
 
-__all__ = ["TRAINED_IMAGES_FILE", "copy_trained_images", "count_trained", "write_trained_images"]
+__all__ = [
+    "TRAINED_IMAGES_FILE",
+    "copy_trained_images",
+    "count_trained",
+    "find_trained",
+    "write_trained_images",
+]
 
 TRAINED_IMAGES_FILE = "trained_images.npy"
 
@@ -79,6 +86,27 @@ def count_trained(directory: str | os.PathLike[str], dataset: Dataset) -> int | 
 
         count_trained("ensemble", data.validation)
     """
+    rows = find_trained(directory, dataset)
+    return None if rows is None else len(rows)
+
+
+def find_trained(directory: str | os.PathLike[str], dataset: Dataset) -> npt.NDArray[np.int64] | None:
+    """Find the images that are among the hashed training images of an ensemble.
+
+    Args:
+        directory: folder of the ensemble.
+        dataset: images in a column `image`.
+
+    Returns:
+        Their rows, int64, ascending; None if the folder has no hashes.
+
+    Raises:
+        ValueError: the file of hashes is broken, or see `pixel_hashes.pixel_hashes`.
+
+    Example::
+
+        data.validation.select(find_trained("ensemble", data.validation))
+    """
     file = Path(directory) / TRAINED_IMAGES_FILE
     if not file.is_file():
         return None
@@ -88,4 +116,4 @@ def count_trained(directory: str | os.PathLike[str], dataset: Dataset) -> int | 
         raise ValueError(f"{file} holds no hashes of images ({error}): remove it.") from error
     if not isinstance(hashes, np.ndarray) or hashes.dtype != np.uint64 or hashes.ndim != 1:
         raise ValueError(f"{file} holds no hashes of images: remove it.")
-    return count_shared(pixel_hashes(dataset), hashes)
+    return np.flatnonzero(np.isin(pixel_hashes(dataset), hashes))

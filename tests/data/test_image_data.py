@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from hf_simplex.data import image_data
-from hf_simplex.data.image_data import FASHION_MNIST_LABELS, load_image_data, load_image_split, stratified_indices
+from hf_simplex.data import sources
+from hf_simplex.data.image_data import FASHION_MNIST_LABELS, load_image_data, stratified_indices
 
 
 @pytest.fixture(autouse=True)
@@ -279,7 +279,7 @@ def test_a_hub_id_is_loaded_with_revision_token_and_cache(tmp_path: Path, monkey
         asked.update(path=path, name=name, **arguments)
         return load_dataset(str(folder), cache_dir=arguments["cache_dir"])
 
-    monkeypatch.setattr(image_data, "load_dataset", load_from_folder)
+    monkeypatch.setattr(sources, "load_dataset", load_from_folder)
     cache = tmp_path / "elsewhere"
     data = load_image_data("someone/pets", config_name="small", revision="v2", token="secret", cache_dir=cache)
     assert asked == dict(path="someone/pets", name="small", revision="v2", token="secret", cache_dir=str(cache))
@@ -289,9 +289,9 @@ def test_a_hub_id_is_loaded_with_revision_token_and_cache(tmp_path: Path, monkey
 
 def test_a_data_set_that_the_hub_does_not_have_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def not_found(*_: Any, **__: Any) -> DatasetDict:
-        raise image_data.DatasetNotFoundError("Dataset 'someone/pets' doesn't exist on the Hub.")
+        raise sources.DatasetNotFoundError("Dataset 'someone/pets' doesn't exist on the Hub.")
 
-    monkeypatch.setattr(image_data, "load_dataset", not_found)
+    monkeypatch.setattr(sources, "load_dataset", not_found)
     with pytest.raises(ValueError, match=r"someone/pets.*Expected a Hub id"):
         load_image_data("someone/pets")
 
@@ -458,23 +458,6 @@ def test_an_empty_split_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="is empty"):
         load_image_data(tmp_path / "saved")
     splits = DatasetDict({"train": numbered([0, 1], CAT_DOG), "test": numbered([], CAT_DOG)})
-    monkeypatch.setattr(image_data, "load_dataset", lambda *_, **__: splits)
+    monkeypatch.setattr(sources, "load_dataset", lambda *_, **__: splits)
     with pytest.raises(ValueError, match="The test split of someone/pets is empty"):
         load_image_data("someone/pets")
-
-
-def test_the_images_of_any_split_are_found(tmp_path: Path) -> None:
-    assert len(load_image_split("digits", "train").test) == 1000
-    assert len(load_image_split("digits", "test", max_examples=50).test) == 50
-    for split in ("validation/", "Testing/"):
-        for label in ("cat", "dog"):
-            folder = tmp_path / "both" / split / label
-            folder.mkdir(parents=True)
-            for number in range(6):
-                PIL.Image.new("RGB", (8, 8), (number, len(split), len(label))).save(folder / f"{number}.png")
-    # There is no training split, or only one split at all.
-    found = load_image_split(tmp_path / "both", "validation").test
-    assert len(found) == 12 and sorted(found["label"]) == [0] * 6 + [1] * 6
-    assert len(load_image_split(tmp_path / "both" / "validation", "train").test) == 12
-    with pytest.raises(ValueError, match="has no split 'new'"):
-        load_image_split(tmp_path / "both", "new")

@@ -1,6 +1,7 @@
 """The command hf-simplex: what it prints and writes is what the library says, and mistakes end with one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,51 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import image_processor, invoke, mistake, run, save
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from PIL import Image
-from tiny import SIZE, backbone, contents, ensemble, images
-from transformers import AutoModelForImageClassification, ViTImageProcessor
-from typer.testing import CliRunner
+from tiny import backbone, contents, ensemble, images
+from transformers import AutoModelForImageClassification
 
-from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
-from hf_simplex.cli import _label_order, app
+import hf_simplex
+from hf_simplex import SimplexForImageClassification
 from hf_simplex.data.image_data import load_image_data
 from hf_simplex.data.trained_images import write_trained_images
 from hf_simplex.evaluation.calibration import fit_temperature
 from hf_simplex.evaluation.metrics import classification_metrics
 from hf_simplex.hub.evidence import Evidence
 from hf_simplex.hub.model_card import write_card
-from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
+from hf_simplex.model.decisions import Decisions
 
 COMMANDS = ("inspect", "predict", "evaluate", "calibrate", "export", "merge", "push")
-
-
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def mistake(*arguments: object) -> str:
-    """The one line that a mistake ends with."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    return line
-
-
-def image_processor() -> ViTImageProcessor:
-    return ViTImageProcessor(size={"height": SIZE, "width": SIZE})
-
-
-def save(model: SimplexForImageClassification, directory: Path) -> Path:
-    if not hasattr(model.config.backbone_config, "pretrained_cfg"):
-        model.image_processor = image_processor()
-    model.save_pretrained(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +59,22 @@ def test_the_installed_command_helps_without_importing_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
+def test_the_version_is_printed() -> None:
+    assert run("--version") == f"{hf_simplex.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [("inspect", "me/ensemble"), ("predict", "me/ensemble", "cat.png")])
+def test_an_interruption_is_one_line(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, picture: Path
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SimplexForImageClassification, "from_pretrained", interrupted)
+    result = invoke(*(picture if argument == "cat.png" else argument for argument in arguments))
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
 # inspect
 
 
@@ -105,7 +95,11 @@ def test_inspect_tells_structure_sizes_volumes_and_members(folder: Path) -> None
     assert told["labels"] == 3
     assert told["backbone"] == "ResNetForImageClassification"
 
-    table = run("inspect", folder)
+    result = invoke("inspect", folder)
+    assert result.stderr.startswith("warning: the labels have no names (LABEL_0, ...).")
+    table = result.stdout
+    assert f"{told['bytes'] / 1000:.1f} kB" in table
+    assert "log volume (natural)" in table and "barycentric" in table
     assert "connector" in table
     assert f"{volume:.4f}" in table
     assert f"{told['parameters_per_vertex']:,}" in table
@@ -120,35 +114,6 @@ def test_inspect_writes_valid_json_of_a_simplex_without_volume(tmp_path: Path) -
     assert told["log_volume"] is None
     assert told["members"] == []
     assert "connector" in run("inspect", tmp_path / "flat")
-
-
-# predict
-
-
-def test_predict_says_what_the_pipeline_says(folder: Path, picture: Path) -> None:
-    model = SimplexForImageClassification.from_pretrained(folder)
-    result = SimplexImageClassificationPipeline(model=model, image_processor=model.image_processor)(str(picture))
-    assert json.loads(run("predict", folder, picture, picture, "--json")) == [{"image": str(picture), **result}] * 2
-    shown = run("predict", folder, picture, "--top-k", 2)
-    line, *bars = shown.splitlines()
-    best, second = (f"{entry['label']} {100 * entry['score']:.0f} %" for entry in result["labels"][:2])
-    # Below a half, the second label is told too.
-    assert line == f"{picture}: {best}, {second}" if result["labels"][0]["score"] < 0.5 else f"{picture}: {best}"
-    assert len(bars) == 2 and bars[0].split()[0] == best.split()[0] and "█" in bars[0]
-
-
-def test_predict_says_whether_a_calibrated_ensemble_is_sure(picture: Path, tmp_path: Path) -> None:
-    model = ensemble("vit")
-    for threshold, said in ((0.999, "abstains at a target error of 2 %"), (0.0, ", sure")):
-        model.decisions = Decisions(
-            abstention=Abstention(0.02, 0.95, threshold=threshold),
-            prediction_sets=PredictionSets("lac", 0.9, quantile=1.0),
-            uncertainty_quantiles={"energy": [-1e9] * 101},
-        )
-        shown = run("predict", save(model, tmp_path / f"{threshold}"), picture)
-        assert said in shown.splitlines()[0]
-        assert ("not sure" in shown) == (threshold > 0)
-        assert "set: LABEL_" in shown and "more uncertain than 100 % by energy" in shown
 
 
 # evaluate
@@ -179,15 +144,6 @@ def test_evaluate_measures_what_the_members_predict(tmp_path: Path) -> None:
     assert swapped["nll"] == pytest.approx(flipped["nll"], rel=1e-4)
     assert swapped["nll"] != pytest.approx(told["nll"], rel=1e-3)
     assert f"{swapped['nll']:.4f}" in run("evaluate", tmp_path / "two", *arguments[:3])
-
-
-def test_labels_of_one_name_are_told_apart_by_their_places_or_not_at_all() -> None:
-    cranes = ["crane", "heron", "crane"]
-    assert _label_order(cranes, tuple(cranes)) == [0, 1, 2]
-    assert _label_order(["ant", "bee", "cat"], ("cat", "ant", "bee")) == [2, 0, 1]
-    assert _label_order(["LABEL_0", "LABEL_1", "LABEL_2"], tuple(cranes)) == [0, 1, 2]
-    with pytest.raises(ValueError, match="Several labels are named 'crane'"):
-        _label_order(cranes, ("heron", "crane", "crane"))
 
 
 # calibrate
@@ -230,7 +186,7 @@ def test_calibrate_renews_the_card_and_keeps_the_hashes(tmp_path: Path) -> None:
     run(*command, "--output", tmp_path / "other")
     assert "1000 of 1000" in mistake("calibrate", tmp_path / "other", "digits", "--split", "train", "--cpu")
     assert (folder / "reliability.png").exists()
-    result = CliRunner().invoke(app, [str(argument) for argument in command])
+    result = invoke(*command)
     assert result.exit_code == 0 and "the card has lost its results" in result.stderr
     card, found = (folder / "README.md").read_text(), SimplexForImageClassification.from_pretrained(folder).decisions
     assert f"temperature is {found.temperature:.3g}" in card and "temperature is 7" not in card
@@ -246,8 +202,9 @@ def test_images_that_were_trained_on_are_noticed(tmp_path: Path) -> None:
     write_trained_images(ten, data.train.select(range(5)))
     assert "Written to" in run(*calibrate)
     write_trained_images(ten, data.test)
-    result = CliRunner().invoke(app, ["evaluate", str(ten), "digits", "--max-examples", "20", "--cpu"])
-    assert result.exit_code == 0 and "warning: 20 of 20 images were trained on" in result.stderr
+    result = invoke("evaluate", ten, "digits", "--max-examples", 20, "--json", "--cpu")
+    assert "warning: 20 of 20 images were trained on (image 0, image 1, image 2, ...)" in result.stderr
+    assert json.loads(result.stdout)["trained_images"] == 20
 
 
 def test_calibrate_refuses_what_it_cannot_fit(folder: Path, tmp_path: Path) -> None:
@@ -302,6 +259,15 @@ def test_merge_and_export_never_replace_a_model(folder: Path, tmp_path: Path) ->
     assert contents(tmp_path) == before
 
 
+def test_an_ensemble_is_not_merged_with_itself(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    other = save(ensemble("resnet", seed=5), tmp_path / "other")
+    for same in (folder, tmp_path / "copy"):
+        said = mistake("merge", folder, other, same, tmp_path / "merged")
+        assert f"{folder} and {same} are the same ensemble" in said
+    assert not (tmp_path / "merged").exists()
+
+
 # push
 
 
@@ -345,14 +311,11 @@ def test_mistakes_are_one_line_and_nothing_is_written(folder: Path, picture: Pat
     assert "Component 2 has another backbone architecture" in mistake("merge", folder, vit, target)
     assert not target.exists()
     assert "has 3 labels (LABEL_0, LABEL_1, LABEL_2" in mistake("evaluate", folder, "digits")
-    (tmp_path / "bad.png").write_bytes(picture.read_bytes()[:100])
-    assert f"Image 1 ({tmp_path / 'bad.png'}) cannot be read" in mistake(
-        "predict", folder, picture, tmp_path / "bad.png"
-    )
+    assert f"no such file: {missing}" in mistake("predict", folder, missing)
 
 
 @pytest.mark.parametrize("options", [(), ("--centroid", "--vertex", "0"), ("--vertex", "0", "--member", "0")])
 def test_export_takes_one_point(options: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["export", str(folder), *options, str(tmp_path / "out")])
+    result = invoke("export", folder, *options, tmp_path / "out")
     assert result.exit_code == 2
     assert "Give exactly one of --centroid, --vertex and --member" in " ".join(result.stderr.replace("│", " ").split())

@@ -1,0 +1,72 @@
+"""Loads ensembles, and keeps them from being overwritten."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from hf_simplex import SimplexForImageClassification
+
+__all__ = ["check_free", "load", "warn_of_placeholders"]
+
+
+def check_free(directory: Path) -> None:
+    """Check that a folder holds no model, which may be its only copy.
+
+    Raises:
+        ValueError: there is a config.json.
+
+    Example:
+        >>> check_free(Path("new"))
+    """
+    if (directory / "config.json").exists():
+        raise ValueError(f"{directory} already holds a model (config.json). Give another output folder.")
+
+
+def load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForImageClassification":
+    """Load an ensemble without progress bars.
+
+    Args:
+        ensemble: Hub id or folder.
+        revision: branch, tag or commit on the Hub.
+        token: Hub token; default: that of the logged-in account.
+
+    Raises:
+        OSError: there is no such ensemble, or its files are broken.
+
+    Example::
+
+        load("me/resnet50-simplex", None, None)
+    """
+    from transformers.utils import logging
+
+    from hf_simplex import SimplexForImageClassification
+
+    logging.disable_progress_bar()
+    model: SimplexForImageClassification = SimplexForImageClassification.from_pretrained(
+        ensemble, revision=revision, token=token
+    )
+    return model
+
+
+def warn_of_placeholders(model: "SimplexForImageClassification", consequence: str = "") -> None:
+    """Say on stderr that the labels of an ensemble have no names, if so.
+
+    Args:
+        model: the ensemble.
+        consequence: what follows from it, for the end of the line.
+
+    Example::
+
+        warn_of_placeholders(model, "they are matched by position.")
+    """
+    from hf_simplex.evaluation.data_sets import label_names_of
+    from hf_simplex.evaluation.label_names import are_placeholders
+
+    if are_placeholders(label_names_of(model)):
+        typer.echo(
+            f"warning: the labels have no names (LABEL_0, ...){f': {consequence}' if consequence else '.'} Name them "
+            "with id2label and label2id in config.json.",
+            err=True,
+        )

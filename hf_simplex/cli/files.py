@@ -1,0 +1,119 @@
+"""`hf-simplex export`, `merge` and `push`: an ensemble's files."""
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .ensembles import check_free, load
+from .options import Directory, Ensemble, Revision, Token
+
+if TYPE_CHECKING:
+    from hf_simplex import SimplexForImageClassification
+
+__all__ = ["export", "merge", "push"]
+
+
+def export(
+    ensemble: Ensemble,
+    directory: Directory,
+    centroid: Annotated[bool, typer.Option("--centroid", help="Export the centroid of a simplex.")] = False,
+    simplex: Annotated[int, typer.Option(help="Index of the simplex, for --centroid.")] = 0,
+    vertex: Annotated[int | None, typer.Option(help="Export a vertex, by index.")] = None,
+    member: Annotated[int | None, typer.Option(help="Export a member, by index.")] = None,
+    revision: Revision = None,
+    token: Token = None,
+) -> None:
+    """Export one point of an ensemble as a plain checkpoint, which loads without hf-simplex.
+
+    Example: hf-simplex export me/resnet50-simplex --centroid plain/
+
+    Example: hf-simplex export me/resnet50-simplex --vertex 0 mode/
+
+    Example: hf-simplex export me/resnet50-simplex --member 2 member/
+    """
+    if centroid + (vertex is not None) + (member is not None) != 1:
+        raise typer.BadParameter("Give exactly one of --centroid, --vertex and --member.")
+    check_free(directory)
+    model = load(ensemble, revision, token)
+    if vertex is not None:
+        model.export_vertex(vertex, directory)
+    elif member is not None:
+        model.export_member(member, directory)
+    else:
+        model.export_centroid(directory, simplex)
+    typer.echo(f"Written to {directory}")
+
+
+def merge(
+    ensembles: Annotated[list[str], typer.Argument(metavar="ID ID...", help="Hub ids or folders of components.")],
+    directory: Directory,
+    token: Token = None,
+) -> None:
+    """Merge components, trained as separate jobs, into one ESPRO ensemble. An ensemble is not merged with itself.
+
+    Example: hf-simplex merge job-1/ensemble job-2/ensemble job-3/ensemble merged/
+    """
+    from hf_simplex import SimplexForImageClassification
+
+    if len(ensembles) < 2:
+        raise ValueError(
+            f"There is only one ensemble to merge, {ensembles[0]}, and the output folder {directory}. Give at least "
+            "two ensembles, then the output folder."
+        )
+    check_free(directory)
+    components = [load(ensemble, None, token) for ensemble in ensembles]
+    for (first, one), (second, other) in itertools.combinations(zip(ensembles, components, strict=True), 2):
+        if _are_equal(one, other):
+            raise ValueError(
+                f"{first} and {second} are the same ensemble: their weights are equal. Give components that were "
+                "trained with different seeds."
+            )
+    merged = SimplexForImageClassification.disjoint_union(components)
+    merged.save_pretrained(directory)
+    config = merged.config
+    typer.echo(
+        f"Written to {directory}: {len(config.simplexes)} simplexes, {config.num_vertices} vertices, "
+        f"{len(config.members)} members"
+    )
+
+
+def _are_equal(one: "SimplexForImageClassification", other: "SimplexForImageClassification") -> bool:
+    import torch
+
+    if one.config.simplexes != other.config.simplexes:
+        return False
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def push(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a saved ensemble.")],
+    repository: Annotated[str, typer.Argument(metavar="ID", help="Repository on the Hub, such as me/my-ensemble.")],
+    private: Annotated[bool | None, typer.Option(help="Visibility of a new repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, created if missing; default: main.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request with the commit.")] = False,
+    code: Annotated[bool, typer.Option(help="Publish the inference code, for users without hf-simplex.")] = True,
+    commit_message: Annotated[str | None, typer.Option(help="Default: Upload ensemble.")] = None,
+    token: Token = None,
+) -> None:
+    """Publish a saved ensemble with its card, in one commit. Files that the Hub already has are not sent again.
+
+    Example: hf-simplex push output/quickstart/ensemble me/digits-simplex --private
+
+    Example: hf-simplex push ensemble/ me/resnet50-simplex --create-pr --commit-message "Two more vertices"
+    """
+    from hf_simplex.hub.publishing import publish_folder
+
+    commit = publish_folder(
+        directory,
+        repository,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        include_code=code,
+        commit_message=commit_message,
+        token=token,
+    )
+    typer.echo(commit.pr_url or commit.commit_url)
