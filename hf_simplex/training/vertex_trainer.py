@@ -5,6 +5,7 @@ import copy
 import os
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -27,6 +28,7 @@ from .callbacks import StageCallback, StageProgressCallback
 from .engines import check_engine, unwrap
 from .finite import NonFiniteError, non_finite_error
 from .growth import mean_loss
+from .growth_record import GrowthRecord
 from .preemption import Preemption
 from .spro import GrowingVertex
 from .stage_checkpoints import StageCheckpoints
@@ -76,6 +78,7 @@ class VertexTrainer(Trainer):
         self.is_in_stage = False
         self._connector: ConnectorStep | None = None
         self._checkpoints: StageCheckpoints | None = None
+        self._record: GrowthRecord | None = None
         self._seeded_dataset: SeededDataset | None = None
         # All processes must exit together. If one exited alone, the others would wait for it.
         self.preemption = Preemption(lambda: self.is_in_stage or self.args.world_size > 1)
@@ -305,8 +308,14 @@ class VertexTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._check_finite_weights()
         assert self._checkpoints is not None
+        if self.args.should_save:
+            self._write_record(self._checkpoints.folder.parent)
         with self._checkpoints.writing_aside(self.state):
             super()._save_checkpoint(model, trial)
+
+    def _write_record(self, folder: str | Path) -> None:
+        if self._record is not None:
+            self._record.write(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:

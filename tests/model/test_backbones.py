@@ -133,7 +133,7 @@ def test_contradictory_label_counts_are_refused(kind: str, tmp_path: Path) -> No
         SimplexForImageClassification.from_backbone(backbone(kind), num_labels=4)
     with pytest.raises(ValueError, match="num_labels=4 contradicts the 2 labels"):
         SimplexForImageClassification.from_backbone(path, num_labels=4, id2label={0: "ant", 1: "bee"})
-    with pytest.raises(ValueError, match="num_labels=0: expected at least 1"):
+    with pytest.raises(ValueError, match="num_labels=0: expected at least 2"):
         SimplexForImageClassification.from_backbone(path, num_labels=0)
     with pytest.raises(ValueError, match="id2label has no label 1"):
         SimplexForImageClassification.from_backbone(path, id2label={0: "ant", 2: "bee"})
