@@ -1,6 +1,8 @@
 """SimplexTrainer: grows a simplex, first its modes, then its connectors, then its members."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +91,7 @@ class SimplexTrainer(VertexTrainer):
             )
         super().__init__(model, args, batch_norm_dataset=batch_norm_dataset, **kwargs)
         self.data_record = data_record
+        self._is_in_growth = False
 
     # ---- growth --------------------------------------------------------------------------------------------------
 
@@ -117,7 +120,7 @@ class SimplexTrainer(VertexTrainer):
             trainer.grow(resume_from_checkpoint=True)
         """
         config = self.simplex.config
-        with self.preemption.heeded():
+        with self.preemption.heeded(), self._in_growth():
             self._record = self._given_record()
             if resume_from_checkpoint:
                 self.check_resume()
@@ -131,12 +134,20 @@ class SimplexTrainer(VertexTrainer):
                     self._train_mode(vertex, resume_from_checkpoint)
             for simplex in range(len(config.simplexes)):
                 while len(config.simplexes[simplex]) < self.args.num_vertices:
-                    self._grow_connector([simplex], resume_from_checkpoint)
+                    self.grow_connector([simplex], resume_from_checkpoint)
             self._end_if_preempted()
             self.draw_members()
             self._return_to_cpu()
             self._end_if_preempted()
         return config.provenance.get("stages", [])
+
+    @contextmanager
+    def _in_growth(self) -> Iterator[None]:
+        self._is_in_growth = True
+        try:
+            yield
+        finally:
+            self._is_in_growth = False
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Call `grow` and return what `Trainer.train` returns: steps and mean loss over all stages.
@@ -244,13 +255,11 @@ class SimplexTrainer(VertexTrainer):
 
             trainer.grow_connector([0])
         """
-        # The model may have grown since the run's start, so its weights are not compared.
-        self._record = replace(self._given_record(), weights=None)
-        if resume:
-            self.check_resume()
-        return self._grow_connector(simplexes, resume)
-
-    def _grow_connector(self, simplexes: list[int] | None, resume: bool) -> int:
+        if not self._is_in_growth:
+            # The model may have grown since the run's start, so its weights are not compared.
+            self._record = replace(self._given_record(), weights=None)
+            if resume:
+                self.check_resume()
         args, config = self.args, self.simplex.config
         if PRETRAINED in config.roles:
             raise RuntimeError(f"Vertex {config.roles.index(PRETRAINED)} is not trained yet: call grow().")
