@@ -310,7 +310,7 @@ class ComplexOfBackbones(PreTrainedModel):
                     f"The point at {list(coordinates)} lies between vertices, where the BatchNorm statistics are not "
                     "known: give batches of training images to compute them from."
                 )
-            recompute_statistics(backbone, batches)
+            recompute_statistics(backbone, batches, f"the point {list(coordinates)}")
         return backbone
 
     def write_centroid(self, simplex: int = 0) -> PreTrainedModel:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import datasets
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from ..data.random_streams import isolate_rng
 
-__all__ = ["dry_step", "smallest_batch", "without_traces"]
+__all__ = ["dry_step", "len_of", "smallest_batch", "without_traces"]
 
 
 def smallest_batch(images: int, batch_size: int, points: int, drop_last: bool) -> int:
@@ -31,6 +33,18 @@ def smallest_batch(images: int, batch_size: int, points: int, drop_last: bool) -
     if images > batch_size and images % batch_size and not drop_last:
         sizes.add(images % batch_size)
     return min(size // min(points, size) for size in sizes)
+
+
+def len_of(dataset: Any) -> int:
+    """Return the length of a map-style data set; 0 for an iterable one or None.
+
+    Example:
+        >>> from hf_simplex.training.dry_step import len_of
+        >>> len_of([1, 2]), len_of(None)
+        (2, 0)
+    """
+    is_iterable = isinstance(dataset, IterableDataset | datasets.IterableDataset)
+    return len(dataset) if hasattr(dataset, "__len__") and not is_iterable else 0
 
 
 @contextmanager
@@ -93,5 +107,5 @@ def dry_step(
         raise ValueError(f"{where}: {error}.{hint} Nothing was trained.") from error
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != num_labels:
-        found = f"logits of {list(logits.shape)}" if isinstance(logits, Tensor) else f"no logits ({type(output).__name__})"
+        found = f"logits of {list(logits.shape)}" if isinstance(logits, Tensor) else "no logits"
         raise ValueError(f"{where}: the backbone gives {found}; expected [batch, {num_labels}]. Nothing was trained.")

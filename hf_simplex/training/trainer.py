@@ -129,6 +129,7 @@ class SimplexTrainer(VertexTrainer):
             if not resume_from_checkpoint:
                 clear_stages(self.args, config.roles, self.accelerator.wait_for_everyone)
             self._add_modes()
+            self._check_batches()
             for vertex, role in enumerate(list(config.roles)):
                 if role == PRETRAINED:
                     self._train_mode(vertex, resume_from_checkpoint)
@@ -232,6 +233,15 @@ class SimplexTrainer(VertexTrainer):
         for simplex in range(len(self.simplex.config.simplexes)):
             while len(self.simplex.config.simplexes[simplex]) < self.args.num_modes:
                 self.simplex.add_vertex([simplex], role=PRETRAINED)
+
+    def _check_batches(self) -> None:
+        config = self.simplex.config
+        roles = [MODE] if PRETRAINED in config.roles and self.args.num_train_epochs else []
+        if any(len(simplex) < self.args.num_vertices for simplex in config.simplexes):
+            roles.append(CONNECTOR)
+        if roles:
+            self.simplex.backbone_at(vertex_coordinates(config.complex, 0).tolist())
+            self.check_batches(roles)
 
     def _train_mode(self, vertex: int, resume: bool) -> None:
         self.simplex.backbone_at(vertex_coordinates(self.simplex.config.complex, vertex).tolist())
