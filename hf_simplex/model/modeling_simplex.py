@@ -140,6 +140,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         module = loaded.module
         if isinstance(module, SimplexForImageClassification):
             raise ValueError(f"{backbone} is an ensemble already. Load it with from_pretrained to grow it further.")
+        check_classifier(module)
         set_labels(module.config, module.config.id2label, module.config.label2id)
         role = MODE if (loaded.complete if fine_tuned is None else fine_tuned) else PRETRAINED
         config = SimplexConfig(backbone_config=module.config, roles=[role])
@@ -152,7 +153,6 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
                 f"The given {type(module).__name__} has other weights than the image classifier that "
                 "AutoModelForImageClassification builds from its configuration, so it could not be loaded again."
             )
-        check_classifier(module)
         copies = ({name: tensor.clone() for name, tensor in tensors.items()} for tensors in (parameters, buffers))
         model.vertices = nn.ModuleList([TensorTree(*copies)])
         model.__dict__["_backbone"] = module
