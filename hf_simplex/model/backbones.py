@@ -85,7 +85,7 @@ def copy_backbone(backbone: PreTrainedModel, num_labels: int | None = None, **kw
     if dtype in (None, "auto"):
         _widen(copied, asked=dtype is not None)
     else:
-        copied.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)  # type: ignore[arg-type]
+        copied.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     return LoadedBackbone(copied, complete=True, source=None)
 
 
@@ -180,7 +180,7 @@ def _shortened(id2label: Any) -> str:
 def _new_head(module: PreTrainedModel) -> set[str]:
     """Initialize the weights anew whose shape depends on the number of labels, and return their names."""
     wider = copy.deepcopy(module.config)
-    wider.num_labels = len(module.config.id2label) + 1
+    wider.num_labels = (module.config.num_labels or 0) + 1
     if hasattr(wider, "num_classes"):
         wider.num_classes = wider.num_labels
     with torch.device("meta"):
@@ -213,7 +213,7 @@ def check_classifier(module: PreTrainedModel) -> None:
             f"The problem_type of the given {name} is {config.problem_type!r}, but an ensemble gives each image one "
             "label. Give a backbone with problem_type 'single_label_classification'."
         )
-    if config.num_labels < 2:
+    if (config.num_labels or 0) < 2:
         raise ValueError(f"The given {name} has {config.num_labels} label: expected at least 2 to choose from.")
     if (channels := _channels(config)) != 3:
         raise ValueError(

@@ -97,7 +97,7 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any], point: str =
         if images == 0:
             raise ValueError("BatchNorm statistics need at least one batch of training images, and none was given.")
         for name, layer in layers.items():
-            if not all(bool(tensor.isfinite().all()) for tensor in (layer.running_mean, layer.running_var)):
+            if not all(bool(tensor.isfinite().all()) for tensor in layer.buffers(recurse=False)):
                 raise ValueError(
                     f"The BatchNorm statistics of layer {name or type(layer).__name__!r} at {point} are not finite: "
                     "look for images that are not finite, or weights so large that the layers before it overflow."

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import math
 import os
 import time
 from collections.abc import Collection
@@ -87,6 +86,7 @@ class VertexTrainer(Trainer):
         self._connector: ConnectorStep | None = None
         self._checkpoints: StageCheckpoints | None = None
         self._record: GrowthRecord | None = None
+        self._non_finite_losses = 0
         self._seeded_dataset: SeededDataset | None = None
         # All processes must exit together. If one exited alone, the others would wait for it.
         self.preemption = Preemption(lambda: self.is_in_stage or self.args.world_size > 1)
@@ -243,16 +243,24 @@ class VertexTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """See `transformers.Trainer.evaluation_loop`. A warning tells of a loss that is not finite."""
+        """See `transformers.Trainer.evaluation_loop`. A warning tells of losses that are not finite."""
+        self._non_finite_losses = 0
         output = super().evaluation_loop(*args, **kwargs)
-        for name, value in (output.metrics or {}).items():
-            if name.endswith("_loss") and not math.isfinite(value):
-                what = "the ensemble" if self.simplex.growing is None else f"vertex {self.simplex.growing}"
-                logger.warning(
-                    f"{name} of {what} is {value}: look for images, labels or weights that are not finite, and for "
-                    "an overflow in half precision."
-                )
+        if self._non_finite_losses:
+            what = "the ensemble" if self.simplex.growing is None else f"vertex {self.simplex.growing}"
+            kept = "The mean loss leaves them out. " if self.args.logging_nan_inf_filter else ""
+            logger.warning(
+                f"The loss of {what} is not finite on {self._non_finite_losses} evaluation batches. {kept}Look for "
+                "images or weights that are not finite, and for an overflow in half precision."
+            )
         return output
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """See `transformers.Trainer.prediction_step`. Counts the losses that are not finite, which Trainer hides."""
+        predicted = super().prediction_step(*args, **kwargs)
+        if predicted[0] is not None and not bool(predicted[0].isfinite().all()):
+            self._non_finite_losses += 1
+        return predicted
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """See `transformers.Trainer.log`. A connector also logs its volume term, see `ConnectorStep.logs`."""
