@@ -13,9 +13,10 @@ the arguments ends the run before training, with one line and exit code 2. The r
 - `OUTPUT/least_sure.png`: the test images of which the ensemble is least sure, with what it says of them.
 - `OUTPUT/run.json`: arguments, versions, hardware, and the time of each stage.
 
-`--resume` continues a killed run from `OUTPUT/components/`, with bitwise equal results. On SIGTERM the run saves and
-exits with code 75. Components are independent: `--component I` trains one, and a run of all components with `--resume`
-unites and evaluates them (`recipes/components.sh`, `recipes/components.slurm`).
+`--resume` continues a killed run from `OUTPUT/components/`, with bitwise equal results. A run with other arguments,
+data, weights or processes is not continued: the message names what differs. More components or vertices are fine. On
+SIGTERM the run saves and exits with code 75. Components are independent: `--component I` trains one, and a run of all
+components with `--resume` unites and evaluates them (`recipes/components.sh`, `recipes/components.slurm`).
 """
 
 import json
@@ -116,6 +117,7 @@ class Run:
             train_dataset=self.train,
             batch_norm_dataset=self.plain_train,
             data_collator=collate,
+            data_record=self.data.record,
         )
 
     def say(self, line: str) -> None:
@@ -130,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result] | None:
         started = time.perf_counter()
         with exit_on_mistake():
             run = prepare(argv)
+            check_resume(run)
         grow(run)
         if run.args.component is not None:
             return None
@@ -197,6 +200,13 @@ def prepare(argv: Sequence[str] | None) -> Run:
         unfamiliar,
         repository,
     )
+
+
+def check_resume(run: Run) -> None:
+    """Raise ValueError if a component was started with other arguments, data or weights than this run has."""
+    if run.args.resume:
+        for number in run.numbers:
+            run.trainer(run.components[number], run.component_arguments(number)).check_resume()
 
 
 def grow(run: Run) -> None:

@@ -1,6 +1,7 @@
 """Backbones: loads, builds and compares the image classifiers whose weights span the simplexes."""
 
 import copy
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .configuration_simplex import SimplexConfig, check_labels
 from .image_processors import ProcessorSource, processor_source
@@ -19,6 +21,7 @@ from .sharding import full_tensor
 __all__ = [
     "LoadedBackbone",
     "build_backbone",
+    "check_classifier",
     "check_same_architecture",
     "copy_backbone",
     "copy_tensors",
@@ -27,6 +30,8 @@ __all__ = [
     "set_labels",
     "shapes",
 ]
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class LoadedBackbone:
         module: the image classifier.
         complete: whether every weight came from the checkpoint.
         source: where to read the image processor; None for a backbone that was given as a model.
+        new_weights: names of the weights that are newly initialized.
 
     Example::
 
@@ -46,6 +52,7 @@ class LoadedBackbone:
     module: PreTrainedModel
     complete: bool
     source: ProcessorSource | None
+    new_weights: frozenset[str] = frozenset()
 
 
 def copy_backbone(backbone: PreTrainedModel, num_labels: int | None = None, **kwargs: Any) -> LoadedBackbone:
@@ -54,7 +61,8 @@ def copy_backbone(backbone: PreTrainedModel, num_labels: int | None = None, **kw
     Args:
         backbone: an image classifier of transformers.
         num_labels: the expected number of labels; default: any.
-        **kwargs: must be empty: loading arguments have no effect on a model.
+        **kwargs: `dtype`, of the copy; default: float32 for half precision, else the model's. Other loading arguments
+            have no effect on a model and are refused.
 
     Raises:
         ValueError: the label counts differ, or loading arguments were given.
@@ -65,6 +73,7 @@ def copy_backbone(backbone: PreTrainedModel, num_labels: int | None = None, **kw
         >>> copy_backbone(vit).complete
         True
     """
+    dtype = kwargs.pop("dtype", None)
     if kwargs:
         raise ValueError(f"{sorted(kwargs)} are for loading a backbone by name; a model was given.")
     if num_labels is not None and num_labels != backbone.config.num_labels:
@@ -72,11 +81,27 @@ def copy_backbone(backbone: PreTrainedModel, num_labels: int | None = None, **kw
             f"The given backbone has {backbone.config.num_labels} labels, not {num_labels}. Load it with num_labels "
             "first, or give its Hub id or folder here."
         )
-    return LoadedBackbone(copy.deepcopy(backbone), complete=True, source=None)
+    copied = copy.deepcopy(backbone)
+    if dtype in (None, "auto"):
+        _widen(copied, asked=dtype is not None)
+    else:
+        copied.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    return LoadedBackbone(copied, complete=True, source=None)
+
+
+def _widen(module: PreTrainedModel, asked: bool) -> None:
+    """Convert half precision to float32, in which small steps of the optimizer are not rounded away."""
+    if not asked and (narrow := {p.dtype for p in module.parameters()} & {torch.float16, torch.bfloat16}):
+        found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in narrow))
+        module.float()
+        logger.warning(
+            f"The weights of the backbone are {found}. They are converted to float32 to train: give "
+            f"dtype={found.split(', ')[0]!r} to keep them, and bf16=True for fast training."
+        )
 
 
 def load_backbone(
-    name_or_path: str | os.PathLike[str], num_labels: int | None = None, **kwargs: Any
+    name_or_path: str | os.PathLike[str], num_labels: int | None = None, *, keep_head: bool = False, **kwargs: Any
 ) -> LoadedBackbone:
     """Load an image classifier from a folder or the Hub, from safetensors files only.
 
@@ -84,6 +109,9 @@ def load_backbone(
         name_or_path: anything that `AutoModelForImageClassification` loads.
         num_labels: the size of the head. A head of another size is newly initialized. Default: the number of labels in
             `id2label`, else the checkpoint's.
+        keep_head: keep a head of the same size whose labels the checkpoint names differently than `id2label`.
+            Default: it is newly initialized, with a warning. A checkpoint that does not name its labels
+            ("LABEL_0", ...) keeps its head.
         **kwargs: arguments of `from_pretrained`.
 
     Raises:
@@ -104,14 +132,15 @@ def load_backbone(
         # timm's configuration takes the size of the head from num_labels alone.
         num_labels = len(id2label)
         kwargs.setdefault("label2id", {name: int(index) for index, name in id2label.items()})
-    if num_labels is not None and num_labels < 1:
-        raise ValueError(f"num_labels={num_labels}: expected at least 1.")
+    if num_labels is not None and num_labels < 2:
+        raise ValueError(f"num_labels={num_labels}: expected at least 2.")
     labels = {} if num_labels is None else {"num_labels": num_labels}
     kwargs.setdefault("ignore_mismatched_sizes", bool(labels))
     source = processor_source(name_or_path, kwargs)
     try:
         # A configuration can name a pickled file. transformers reads that file even with use_safetensors=True.
-        weights_file = getattr(AutoConfig.from_pretrained(name_or_path, **source.kwargs), "transformers_weights", None)
+        stored = AutoConfig.from_pretrained(name_or_path, **source.kwargs)
+        weights_file = getattr(stored, "transformers_weights", None)
         if str(weights_file).endswith(".bin"):
             raise ValueError(f"{name_or_path} keeps its weights in {weights_file}: only safetensors are read.")
         module, loading = transformers.AutoModelForImageClassification.from_pretrained(
@@ -121,8 +150,88 @@ def load_backbone(
         raise OSError(f"The backbone {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
     except SafetensorError as error:
         raise ValueError(f"The weights of {os.fspath(name_or_path)!r} are empty or not whole: {error}") from error
-    complete = not loading["missing_keys"] and not loading["mismatched_keys"]
-    return LoadedBackbone(module, complete, source)
+    _widen(module, asked=not {"dtype", "torch_dtype"}.isdisjoint(kwargs))
+    mismatched = {key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]}
+    new = frozenset(loading["missing_keys"]) | mismatched
+    if not keep_head and _has_other_labels(stored, id2label):
+        new |= _new_head(module)
+        logger.warning(
+            f"The labels of {os.fspath(name_or_path)} are {_shortened(stored.id2label)}, and id2label has "
+            f"{_shortened(id2label)}: the head is newly initialized. Give fine_tuned=True to keep it as trained."
+        )
+    return LoadedBackbone(module, not new, source, new)
+
+
+def _has_other_labels(stored: PreTrainedConfig, id2label: Any) -> bool:
+    """Whether a checkpoint names as many labels as `id2label`, but others, or in another order."""
+    known: Any = getattr(stored, "id2label", None)
+    if id2label is None or known is None or len(known) != len(id2label):
+        return False
+    names = {int(label): name for label, name in id2label.items()}
+    return known != names and known != {label: f"LABEL_{label}" for label in names}
+
+
+def _shortened(id2label: Any) -> str:
+    names = [repr(name) for name in id2label.values()]
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+@torch.no_grad()
+def _new_head(module: PreTrainedModel) -> set[str]:
+    """Initialize the weights anew whose shape depends on the number of labels, and return their names."""
+    wider = copy.deepcopy(module.config)
+    wider.num_labels = (module.config.num_labels or 0) + 1
+    if hasattr(wider, "num_classes"):
+        wider.num_classes = wider.num_labels
+    with torch.device("meta"):
+        other = dict(type(module)._from_config(wider).named_parameters())
+    head = {name for name, own in module.named_parameters() if other[name].shape != own.shape}
+    drawn = dict(type(module)._from_config(copy.deepcopy(module.config)).named_parameters())
+    for name, parameter in module.named_parameters():
+        if name in head:
+            parameter.copy_(drawn[name])
+    return head
+
+
+def check_classifier(module: PreTrainedModel) -> None:
+    """Check that a backbone sorts RGB images into several labels, one for each image.
+
+    Args:
+        module: the backbone.
+
+    Raises:
+        ValueError: the backbone is for several labels of an image or for regression, has a single label, takes images
+            of another number of channels than 3, or takes no labels, so that it has no loss.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> check_classifier(ViTForImageClassification(ViTConfig(hidden_size=12, num_hidden_layers=1)))
+    """
+    name, config = type(module).__name__, module.config
+    if config.problem_type not in (None, "single_label_classification"):
+        raise ValueError(
+            f"The problem_type of the given {name} is {config.problem_type!r}, but an ensemble gives each image one "
+            "label. Give a backbone with problem_type 'single_label_classification'."
+        )
+    if (config.num_labels or 0) < 2:
+        raise ValueError(f"The given {name} has {config.num_labels} label: expected at least 2 to choose from.")
+    if (channels := _channels(config)) != 3:
+        raise ValueError(
+            f"The given {name} takes images of {channels} channels (num_channels, in timm in_chans), but images are "
+            "read as RGB. Give a backbone for 3 channels."
+        )
+    if "labels" not in inspect.signature(module.forward).parameters:
+        raise ValueError(
+            f"The given {name} takes no labels, so it has no loss to train by. Give an image classifier with one, for "
+            f"which the architectures of config.json name {name.removesuffix('WithTeacher')!r} or another class."
+        )
+
+
+def _channels(config: PreTrainedConfig) -> int:
+    if hasattr(config, "pretrained_cfg"):
+        default = (config.pretrained_cfg or {}).get("input_size", [3])[0]
+        return int((config.model_args or {}).get("in_chans", default))
+    return int(getattr(config, "num_channels", 3))
 
 
 def build_backbone(config: SimplexConfig) -> PreTrainedModel:

@@ -44,7 +44,7 @@ def batch_norm_statistics(module: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
+def recompute_statistics(module: nn.Module, batches: Iterable[Any], point: str = "this point") -> None:
     """Recompute the BatchNorm statistics of `module` at its present weights.
 
     The running mean and variance become the averages of the batches' means and unbiased variances, weighted by batch
@@ -56,9 +56,11 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
         module: its running statistics are overwritten. Weights and training flags do not change.
         batches: mappings of keyword arguments for `module`, or single tensors [batch, ...], on any device. Not read
             if there are no BatchNorm layers.
+        point: what the module holds, for messages.
 
     Raises:
-        ValueError: there is no batch, or a batch of a single image.
+        ValueError: there is no batch, or a batch of a single image; or the statistics are not finite, and the message
+            names point and layer.
 
     Example:
         >>> import torch
@@ -94,6 +96,12 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any]) -> None:
                 module(inputs[""]) if isinstance(batch, Tensor) else module(**inputs)
         if images == 0:
             raise ValueError("BatchNorm statistics need at least one batch of training images, and none was given.")
+        for name, layer in layers.items():
+            if not all(bool(tensor.isfinite().all()) for tensor in layer.buffers(recurse=False)):
+                raise ValueError(
+                    f"The BatchNorm statistics of layer {name or type(layer).__name__!r} at {point} are not finite: "
+                    "look for images that are not finite, or weights so large that the layers before it overflow."
+                )
     finally:
         for layer, momentum in momenta.items():
             layer.momentum = momentum

@@ -73,6 +73,8 @@ class ComplexOfBackbones(PreTrainedModel):
         self.members = nn.ModuleList()
         self.centroids = nn.ModuleList()
         self.growing: int | None = None
+        self.new_weights: frozenset[str] = frozenset()
+        """Names of the backbone's weights that `from_backbone` initialized at random, such as those of a new head."""
         # In __dict__, not a submodule: the working backbone stays out of the state dict.
         self.__dict__["_backbone"] = None
         self._ready = ReadyMembers()
@@ -311,7 +313,7 @@ class ComplexOfBackbones(PreTrainedModel):
                     f"The point at {list(coordinates)} lies between vertices, where the BatchNorm statistics are not "
                     "known: give batches of training images to compute them from."
                 )
-            recompute_statistics(backbone, batches)
+            recompute_statistics(backbone, batches, f"the point {list(coordinates)}")
         return backbone
 
     def write_centroid(self, simplex: int = 0) -> PreTrainedModel:

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from .backbones import (
+    check_classifier,
     check_same_architecture,
     copy_backbone,
     load_backbone,
@@ -105,12 +106,14 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             backbone: Hub id or folder of anything that `AutoModelForImageClassification` loads (timm's repositories
                 included), or such a model, which is copied.
             num_labels: number of labels of the new task; default: the backbone's. With it (or `id2label`), a head of
-                another size is newly initialized.
+                another size is newly initialized. So is a head whose labels have other names than `id2label`, unless
+                `fine_tuned` is True.
             fine_tuned: whether the weights are already trained on the task, which makes vertex 0 a mode; default: True
                 if every weight came from the checkpoint.
             image_processor: default: the backbone's.
             **kwargs: arguments of `from_pretrained`: `revision`, `token`, `cache_dir`, `dtype`, `id2label`,
-                `ignore_mismatched_sizes`, `trust_remote_code`, ...
+                `ignore_mismatched_sizes`, `trust_remote_code`, ... Weights of half precision become float32, with a
+                warning, unless `dtype` is given; a model takes `dtype` alone.
 
         Returns:
             A model with one vertex, one simplex and one member, in evaluation mode.
@@ -118,8 +121,8 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         Raises:
             OSError: the backbone does not exist.
             TypeError: the backbone is neither a name nor a model of transformers.
-            ValueError: the weights are not complete safetensors files, the backbone is not an image classifier, or
-                label counts contradict each other.
+            ValueError: the weights are not complete safetensors files, label counts contradict each other, or the
+                backbone is not a classifier of RGB images with one label each (see `backbones.check_classifier`).
 
         Example::
 
@@ -128,7 +131,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         if isinstance(backbone, PreTrainedModel):
             loaded = copy_backbone(backbone, num_labels, **kwargs)
         elif isinstance(backbone, str | os.PathLike):
-            loaded = load_backbone(backbone, num_labels, **kwargs)
+            loaded = load_backbone(backbone, num_labels, keep_head=bool(fine_tuned), **kwargs)
         else:
             raise TypeError(
                 f"The backbone is a {type(backbone).__name__}; expected a Hub id, a folder or an image classifier of "
@@ -137,6 +140,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         module = loaded.module
         if isinstance(module, SimplexForImageClassification):
             raise ValueError(f"{backbone} is an ensemble already. Load it with from_pretrained to grow it further.")
+        check_classifier(module)
         set_labels(module.config, module.config.id2label, module.config.label2id)
         role = MODE if (loaded.complete if fine_tuned is None else fine_tuned) else PRETRAINED
         config = SimplexConfig(backbone_config=module.config, roles=[role])
@@ -152,6 +156,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         copies = ({name: tensor.clone() for name, tensor in tensors.items()} for tensors in (parameters, buffers))
         model.vertices = nn.ModuleList([TensorTree(*copies)])
         model.__dict__["_backbone"] = module
+        model.new_weights = loaded.new_weights
         model._image_processor = LazyImageProcessor(source=loaded.source)
         if image_processor is not None:
             model.image_processor = image_processor

@@ -2,12 +2,13 @@
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
+from transformers.utils import logging
 
 from .backbones import set_labels
 from .checkpoint import (
@@ -25,7 +26,9 @@ from .image_processors import save_image_processor
 from .open_ensemble import OpenedEnsemble, open_ensemble
 from .remote_code import write_inference_code
 
-__all__ = ["export_backbone", "load_ensemble", "save_ensemble"]
+__all__ = ["export_backbone", "first_non_finite", "load_ensemble", "save_ensemble"]
+
+logger = logging.get_logger(__name__)
 
 
 def load_ensemble(
@@ -77,7 +80,21 @@ def load_ensemble(
         model.config.name_or_path = os.fspath(name_or_path)
         model.config._commit_hash = opened.index.commit
         forget_save(model.config)
+    if (name := first_non_finite(model.state_dict())) is not None:
+        logger.warning(f"{name} of {name_or_path} is not finite: its predictions will be NaN. Train it again.")
     return model, loading
+
+
+def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor with a value that is not finite; None if there is none.
+
+    Example:
+        >>> first_non_finite({"weight": torch.ones(2), "bias": torch.tensor([0.0, float("nan")])})
+        'bias'
+    """
+    return next(
+        (name for name, tensor in state.items() if not tensor.is_meta and not bool(tensor.isfinite().all())), None
+    )
 
 
 def _check_fit(
@@ -122,7 +139,7 @@ def save_ensemble(
         include_code: save the code that loads the ensemble without hf_simplex.
 
     Raises:
-        ValueError: `directory` holds an adapter or other weights.
+        ValueError: `directory` holds an adapter or other weights, or a tensor is not finite.
 
     Example::
 
@@ -131,6 +148,11 @@ def save_ensemble(
     if os.path.isdir(directory):
         check_no_foreign_weights(directory)
     state = model.state_dict()
+    if (name := first_non_finite(state)) is not None:
+        raise ValueError(
+            f"{name} is not finite, so the ensemble is not saved to {directory}. Train this vertex again, or draw the "
+            "members again from finite images."
+        )
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
     with atomic_write(directory, listed=indexed_files) as aside:
@@ -157,13 +179,15 @@ def export_backbone(
         directory: created if it does not exist.
 
     Raises:
-        ValueError: `directory` is a file or holds another kind of model.
+        ValueError: `directory` is a file or holds another kind of model, or a tensor is not finite.
 
     Example::
 
         export_backbone(model.backbone_at([0.5, 0.5]), model.config, model.image_processor, "midpoint")
     """
     check_target(directory, backbone.config.model_type)
+    if (name := first_non_finite(backbone.state_dict())) is not None:
+        raise ValueError(f"{name} is not finite, so the backbone is not saved to {directory}. Train it again.")
     set_labels(backbone.config, config.id2label, config.label2id)
     with atomic_write(directory) as aside:
         backbone.save_pretrained(aside, state_dict=_untied(backbone))

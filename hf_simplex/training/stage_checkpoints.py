@@ -3,16 +3,24 @@
 import os
 import shutil
 import stat
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
+from transformers.utils import logging
 
-__all__ = ["StageCheckpoints"]
+from ..model.json_files import read_json
+from ..model.processes import map_over_ranks
+
+__all__ = ["StageCheckpoints", "checkpoint_problem"]
+
+logger = logging.get_logger(__name__)
 
 _ASIDE, _FORMER = ".saving", "former-"
 
@@ -54,14 +62,29 @@ class StageCheckpoints:
         return get_last_checkpoint(str(self.folder)) if self.folder.is_dir() else None
 
     def resume(self) -> str | None:
-        """Return the path of the last checkpoint of an interrupted run, or None if there is none.
+        """Return the path of the last whole checkpoint of an interrupted run, or None if there is none.
+
+        A warning names each later checkpoint of which a piece is missing or cut, and the one that is taken instead.
 
         Example::
 
             trainer.train(resume_from_checkpoint=checkpoints.resume())
         """
         self._once_per_file_system(self._finish_move)
-        return self.last()
+        found = sorted(self.folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step, reverse=True)
+        # Each process looks at its own random state, and all must start from the same checkpoint.
+        mine = {path.name: checkpoint_problem(path, self.args) for path in found}
+        problems = map_over_ranks(range(self.args.world_size), lambda _: mine)
+        for index, path in enumerate(found):
+            broken = [own for own in (named.get(path.name, "it is missing") for named in problems) if own is not None]
+            if not broken:
+                return str(path)
+            following = found[index + 1] if index + 1 < len(found) else None
+            logger.warning(
+                f"{path} is not whole: {broken[0]}. "
+                + (f"{following} is taken instead." if following else f"{self.folder.name} is trained anew.")
+            )
+        return None
 
     def clear(self) -> None:
         """Delete the checkpoints of an earlier run.
@@ -150,6 +173,59 @@ class StageCheckpoints:
         if self.args.local_process_index == 0 and not self.args.should_save:
             work()
         self._barrier()
+
+
+def _step(checkpoint: Path) -> int:
+    step = checkpoint.name.rpartition("-")[2]
+    return int(step) if step.isdecimal() else -1
+
+
+def checkpoint_problem(checkpoint: Path, args: TrainingArguments) -> str | None:
+    """Describe what a checkpoint of Trainer lacks to continue a run exactly; None if it is whole.
+
+    Engines that write folders (FSDP, DeepSpeed) have weights and optimizer of their own, which are not looked at.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        args: Arguments of the stage, for the number of processes and the index of this one.
+
+    Example::
+
+        checkpoint_problem(Path("out/vertex-00001/checkpoint-500"), args)   # "optimizer.pt is missing"
+    """
+    rng_state = "rng_state.pth" if args.world_size <= 1 else f"rng_state_{args.process_index}.pth"
+    archives = [SCHEDULER_NAME, rng_state]
+    if not any(path.is_dir() for path in checkpoint.glob("*")):
+        archives.insert(0, OPTIMIZER_NAME)
+        if (problem := _weights_problem(checkpoint)) is not None:
+            return problem
+    try:
+        read_json(checkpoint / TRAINER_STATE_NAME)
+    except (OSError, ValueError) as error:
+        return f"{TRAINER_STATE_NAME} cannot be read ({error})"
+    for name in archives:
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if not zipfile.is_zipfile(checkpoint / name):
+            return f"{name} is cut"
+    return None
+
+
+def _weights_problem(checkpoint: Path) -> str | None:
+    files = sorted(checkpoint.glob("*.safetensors"))
+    if not files:
+        return "the weights are missing"
+    try:
+        for index in checkpoint.glob("*.safetensors.index.json"):
+            named = set(read_json(index)["weight_map"].values())
+            if missing := named - {file.name for file in files}:
+                return f"{min(missing)} is missing"
+        for file in files:
+            with safe_open(file, "pt"):
+                pass
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        return f"the weights are cut or cannot be read ({error})"
+    return None
 
 
 def _apply_umask(folder: Path) -> None:

@@ -1,7 +1,9 @@
 """SimplexTrainer: grows a simplex, first its modes, then its connectors, then its members."""
 
 import copy
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from torch.utils.data import Dataset
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput
 
 from ..data.random_streams import stream
+from ..data.split_records import DataRecord
 from ..evaluation.calibrate import calibrate
 from ..model.batch_norm import batch_norm_layers
 from ..model.checkpoint import finish_saves
@@ -19,9 +22,12 @@ from ..model.coordinates import vertex_coordinates
 from ..model.decisions import Decisions
 from ..model.modeling_simplex import SimplexForImageClassification
 from .arguments import SimplexTrainingArguments
+from .example_digest import example_digest
 from .finite import NonFiniteError
 from .growth import check_growth, random_edge, unchanged_on_error
+from .growth_record import GrowthRecord, initial_weights, shaping_arguments
 from .publish_run import publish_run
+from .resumption import check_same_run, clear_stages, holds_ensemble
 from .spro import GrowingVertex
 from .vertex_trainer import VertexTrainer
 from .volume_term import scaled_volume_weight
@@ -44,6 +50,7 @@ class SimplexTrainer(VertexTrainer):
         args: Default: `SimplexTrainingArguments("tmp_trainer")`.
         batch_norm_dataset: Training images for BatchNorm statistics, best without augmentation. Default:
             `train_dataset`. `args.batch_norm_images` of them are chosen at random.
+        data_record: Origin of the training images. A resumed growth must have the same.
         **kwargs: Those of `transformers.Trainer`, except `optimizers`: each vertex needs a fresh optimizer, from
             `args.optim` or `optimizer_cls_and_kwargs`.
 
@@ -65,6 +72,7 @@ class SimplexTrainer(VertexTrainer):
         args: SimplexTrainingArguments | None = None,
         *,
         batch_norm_dataset: Dataset | None = None,
+        data_record: DataRecord | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(model, SimplexForImageClassification):
@@ -82,6 +90,8 @@ class SimplexTrainer(VertexTrainer):
                 "optimizer_cls_and_kwargs=(class, kwargs) or args.optim and args.lr_scheduler_type."
             )
         super().__init__(model, args, batch_norm_dataset=batch_norm_dataset, **kwargs)
+        self.data_record = data_record
+        self._is_in_growth = False
 
     # ---- growth --------------------------------------------------------------------------------------------------
 
@@ -92,14 +102,16 @@ class SimplexTrainer(VertexTrainer):
         simplexes grow into the components of an ESPRO ensemble.
 
         Args:
-            resume_from_checkpoint: Continue an interrupted run with the same arguments from `args.output_dir`.
+            resume_from_checkpoint: Continue an interrupted run from `args.output_dir`. What shapes the weights must
+                be the same: see `check_resume`. More vertices, other members and other reports are allowed.
 
         Returns:
             One report per stage: vertex, role, epochs, steps, wall_time [s], loss [nats], and for connectors
             log_volume and volume_weight. `model.config.provenance["stages"]` also keeps the reports.
 
         Raises:
-            ValueError: The arguments do not fit the complex (see `growth.check_growth`). Nothing is trained.
+            ValueError: The arguments do not fit the complex (see `growth.check_growth`), or the run that is resumed
+                (see `check_resume`). Nothing is trained.
             NonFiniteError: A loss or a weight is not finite. Earlier checkpoints are kept.
             SystemExit: SIGTERM arrived. A checkpoint is saved, and the code is `preemption.EXIT_CODE`.
 
@@ -108,11 +120,16 @@ class SimplexTrainer(VertexTrainer):
             trainer.grow(resume_from_checkpoint=True)
         """
         config = self.simplex.config
-        with self.preemption.heeded():
+        with self.preemption.heeded(), self._in_growth():
+            self._record = self._given_record()
             if resume_from_checkpoint:
+                self.check_resume()
                 self._restore_vertices()
             self._check_growth()
+            if not resume_from_checkpoint:
+                clear_stages(self.args, config.roles, self.accelerator.wait_for_everyone)
             self._add_modes()
+            self._check_batches()
             for vertex, role in enumerate(list(config.roles)):
                 if role == PRETRAINED:
                     self._train_mode(vertex, resume_from_checkpoint)
@@ -124,6 +141,14 @@ class SimplexTrainer(VertexTrainer):
             self._return_to_cpu()
             self._end_if_preempted()
         return config.provenance.get("stages", [])
+
+    @contextmanager
+    def _in_growth(self) -> Iterator[None]:
+        self._is_in_growth = True
+        try:
+            yield
+        finally:
+            self._is_in_growth = False
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Call `grow` and return what `Trainer.train` returns: steps and mean loss over all stages.
@@ -150,8 +175,45 @@ class SimplexTrainer(VertexTrainer):
         if self.args.should_save:
             finish_saves(self.args.output_dir)
         self.accelerator.wait_for_everyone()
-        if os.path.isfile(os.path.join(self.args.output_dir, "config.json")):
-            self.simplex.replace_with(SimplexForImageClassification.from_pretrained(self.args.output_dir))
+        if not holds_ensemble(self.args.output_dir):
+            return
+        self.simplex.replace_with(SimplexForImageClassification.from_pretrained(self.args.output_dir))
+        largest = max(map(len, self.simplex.config.simplexes))
+        # Modes alone may be resumed before the connectors.
+        if self.args.num_modes < self.args.num_vertices < largest:
+            raise ValueError(
+                f"num_vertices is {self.args.num_vertices}, but {self.args.output_dir} holds a simplex of {largest} "
+                f"vertices: give at least {largest}, or another output_dir."
+            )
+
+    def check_resume(self) -> None:
+        """Check that `args.output_dir` holds a run with the same arguments, initial weights, data and processes.
+
+        The first checkpoint of a run stores them in `growth.json`. A folder without it, of an older version, is
+        accepted with a warning. All processes of a distributed run call this together.
+
+        Raises:
+            ValueError: Something that shapes the weights differs. The message names each difference.
+
+        Example::
+
+            trainer.check_resume()
+            trainer.grow(resume_from_checkpoint=True)
+        """
+        given = self._record or self._given_record()
+        self._record = check_same_run(self.args, self.simplex, given, self.accelerator.wait_for_everyone)
+
+    def _given_record(self) -> GrowthRecord:
+        main = self.args.should_save
+        return GrowthRecord(
+            arguments=shaping_arguments(self.args, self.simplex),
+            processes=self.args.world_size,
+            backbone=str(self.simplex.config.provenance.get("backbone")),
+            weights=initial_weights(self.simplex, self.args.output_dir),
+            # Only the main process compares and writes.
+            data=example_digest(self.train_dataset) if main else None,
+            images=None if self.data_record is None else self.data_record.train.fingerprint,
+        )
 
     def _check_growth(self) -> None:
         check_growth(self.args, self.simplex.config.complex, self.simplex.config.roles, self._volume_weight)
@@ -171,6 +233,15 @@ class SimplexTrainer(VertexTrainer):
         for simplex in range(len(self.simplex.config.simplexes)):
             while len(self.simplex.config.simplexes[simplex]) < self.args.num_modes:
                 self.simplex.add_vertex([simplex], role=PRETRAINED)
+
+    def _check_batches(self) -> None:
+        config = self.simplex.config
+        roles = [MODE] if PRETRAINED in config.roles and self.args.num_train_epochs else []
+        if any(len(simplex) < self.args.num_vertices for simplex in config.simplexes):
+            roles.append(CONNECTOR)
+        if roles:
+            self.simplex.backbone_at(vertex_coordinates(config.complex, 0).tolist())
+            self.check_batches(roles)
 
     def _train_mode(self, vertex: int, resume: bool) -> None:
         self.simplex.backbone_at(vertex_coordinates(self.simplex.config.complex, vertex).tolist())
@@ -194,6 +265,11 @@ class SimplexTrainer(VertexTrainer):
 
             trainer.grow_connector([0])
         """
+        if not self._is_in_growth:
+            # The model may have grown since the run's start, so its weights are not compared.
+            self._record = replace(self._given_record(), weights=None)
+            if resume:
+                self.check_resume()
         args, config = self.args, self.simplex.config
         if PRETRAINED in config.roles:
             raise RuntimeError(f"Vertex {config.roles.index(PRETRAINED)} is not trained yet: call grow().")
@@ -223,6 +299,7 @@ class SimplexTrainer(VertexTrainer):
         self.simplex.config.roles[report["vertex"]] = report["role"]
         self.simplex.config.provenance.setdefault("stages", []).append(report)
         if self.args.save_strategy != SaveStrategy.NO and self.args.should_save:
+            self._write_record(self.args.output_dir)
             self.simplex.save_pretrained(self.args.output_dir)
         self._end_if_preempted()
 

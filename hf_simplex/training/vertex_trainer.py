@@ -4,7 +4,9 @@ import contextlib
 import copy
 import os
 import time
+from collections.abc import Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import SchedulerType, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
 from ..data.random_streams import SeededDataset
 from ..model.batch_norm import batch_norm_layers, recompute_statistics
@@ -24,15 +28,20 @@ from ..model.sharding import local_parameters, shard_group
 from .arguments import SimplexTrainingArguments
 from .batch_norm_images import batch_norm_batches
 from .callbacks import StageCallback, StageProgressCallback
+from .checked_labels import CheckedLabels, check_label_columns
+from .dry_step import dry_step, len_of, smallest_batch, without_traces
 from .engines import check_engine, unwrap
 from .finite import NonFiniteError, non_finite_error
 from .growth import mean_loss
+from .growth_record import GrowthRecord
 from .preemption import Preemption
 from .spro import GrowingVertex
 from .stage_checkpoints import StageCheckpoints
 from .step import ConnectorStep
 
 __all__ = ["VertexTrainer"]
+
+logger = logging.get_logger(__name__)
 
 
 class VertexTrainer(Trainer):
@@ -76,6 +85,8 @@ class VertexTrainer(Trainer):
         self.is_in_stage = False
         self._connector: ConnectorStep | None = None
         self._checkpoints: StageCheckpoints | None = None
+        self._record: GrowthRecord | None = None
+        self._non_finite_losses = 0
         self._seeded_dataset: SeededDataset | None = None
         # All processes must exit together. If one exited alone, the others would wait for it.
         self.preemption = Preemption(lambda: self.is_in_stage or self.args.world_size > 1)
@@ -231,6 +242,26 @@ class VertexTrainer(Trainer):
             loss = self._connector.weighted(loss)
         return (loss, outputs) if return_outputs else loss
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """See `transformers.Trainer.evaluation_loop`. A warning tells of losses that are not finite."""
+        self._non_finite_losses = 0
+        output = super().evaluation_loop(*args, **kwargs)
+        if self._non_finite_losses:
+            what = "the ensemble" if self.simplex.growing is None else f"vertex {self.simplex.growing}"
+            kept = "The mean loss leaves them out. " if self.args.logging_nan_inf_filter else ""
+            logger.warning(
+                f"The loss of {what} is not finite on {self._non_finite_losses} evaluation batches. {kept}Look for "
+                "images or weights that are not finite, and for an overflow in half precision."
+            )
+        return output
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """See `transformers.Trainer.prediction_step`. Counts the losses that are not finite, which Trainer hides."""
+        predicted = super().prediction_step(*args, **kwargs)
+        if predicted[0] is not None and not bool(predicted[0].isfinite().all()):
+            self._non_finite_losses += 1
+        return predicted
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """See `transformers.Trainer.log`. A connector also logs its volume term, see `ConnectorStep.logs`."""
         if self._connector is not None and "loss" in logs:
@@ -268,6 +299,7 @@ class VertexTrainer(Trainer):
             examples = dataset
             if isinstance(dataset, datasets.Dataset):
                 examples = self._remove_unused_columns(dataset, description="training")
+            examples = CheckedLabels(examples, self.simplex.config.num_labels or 0)
             self.train_dataset = self._seeded_dataset = SeededDataset(examples, self.args.seed)
         try:
             loader = super().get_train_dataloader()
@@ -277,9 +309,66 @@ class VertexTrainer(Trainer):
             loader.worker_init_fn = partial(Preemption.begin_worker, loader.worker_init_fn)
         return loader
 
+    def check_batches(self, roles: Collection[str]) -> None:
+        """Run a dry step for each role before training, see `dry_step`: a full batch and the smallest one.
+
+        Weights, statistics and random states do not change. Engines that shard weights, and iterable data sets, which
+        may be read only once, are left out.
+
+        Args:
+            roles: Of `MODE` and `CONNECTOR`, those that will train.
+
+        Raises:
+            ValueError: The backbone cannot train on the images, or a label is out of range.
+
+        Example::
+
+            trainer.check_batches([MODE, CONNECTOR])
+        """
+        dataset, num_labels = self.train_dataset, self.simplex.config.num_labels or 0
+        for images in (dataset, self.eval_dataset):
+            check_label_columns(images, num_labels)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not len_of(dataset):
+            return
+        former, self.model = (self.model, self._signature_columns), self.simplex.backbone
+        try:
+            with without_traces(self.simplex.backbone, self.args.device) as module:
+                for role, size in self._checked_sizes(roles, len_of(dataset)):
+                    batch = self._prepare_inputs(self._first_examples(size))
+                    with self.compute_loss_context_manager():
+                        dry_step(module, batch, self._dry_loss, role=role, num_labels=num_labels)
+        finally:
+            self.model, self._signature_columns = former
+
+    def _checked_sizes(self, roles: Collection[str], images: int) -> list[tuple[str, int]]:
+        args = self.args
+        size = args.train_batch_size
+        # accelerate fills the last batch where there are several processes.
+        epoch = images if args.world_size == 1 else max(images, size) // size * size
+        found = []
+        for role in roles:
+            points = args.points_per_step if role == CONNECTOR and args.point_batches == "split" else 1
+            smallest = smallest_batch(epoch, size, points, args.dataloader_drop_last)
+            found += [(role, number) for number in dict.fromkeys((min(size, images), smallest))]
+        return found
+
+    def _first_examples(self, number: int) -> Any:
+        dataset: Any = self.train_dataset
+        collate = self.data_collator
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description="training")
+        else:
+            collate = self._get_collator_with_removed_columns(collate, description="training")
+        examples = CheckedLabels(dataset, self.simplex.config.num_labels or 0)
+        return collate([examples[index] for index in range(number)])
+
+    def _dry_loss(self, module: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        loss, output = self.compute_loss(module, inputs, return_outputs=True)
+        return loss, output
+
     def _recompute_batch_norm(self) -> None:
         if batch_norm_layers(self.simplex.backbone):
-            recompute_statistics(self.simplex.backbone, self._batch_norm_batches())
+            recompute_statistics(self.simplex.backbone, self._batch_norm_batches(), f"vertex {self.simplex.growing}")
 
     def _batch_norm_batches(self) -> list[dict[str, Any]]:
         dataset: Any = self.train_dataset if self.batch_norm_dataset is None else self.batch_norm_dataset
@@ -305,8 +394,14 @@ class VertexTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._check_finite_weights()
         assert self._checkpoints is not None
+        if self.args.should_save:
+            self._write_record(self._checkpoints.folder.parent)
         with self._checkpoints.writing_aside(self.state):
             super()._save_checkpoint(model, trial)
+
+    def _write_record(self, folder: str | Path) -> None:
+        if self._record is not None:
+            self._record.write(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:

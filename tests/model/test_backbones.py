@@ -1,8 +1,10 @@
 """Any image classifier of transformers or timm is a backbone; what cannot be one is refused."""
 
 import copy
+import logging
 import pickle
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -12,10 +14,17 @@ from loopback_hub import LoopbackHub
 from tiny import KINDS, LABELS, Trap, backbone, batches, ensemble, folder, images, same_tensors
 from transformers import (
     AutoModelForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
     ViTModel,
 )
 
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.model.backbones import set_labels
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,7 +120,7 @@ def test_unusable_backbones_are_refused(tmp_path: Path) -> None:
             SimplexForImageClassification.from_backbone(name)
     with pytest.raises(TypeError, match="is a ResNet; expected a Hub id"):
         SimplexForImageClassification.from_backbone(timm.create_model("test_resnet"))
-    with pytest.raises(ValueError, match="ViTModel has other weights"):
+    with pytest.raises(ValueError, match="ViTModel takes no labels"):
         SimplexForImageClassification.from_backbone(ViTModel(backbone("vit").config))
     with pytest.raises(ValueError, match="only read from safetensors"):
         SimplexForImageClassification.from_backbone(tmp_path, use_safetensors=False)
@@ -133,7 +142,7 @@ def test_contradictory_label_counts_are_refused(kind: str, tmp_path: Path) -> No
         SimplexForImageClassification.from_backbone(backbone(kind), num_labels=4)
     with pytest.raises(ValueError, match="num_labels=4 contradicts the 2 labels"):
         SimplexForImageClassification.from_backbone(path, num_labels=4, id2label={0: "ant", 1: "bee"})
-    with pytest.raises(ValueError, match="num_labels=0: expected at least 1"):
+    with pytest.raises(ValueError, match="num_labels=0: expected at least 2"):
         SimplexForImageClassification.from_backbone(path, num_labels=0)
     with pytest.raises(ValueError, match="id2label has no label 1"):
         SimplexForImageClassification.from_backbone(path, id2label={0: "ant", 2: "bee"})
@@ -157,3 +166,85 @@ def test_pickled_weights_are_never_opened(name: str, tmp_path: Path, monkeypatch
     with pytest.raises((OSError, ValueError), match="safetensors"):
         SimplexForImageClassification.from_backbone(tmp_path)
     assert not (tmp_path / "opened").exists()
+
+
+def named(kind: str, directory: Path, *names: str) -> Path:
+    """A folder of a classifier with these labels."""
+    module = backbone(kind, labels=len(names))
+    set_labels(module.config, dict(enumerate(names)), {name: index for index, name in enumerate(names)})
+    module.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_for_other_labels_does_not_pass_for_trained(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("hf_simplex"), "propagate", True)
+    path = named(kind, tmp_path / kind, "ant", "bee", "cat")
+    own = SimplexForImageClassification.from_backbone(path).weights[0]
+    for names in (("plane", "ship", "train"), ("bee", "ant", "cat")):
+        caplog.clear()
+        model = SimplexForImageClassification.from_backbone(path, id2label=dict(enumerate(names)))
+        assert model.config.roles == ["pretrained"]
+        changed = {name for name, tensor in model.weights[0].items() if not torch.equal(tensor, own[name])}
+        assert model.new_weights >= changed and {len(own[name]) for name in model.new_weights} == {LABELS}
+        assert any(name.endswith("weight") for name in changed)
+        assert "'ant', 'bee', 'cat'" in caplog.text and "head is newly initialized" in caplog.text
+        kept = SimplexForImageClassification.from_backbone(path, id2label=dict(enumerate(names)), fine_tuned=True)
+        assert kept.config.roles == ["mode"] and not kept.new_weights
+        assert all(torch.equal(tensor, own[name]) for name, tensor in kept.weights[0].items())
+        assert kept.config.id2label == dict(enumerate(names))
+    same = SimplexForImageClassification.from_backbone(path, id2label={0: "ant", 1: "bee", 2: "cat"})
+    assert same.config.roles == ["mode"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_becomes_float32_unless_it_is_asked_for(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("hf_simplex"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    half = backbone(kind).to(torch.bfloat16)
+    half.save_pretrained(tmp_path)
+    for source in (tmp_path, half):
+        caplog.clear()
+        model = SimplexForImageClassification.from_backbone(source)
+        assert {p.dtype for p in (*model.parameters(), *model.backbone.parameters())} == {torch.float32}
+        assert model.config.dtype == torch.float32 and "are bfloat16. They are converted to float32" in caplog.text
+        caplog.clear()
+        kept = SimplexForImageClassification.from_backbone(source, dtype="bfloat16")
+        assert {p.dtype for p in (*kept.parameters(), *kept.backbone.parameters())} == {torch.bfloat16}
+        assert "converted" not in caplog.text
+    assert half.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("source", ["model", "folder"])
+def test_models_for_another_task_are_refused_by_name(source: str, tmp_path: Path) -> None:
+    small = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    gray = {"input_size": [1, 16, 16], "mean": [0.5], "std": [0.5], "num_classes": 3}
+    timm_config = TimmWrapperConfig.from_dict(
+        {"architecture": "test_resnet", "num_classes": 3, "model_args": {"in_chans": 1}, "pretrained_cfg": gray}
+    )
+    cases = {
+        "problem_type .* is 'multi_label_classification'": ViTForImageClassification(
+            ViTConfig(problem_type="multi_label_classification", **small)
+        ),
+        "images of 1 channels": ViTForImageClassification(ViTConfig(num_channels=1, **small)),
+        r"images of 1 channels .*in_chans": TimmWrapperForImageClassification(timm_config),
+        "has 1 label": ViTForImageClassification(ViTConfig(num_labels=1, **small)),
+        "DeiTForImageClassificationWithTeacher takes no labels": DeiTForImageClassificationWithTeacher(
+            DeiTConfig(**small)
+        ),
+    }
+    for number, (message, module) in enumerate(cases.items()):
+        given: Any = module
+        if source == "folder":
+            module.save_pretrained(given := tmp_path / str(number))
+        with pytest.raises(ValueError, match=message):
+            SimplexForImageClassification.from_backbone(given)
+    with pytest.raises(ValueError, match="multi_label"):
+        SimplexForImageClassification.from_backbone(
+            folder("vit", tmp_path / "vit"), problem_type="multi_label_classification"
+        )

@@ -130,9 +130,7 @@ def test_an_ensemble_is_initialized_from_a_configuration_alone() -> None:
 
 
 def test_a_simplex_has_no_more_dimensions_than_the_backbone_has_weights() -> None:
-    smallest = ResNetConfig(
-        embedding_size=1, hidden_sizes=[1], depths=[1], layer_type="basic", num_channels=1, num_labels=2
-    )
+    smallest = ResNetConfig(embedding_size=1, hidden_sizes=[1], depths=[1], layer_type="basic", num_labels=2)
     model = SimplexForImageClassification.from_backbone(ResNetForImageClassification(smallest))
     weights = sum(parameter.numel() for parameter in model.vertices[0].parameters())
     for _ in range(weights):

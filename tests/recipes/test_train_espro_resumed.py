@@ -39,6 +39,33 @@ def test_an_interrupted_run_leaves_no_ensemble_and_goes_on_to_the_same_bits(
         assert file.read_bytes() == (output / "ensemble" / file.name).read_bytes()
 
 
+def test_another_run_is_refused_in_one_line_and_a_larger_one_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = str(folder("resnet", tmp_path / "backbone", labels=7))
+    settings = {"backbone": backbone, "num_components": 1, "num_vertices": 1, "num_train_epochs": 1, **DIGITS}
+    run(tmp_path, **settings, num_members=1)
+    before = contents(tmp_path / "output")
+    for flags, message in (
+        (["--learning_rate", "0.5"], "learning_rate was 0.01 and is 0.5"),
+        (["--max_train_examples", "30"], "fingerprint of the training images was"),
+        (["--image_size", "24"], "fingerprint of the training images and their transforms was"),
+    ):
+        with pytest.raises(SystemExit) as raised:
+            run(tmp_path, "--resume", *flags, **settings, num_members=1)
+        assert raised.value.code == 2 and message in capsys.readouterr().err
+        assert contents(tmp_path / "output") == before
+    other = str(folder("resnet", tmp_path / "other", labels=7, seed=3))
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--resume", **{**settings, "backbone": other}, num_members=1)
+    assert "initial weights were those of" in capsys.readouterr().err
+    # The same backbone in another place, more components and more vertices are the same run.
+    moved = str(Path(backbone).rename(tmp_path / "moved"))
+    run(tmp_path, "--resume", **{**settings, "backbone": moved, "num_components": 2, "num_vertices": 2}, num_members=4)
+    file = "components/00/vertex-00000.safetensors"
+    assert contents(tmp_path / "output")[file] == before[file]
+
+
 def test_the_memory_format_is_chosen_recorded_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"num_components": 1, "num_vertices": 2, "num_members": 2, "num_train_epochs": 1, **DIGITS}
     settings |= {"backbone": str(folder("resnet", tmp_path / "backbone", labels=10)), "memory_format": "auto"}

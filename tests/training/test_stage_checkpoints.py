@@ -1,6 +1,7 @@
 """Interrupted growths resume to the same bits; no checkpoint is ever half written."""
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -27,6 +28,13 @@ from transformers import (
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
 from hf_simplex.training.preemption import EXIT_CODE
 from hf_simplex.training.stage_checkpoints import StageCheckpoints
+
+
+@pytest.fixture(autouse=True)
+def _heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let caplog hear what transformers logs."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("hf_simplex"), "propagate", True)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +158,50 @@ def test_a_half_written_checkpoint_is_ignored(tmp_path: Path, whole: dict[str, S
     assert_the_same_growth(resumed, whole["resnet"])
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (name, damage)
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "trainer_state.json")
+        for damage in ("missing", "cut")
+    ],
+)
+def test_the_checkpoint_before_a_broken_one_is_taken_and_said(
+    name: str, damage: str, tmp_path: Path, whole: dict[str, SimplexTrainer], caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(tmp_path, 1, 3, **CHECKPOINTED)
+    file = tmp_path / "vertex-00001" / "checkpoint-2" / name
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    resumed = trainer(tmp_path, **CHECKPOINTED)
+    started: list[int] = []
+
+    class Start(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            started.append(state.global_step)
+
+    resumed.add_callback(Start())
+    resumed.grow(resume_from_checkpoint=True)
+    assert started == [1, 0]
+    (said,) = [record.getMessage() for record in caplog.records if "not whole" in record.getMessage()]
+    assert f"{file.parent} is not whole" in said and f"{tmp_path}/vertex-00001/checkpoint-1 is taken" in said
+    assert_the_same_growth(resumed, whole["resnet"])
+
+
+def test_a_stage_without_a_whole_checkpoint_is_trained_anew(
+    tmp_path: Path, whole: dict[str, SimplexTrainer], caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(tmp_path, 1, 3, **CHECKPOINTED)
+    for step in (1, 2):
+        (tmp_path / "vertex-00001" / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    resumed = trainer(tmp_path, **CHECKPOINTED)
+    resumed.grow(resume_from_checkpoint=True)
+    assert "optimizer.pt is missing. vertex-00001 is trained anew" in caplog.text
+    assert_the_same_growth(resumed, whole["resnet"])
+
+
 def test_saving_a_step_again_always_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = SimplexTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     checkpoints = StageCheckpoints(args, barrier=lambda: None)
@@ -170,7 +222,8 @@ def test_saving_a_step_again_always_leaves_a_checkpoint(tmp_path: Path, monkeypa
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
             patch.setattr("os.replace", cut)
             checkpoints.put_in_place("checkpoint-1")
-        assert checkpoints.resume() == str(tmp_path / "checkpoint-1")
+        # Without weights it is no checkpoint to resume from.
+        assert checkpoints.resume() is None and checkpoints.last() == str(tmp_path / "checkpoint-1")
         assert (tmp_path / "checkpoint-1" / "trainer_state.json").is_file()
         shutil.rmtree(tmp_path / ".saving", ignore_errors=True)
 

@@ -223,7 +223,7 @@ def test_a_connector_without_epochs_stays_at_the_mean(tmp_path: Path) -> None:
 
 
 def test_bfloat16_weights_grow(tmp_path: Path) -> None:
-    model = SimplexForImageClassification.from_backbone(backbone("vit").bfloat16())
+    model = SimplexForImageClassification.from_backbone(backbone("vit").bfloat16(), dtype="bfloat16")
     run = trainer(tmp_path, model=model, num_vertices=2, volume_weight=0.5, volume_weight_scaling="none")
     run.grow()
     logs = [entry["log_volume"] for entry in run.state.log_history if "log_volume" in entry]

@@ -1,5 +1,6 @@
 """A stage is an ordinary run of Trainer: its arguments, data and logs keep working."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,14 @@ def test_every_stage_has_its_own_data_order(tmp_path: Path) -> None:
                 return super().__getitem__(index)
 
         run = trainer(tmp_path / str(arguments), "vit", **arguments)
+
+        class Begin(TrainerCallback):
+            def on_train_begin(self, args, state, control, seen=seen, **kwargs):  # type: ignore[no-untyped-def]
+                # Checks read images between the stages.
+                del seen[24 * int(args.output_dir[-1]) :]
+
         run.train_dataset = Watched()
+        run.add_callback(Begin())
         run.grow()
         orders = [tuple(seen[start : start + 24]) for start in (0, 24, 48)]
         assert all(sorted(order) == list(range(24)) for order in orders)
@@ -143,3 +151,33 @@ def test_tensorboard_gets_the_logs_of_each_step(tmp_path: Path) -> None:
         written |= {tag: len(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
     names = ("loss", "learning_rate", "log_volume", "regularizer", "regularizer_share")
     assert {name: written.get(f"train/{name}") for name in names} == dict.fromkeys(names, 3)
+
+
+def test_an_infinite_pixel_among_the_batch_norm_images_is_not_saved(tmp_path: Path) -> None:
+    plain = Images(24)
+    plain.pixel_values[5, 0, 2, 2] = float("inf")
+    run = trainer(tmp_path, batch_norm_images=24, trainer_arguments={"batch_norm_dataset": plain})
+    with pytest.raises(ValueError, match=r"BatchNorm statistics of layer '.*' at vertex 1 are not finite"):
+        run.grow()
+    assert run.simplex.config.roles == ["mode"]
+    assert all(bool(tensor.isfinite().all()) for tensor in run.simplex.state_dict().values())
+
+
+def test_a_loss_of_an_evaluation_that_is_not_finite_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("transformers", "hf_simplex"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    run = trainer(tmp_path, "vit", num_vertices=2, eval_strategy="epoch")
+    run.grow()
+    run.evaluate()
+    assert "is not finite" not in caplog.text
+    run.eval_dataset.pixel_values[0] = float("nan")  # type: ignore[union-attr]
+    run.evaluate()
+    assert (
+        "The loss of the ensemble is not finite on 1 evaluation batches. The mean loss leaves them out" in caplog.text
+    )
+    again = trainer(tmp_path / "again", "vit", num_vertices=1, eval_strategy="epoch")
+    again.eval_dataset.pixel_values[0] = float("nan")  # type: ignore[union-attr]
+    again.grow()
+    assert "The loss of vertex 0 is not finite on 1 evaluation batches" in caplog.text

@@ -1,0 +1,111 @@
+"""A dry step: one forward and backward pass before training, which changes nothing."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from ..data.random_streams import isolate_rng
+
+__all__ = ["dry_step", "len_of", "smallest_batch", "without_traces"]
+
+
+def smallest_batch(images: int, batch_size: int, points: int, drop_last: bool) -> int:
+    """Return the size of the smallest batch, or part of a batch, in an epoch of one process.
+
+    Args:
+        images: Images of an epoch.
+        batch_size: Images of a batch.
+        points: Points that split a batch; 1 for a mode.
+        drop_last: Whether a last batch that is not full is left out.
+
+    Example:
+        >>> from hf_simplex.training.dry_step import smallest_batch
+        >>> smallest_batch(17, 8, points=1, drop_last=False), smallest_batch(16, 8, points=3, drop_last=False)
+        (1, 2)
+    """
+    sizes = {min(images, batch_size)}
+    if images > batch_size and images % batch_size and not drop_last:
+        sizes.add(images % batch_size)
+    return min(size // min(points, size) for size in sizes)
+
+
+def len_of(dataset: Any) -> int:
+    """Return the length of a map-style data set; 0 for an iterable one or None.
+
+    Example:
+        >>> from hf_simplex.training.dry_step import len_of
+        >>> len_of([1, 2]), len_of(None)
+        (2, 0)
+    """
+    is_iterable = isinstance(dataset, IterableDataset | datasets.IterableDataset)
+    return len(dataset) if hasattr(dataset, "__len__") and not is_iterable else 0
+
+
+@contextmanager
+def without_traces(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """Yield a copy of a module on a device, in training mode; random states are restored at the end of the context.
+
+    Example::
+
+        with without_traces(model.backbone, args.device) as copied:
+            copied(**batch).loss.backward()
+    """
+    devices = [device] if device.type == "cuda" else []
+    with isolate_rng(0), torch.random.fork_rng(devices=devices):
+        yield copy.deepcopy(module).to(device).train()
+
+
+def dry_step(
+    module: nn.Module,
+    batch: Mapping[str, Any],
+    loss_of: Callable[[nn.Module, dict[str, Any]], tuple[Tensor, Any]],
+    *,
+    role: str,
+    num_labels: int,
+) -> None:
+    """Run forward and backward on one batch, and check loss and logits.
+
+    Args:
+        module: A copy of the backbone, see `without_traces`. Its gradients and statistics change.
+        batch: Inputs on the module's device.
+        loss_of: Returns loss and output of the module for inputs.
+        role: Role of the vertex, for messages.
+        num_labels: Number of labels.
+
+    Raises:
+        ValueError: The backbone cannot train on the batch, gives no scalar loss, or no logits of all labels.
+
+    Example::
+
+        with without_traces(model.backbone, args.device) as copied:
+            dry_step(copied, batch, trainer.compute_loss, role="mode", num_labels=10)
+    """
+    shapes = {name: list(value.shape) for name, value in batch.items() if isinstance(value, Tensor)}
+    where = f"A {role} cannot train on a batch of {shapes}"
+    try:
+        loss, output = loss_of(module, dict(batch))
+        if loss.dim() != 0:
+            raise ValueError(f"its loss has the shape {list(loss.shape)}; expected one number")
+        loss.backward()
+    except torch.OutOfMemoryError:
+        raise
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        hint = ""
+        if "more than 1 value per channel" in str(error):
+            hint = (
+                " BatchNorm needs several images: choose another per_device_train_batch_size, fewer points_per_step, "
+                "point_batches='full', or dataloader_drop_last=True."
+            )
+        elif "pixel_values" in shapes:
+            hint = " Check the size of the images, the labels and the data collator."
+        raise ValueError(f"{where}: {error}.{hint} Nothing was trained.") from error
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != num_labels:
+        found = f"logits of {list(logits.shape)}" if isinstance(logits, Tensor) else "no logits"
+        raise ValueError(f"{where}: the backbone gives {found}; expected [batch, {num_labels}]. Nothing was trained.")
