@@ -30,9 +30,10 @@ def answer_line(result: Mapping[str, Any], target_error: float | None = None) ->
     named = [f"{entry['label']} {_percent(entry['score'])}" for entry in result["labels"]]
     if result.get("abstain") is None:
         return ", ".join(named[:2]) if result["labels"][0]["score"] < 0.5 else named[0]
-    if not result["abstain"]:
-        return f"{named[0]}, sure"
     goal = "" if target_error is None else f" at a target error of {100 * target_error:g} %"
+    if not result["abstain"]:
+        # An accurate ensemble may answer below a half and keep its target, but nobody would call that sure.
+        return f"{named[0]}, sure" if result["labels"][0]["score"] >= 0.5 else f"{', '.join(named[:2])}; answers{goal}"
     return f"not sure: {', '.join(named[:2])}; abstains{goal}"
 
 
