@@ -346,7 +346,7 @@ def _timm_augmentation(
             color_jitter=color_jitter,
             interpolation=interpolation,
         )
-    except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
+    except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(
             f"auto_augment is {auto_augment!r}, which timm does not understand ({error}); expected a policy such as "
             "'rand-m9-mstd0.5', 'augmix-m3', 'original' or '3a'."
