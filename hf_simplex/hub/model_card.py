@@ -13,7 +13,6 @@ from huggingface_hub.constants import REPOCARD_NAME
 from ..evaluation.calibrate import describe_decisions
 from ..model.checkpoint import atomic_write
 from ..model.modeling_simplex import SimplexForImageClassification
-from ..model.weight_space import trainable_names
 from ..plots.reliability import plot_reliability
 from ..plots.risk_coverage import plot_risk_coverage
 from ..plots.surfaces import plot_plane
@@ -174,7 +173,7 @@ def new_card(
         surface_vertices=None if evidence.surface is None else evidence.surface.points.vertices.tolist(),
         vertex_rows=vertex_rows(config),
         simplex_rows=simplex_rows(model),
-        parameters=f"{sum(model.weights[0][name].numel() for name in trainable_names(model.vertices[0])):,}",
+        parameters=f"{sum(model.weights[0][name].numel() for name in model.vertex_parameter_names):,}",
         sampling=sampling(config),
         arguments=yaml.safe_dump(dict(evidence.arguments), sort_keys=False).strip() if evidence.arguments else "",
         hardware=evidence.hardware,

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .classification_head import head_parameters
 from .configuration_simplex import SimplexConfig, check_labels
 from .image_processors import ProcessorSource, processor_source
 from .sharding import full_tensor
+from .vertex_parameters import describe_vertex_parameters, separate_shared
 
 __all__ = [
     "LoadedBackbone",
@@ -26,7 +28,7 @@ __all__ = [
     "copy_backbone",
     "copy_tensors",
     "load_backbone",
-    "parameters_and_buffers",
+    "persistent_buffers",
     "set_labels",
     "shapes",
 ]
@@ -179,13 +181,7 @@ def _shortened(id2label: Any) -> str:
 @torch.no_grad()
 def _new_head(module: PreTrainedModel) -> set[str]:
     """Initialize the weights anew whose shape depends on the number of labels, and return their names."""
-    wider = copy.deepcopy(module.config)
-    wider.num_labels = (module.config.num_labels or 0) + 1
-    if hasattr(wider, "num_classes"):
-        wider.num_classes = wider.num_labels
-    with torch.device("meta"):
-        other = dict(type(module)._from_config(wider).named_parameters())
-    head = {name for name, own in module.named_parameters() if other[name].shape != own.shape}
+    head = set(head_parameters(module))
     drawn = dict(type(module)._from_config(copy.deepcopy(module.config)).named_parameters())
     for name, parameter in module.named_parameters():
         if name in head:
@@ -235,10 +231,13 @@ def _channels(config: PreTrainedConfig) -> int:
 
 
 def build_backbone(config: SimplexConfig) -> PreTrainedModel:
-    """Build the randomly initialized backbone that a configuration describes, in its dtype.
+    """Build the randomly initialized backbone that a configuration describes, in its dtype, with its adapters.
+
+    The parameters that differ between vertices require gradients, and no others.
 
     Raises:
-        ValueError: there is no such backbone.
+        ImportError: the vertices are adapters, and peft is not installed.
+        ValueError: there is no such backbone, or it has not the parameters that `vertex_parameters` names.
 
     Example:
         >>> from transformers import ViTConfig
@@ -248,7 +247,7 @@ def build_backbone(config: SimplexConfig) -> PreTrainedModel:
     backbone_config = copy.deepcopy(config.backbone_config)
     try:
         # Not imported by name: that import registers the model, whose file imports this one.
-        return transformers.AutoModelForImageClassification.from_config(
+        backbone = transformers.AutoModelForImageClassification.from_config(
             backbone_config, dtype=config.dtype, trust_remote_code=False
         )
     except (OSError, MemoryError):
@@ -263,17 +262,25 @@ def build_backbone(config: SimplexConfig) -> PreTrainedModel:
             f"No image classifier can be built from backbone_config in config.json (model_type {kind!r}). "
             f"{type(error).__name__}: {error}"
         ) from error
+    separate_shared(backbone, config.vertex_parameters)
+    return backbone
 
 
-def check_same_architecture(configs: Sequence[SimplexConfig], vertices: Sequence[Mapping[str, Tensor]]) -> None:
-    """Check that several models have the same backbone architecture and labels.
+def check_same_architecture(
+    configs: Sequence[SimplexConfig],
+    vertices: Sequence[Mapping[str, Tensor]],
+    shared: Sequence[Mapping[str, Tensor]] = (),
+) -> None:
+    """Check that several models have the same backbone architecture, vertex parameters, shared weights and labels.
 
     Args:
         configs: one configuration for each model.
         vertices: one vertex of each model, by tensor name.
+        shared: the weights that all vertices of a model share, for each model; default: not compared.
 
     Raises:
-        ValueError: two models differ in a tensor's shape, a setting of the architecture, or the labels.
+        ValueError: two models differ in what differs between their vertices, a tensor's shape, a setting of the
+            architecture, the shared weights, or the labels.
 
     Example:
         >>> from transformers import ViTConfig
@@ -282,6 +289,12 @@ def check_same_architecture(configs: Sequence[SimplexConfig], vertices: Sequence
     """
     first = _architecture(configs[0])
     for number, (config, vertex) in enumerate(zip(configs, vertices, strict=True), start=1):
+        if config.vertex_parameters != configs[0].vertex_parameters:
+            raise ValueError(
+                f"The vertices of component {number} differ in other parameters than those of component 1: "
+                f"{describe_vertex_parameters(config.vertex_parameters)}, not "
+                f"{describe_vertex_parameters(configs[0].vertex_parameters)} (vertex_parameters)."
+            )
         if shapes(vertex) != shapes(vertices[0]):
             raise ValueError(f"Component {number} has another backbone architecture than component 1.")
         other = _architecture(config)
@@ -295,6 +308,14 @@ def check_same_architecture(configs: Sequence[SimplexConfig], vertices: Sequence
             raise ValueError(
                 f"Component {number} has other labels than component 1: {config.id2label} and {configs[0].id2label}."
             )
+    for number, tensors in enumerate(shared, start=1):
+        for name, tensor in tensors.items():
+            if not torch.equal(tensor, shared[0][name].to(tensor.device)):
+                raise ValueError(
+                    f"Component {number} shares another {name} among its vertices than component 1. Vertices of "
+                    f"{describe_vertex_parameters(configs[0].vertex_parameters)} can be combined only if they were "
+                    "trained from the same backbone weights."
+                )
 
 
 def _architecture(config: SimplexConfig) -> dict[str, Any]:
@@ -326,17 +347,15 @@ def set_labels(config: PreTrainedConfig, id2label: Any, label2id: Any) -> None:
         config.label_names = list(id2label.values())
 
 
-def parameters_and_buffers(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the parameters and the persistent buffers of a module by name, not copied.
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return the persistent buffers of a module by name, not copied.
 
     Example:
-        >>> parameters, buffers = parameters_and_buffers(nn.BatchNorm1d(2))
-        >>> sorted(parameters), sorted(buffers)
-        (['bias', 'weight'], ['num_batches_tracked', 'running_mean', 'running_var'])
+        >>> sorted(persistent_buffers(nn.BatchNorm1d(2)))
+        ['num_batches_tracked', 'running_mean', 'running_var']
     """
     persistent = module.state_dict().keys()
-    buffers = {name: buffer for name, buffer in module.named_buffers() if name in persistent}
-    return {name: parameter.data for name, parameter in module.named_parameters()}, buffers
+    return {name: buffer for name, buffer in module.named_buffers() if name in persistent}
 
 
 def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -1,4 +1,4 @@
-"""The files of an ensemble: one safetensors file for each vertex, one for BatchNorm statistics, and the index."""
+"""The files of an ensemble: safetensors files for the vertices, what they share and the statistics, and the index."""
 
 import json
 import os
@@ -23,6 +23,7 @@ from .json_files import read_json
 __all__ = [
     "DOWNLOAD_KWARGS",
     "MEMBERS_FILE",
+    "SHARED",
     "Index",
     "atomic_write",
     "check_dtypes",
@@ -44,8 +45,10 @@ __all__ = [
     "write_tensors",
 ]
 
-MEMBERS_FILE = "members.safetensors"
-_TENSOR_NAME = re.compile(r"(vertices|members|centroids)\.(0|[1-9][0-9]{0,5})\..+")
+MEMBERS_FILE, SHARED_FILE = "members.safetensors", "shared.safetensors"
+_TENSOR_NAME = re.compile(r"(shared|(vertices|members|centroids)\.(0|[1-9][0-9]{0,5}))\..+")
+SHARED = "shared"
+"""First part of the names of the weights that all vertices share."""
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
 _FOREIGN_FILES = {
     SAFE_WEIGHTS_NAME: "transformers would load in place of the vertices",
@@ -68,13 +71,15 @@ def vertex_file(vertex: int) -> str:
 
 
 def file_of_tensor(name: str) -> str:
-    """Return the file of a tensor: a vertex file for `vertices.<i>.*`, else the file of the members.
+    """Return the file of a tensor: a vertex file for `vertices.<i>.*`, that of the shared weights, or of the members.
 
     Example:
         >>> file_of_tensor("vertices.2.head.weight"), file_of_tensor("members.0.bn.running_mean")
         ('vertex-00002.safetensors', 'members.safetensors')
     """
-    kind, index, _ = name.split(".", 2)
+    kind, index = name.split(".", 2)[:2]
+    if kind == SHARED:
+        return SHARED_FILE
     return vertex_file(int(index)) if kind == "vertices" else MEMBERS_FILE
 
 
@@ -87,7 +92,7 @@ def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> dict[str, str
 
     Args:
         directory: an existing folder.
-        state: tensors named `vertices.<i>.*`, `members.<j>.*` and `centroids.<s>.*`.
+        state: tensors named `shared.*`, `vertices.<i>.*`, `members.<j>.*` and `centroids.<s>.*`.
 
     Returns:
         The digest of each file's header.
@@ -207,7 +212,7 @@ def is_weight_file(file: str) -> bool:
         >>> is_weight_file("vertex-00000.safetensors"), is_weight_file("model.safetensors")
         (True, False)
     """
-    return bool(_VERTEX_FILE.fullmatch(file)) or file == MEMBERS_FILE
+    return bool(_VERTEX_FILE.fullmatch(file)) or file in (MEMBERS_FILE, SHARED_FILE)
 
 
 @dataclass(frozen=True)
@@ -272,8 +277,8 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
     for name in weight_map:
         if not _TENSOR_NAME.fullmatch(name):
             raise ValueError(
-                f"{index_file} names the tensor {name!r}; expected vertices.<number>.<name> or members or centroids. "
-                "This is the index of another kind of model, or broken: restore or re-save it."
+                f"{index_file} names the tensor {name!r}; expected vertices.<number>.<name>, or members, "
+                "centroids or shared. This is the index of another kind of model, or broken: restore or re-save it."
             )
     if digests and digests.keys() != set(weight_map.values()):
         raise ValueError(

@@ -1,7 +1,7 @@
 """A simplicial complex in the weight space of a backbone: its vertices, and the backbone at any point of it."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -9,16 +9,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .backbones import build_backbone, check_same_architecture, copy_tensors, parameters_and_buffers
+from .backbones import build_backbone, check_same_architecture, copy_tensors, persistent_buffers
 from .batch_norm import batch_norm_statistics, recompute_statistics
 from .complexes import SimplicialComplex
 from .configuration_simplex import CONNECTOR, ROLES, SimplexConfig
 from .coordinates import centroid_coordinates
 from .decisions import Decisions
-from .ready_members import ReadyMembers, num_bytes
+from .point_writing import write_point_and_buffers
+from .ready_members import ReadyMembers
+from .shared_weights import own_bytes, split_parameters, tie_shared
 from .tensor_tree import TensorTree, empty_like
 from .volumes import simplex_log_volumes
-from .weight_space import stacked_parameters, trainable_names, write_point
+from .weight_space import mix, set_strides, stacked_parameters, support
 
 __all__ = ["ComplexOfBackbones"]
 
@@ -69,6 +71,8 @@ class ComplexOfBackbones(PreTrainedModel):
                 f"The ensemble was trained for {config.backbone_config.num_labels} labels and cannot have "
                 f"{config.num_labels}. Build a new one with from_backbone(..., num_labels={config.num_labels})."
             )
+        self.shared = TensorTree({}, {})
+        """The backbone's parameters that all vertices share; empty unless `vertex_parameters` leaves some out."""
         self.vertices = nn.ModuleList()
         self.members = nn.ModuleList()
         self.centroids = nn.ModuleList()
@@ -82,7 +86,11 @@ class ComplexOfBackbones(PreTrainedModel):
         on_meta = torch.empty(0).device.type == "meta"
         with torch.device("meta" if on_meta else "cpu"):
             prototype = build_backbone(config)
-        parameters, buffers = parameters_and_buffers(prototype)
+        buffers = persistent_buffers(prototype)
+        parameters, shared = split_parameters(prototype)
+        self.shared = TensorTree(empty_like(shared), {})
+        if not on_meta:
+            copy_tensors(prototype, self.shared)
         for _ in range(config.num_vertices):
             # Without a checkpoint all vertices start as the same randomly initialized backbone.
             tree = TensorTree(empty_like(parameters), empty_like(buffers))
@@ -102,7 +110,7 @@ class ComplexOfBackbones(PreTrainedModel):
 
     @property
     def weights(self) -> list[dict[str, Tensor]]:
-        """Parameters and buffers of each vertex by the backbone's names, not copied.
+        """Parameters and buffers of each vertex by the backbone's names, not copied. Shared parameters are left out.
 
         Example::
 
@@ -111,15 +119,23 @@ class ComplexOfBackbones(PreTrainedModel):
         return [cast(TensorTree, vertex).tensors() for vertex in self.vertices]
 
     def log_volumes(self) -> Tensor:
-        """Natural logarithm of each simplex's volume, [simplexes] float64, in units of the weights.
+        """Natural logarithm of each simplex's volume, [simplexes] float64, in units of the weights that differ.
 
         Example::
 
             model.log_volumes().exp()   # an edge between two vertices has their distance as its volume
         """
-        return simplex_log_volumes(
-            self.config.complex, stacked_parameters(self.weights, trainable_names(self.vertices[0]))
-        )
+        return simplex_log_volumes(self.config.complex, stacked_parameters(self.weights, self.vertex_parameter_names))
+
+    @property
+    def vertex_parameter_names(self) -> list[str]:
+        """Names of the backbone's parameters that differ between vertices and span the simplexes.
+
+        Example::
+
+            model.vertex_parameter_names[-1]   # 'classifier.bias'
+        """
+        return [name for name, _ in self.vertices[0].named_parameters()]
 
     def vertex_statistics(self, vertex: int) -> dict[str, Tensor]:
         """Return the BatchNorm statistics of a vertex by buffer name, not copied; empty without BatchNorm.
@@ -163,8 +179,11 @@ class ComplexOfBackbones(PreTrainedModel):
         neighbours = {v for s in structure.simplexes_with(self.config.num_vertices) for v in structure.simplexes[s]}
         neighbours.discard(self.config.num_vertices)
         mean = [(v in neighbours) / len(neighbours) for v in range(self.config.num_vertices)]
-        vertex = copy.deepcopy(self.vertices[min(neighbours)])
-        write_point(vertex, self.weights, mean)
+        vertex, weights = copy.deepcopy(self.vertices[min(neighbours)]), self.weights
+        names = self.vertex_parameter_names
+        found = support(weights, mean)
+        sources = [[weights[v][name] for name in names] for v in found]
+        mix([vertex.get_parameter(name).data for name in names], sources, list(found.values()))
         self.vertices.append(vertex)
         self.config.roles.append(role)
         self._set_structure(structure)
@@ -249,7 +268,9 @@ class ComplexOfBackbones(PreTrainedModel):
         for vertex in other.weights:
             for name, tensor in vertex.items():
                 tensor.data = torch.empty_like(present[name], dtype=tensor.dtype).copy_(tensor)
-        self.vertices, self.members, self.centroids = other.vertices, other.members, other.centroids
+        self.shared, self.vertices = other.shared, other.vertices
+        self.members, self.centroids = other.members, other.centroids
+        self._tie_shared()
         for name in ("simplexes", "roles", "members", "sampling", "provenance", "decisions"):
             setattr(self.config, name, getattr(other.config, name))
 
@@ -269,15 +290,18 @@ class ComplexOfBackbones(PreTrainedModel):
                 backbone = build_backbone(self.config)
             backbone.to(self.device, self.dtype)
             # The vertices' memory format makes writing a point fast, and keeps the order of sums.
-            first = self.weights[0]
-            for name, parameter in backbone.named_parameters():
-                if (strides := first[name].stride()) != parameter.stride():
-                    empty = torch.empty_strided(
-                        parameter.shape, strides, dtype=parameter.dtype, device=parameter.device
-                    )
-                    parameter.data = empty.copy_(parameter.data)
+            set_strides(backbone, self.weights[0])
             self.__dict__["_backbone"] = backbone
+            self._tie_shared()
         return backbone
+
+    def _tie_shared(self) -> None:
+        """Let the working backbone and the ready members hold the shared parameters themselves, not copies."""
+        # transformers lets the parameters that it loads require gradients.
+        self.shared.requires_grad_(False)
+        shared, backbone = dict(self.shared.named_parameters()), self.__dict__["_backbone"]
+        for module in self._ready if backbone is None else (backbone, *self._ready):
+            tie_shared(module, shared)
 
     def reset_backbone(self) -> None:
         """Drop the working backbone, for example after an engine has sharded it. The next use builds a new one.
@@ -371,7 +395,7 @@ class ComplexOfBackbones(PreTrainedModel):
             backbone, weights = self.backbone.eval(), self.weights
             for index in streamed:
                 point_statistics = self.members[index] if len(self.members) else None
-                _write_point_and_buffers(backbone, weights, self.config.members[index], point_statistics)
+                write_point_and_buffers(backbone, weights, self.config.members[index], point_statistics)
                 yield backbone
 
     def _centroid_coordinates(self) -> list[list[float]]:
@@ -386,7 +410,7 @@ class ComplexOfBackbones(PreTrainedModel):
 
     def _write(self, coordinates: Sequence[float], point_statistics: nn.Module | None = None) -> PreTrainedModel:
         self._check_not_training()
-        _write_point_and_buffers(self.backbone, self.weights, coordinates, point_statistics)
+        write_point_and_buffers(self.backbone, self.weights, coordinates, point_statistics)
         return self.backbone.eval()
 
     # ---- ready members -----------------------------------------------------------------------------------------
@@ -399,7 +423,8 @@ class ComplexOfBackbones(PreTrainedModel):
         members (`set_members`, growth, `load_state_dict`) drops the ready members.
 
         Args:
-            max_bytes: memory limit in bytes; default: none. A member takes as much as a backbone.
+            max_bytes: memory limit in bytes; default: none. A member takes as much as a backbone, without what all
+                vertices share.
             cuda_graph: replay the forward passes of all members from one CUDA graph, captured for each shape and
                 dtype. This helps small batches and backbones on a GPU. Calls with extra arguments use no graph. See
                 `cuda_graph.GraphedMembers`.
@@ -420,7 +445,7 @@ class ComplexOfBackbones(PreTrainedModel):
         if max_bytes is not None and max_bytes < 0:
             raise ValueError(f"max_bytes is {max_bytes}: expected at least 0, or None for no bound.")
         self.dematerialize()
-        member_bytes, members = num_bytes(self.backbone), len(self.config.members)
+        member_bytes, members = own_bytes(self.backbone), len(self.config.members)
         fit = members if max_bytes is None else min(members, max_bytes // member_bytes)
         if cuda_graph and self.device.type != "cuda":
             raise ValueError(f"cuda_graph=True, but the model is on {self.device}: move it to a GPU first.")
@@ -465,29 +490,15 @@ class ComplexOfBackbones(PreTrainedModel):
         if self.__dict__["_backbone"] is not None:
             self.__dict__["_backbone"]._apply(fn, recurse)
         self._ready.apply_to_tensors(fn, recurse)
+        self._tie_shared()
         return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """See `torch.nn.Module.load_state_dict`. The ready members are dropped."""
         self.dematerialize()
-        return super().load_state_dict(*args, **kwargs)
+        result = super().load_state_dict(*args, **kwargs)
+        self._tie_shared()
+        return result
 
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing: vertices are copied from a backbone or read from files."""
-
-
-@torch.no_grad()
-def _write_point_and_buffers(
-    backbone: nn.Module,
-    weights: Sequence[Mapping[str, Tensor]],
-    coordinates: Sequence[float],
-    point_statistics: nn.Module | None,
-) -> None:
-    """Write mixed parameters, the point's own statistics, and the nearest vertex's other buffers into a backbone."""
-    write_point(backbone, weights, coordinates)
-    nearest = weights[max(range(len(weights)), key=lambda index: coordinates[index])]
-    own = {} if point_statistics is None else dict(point_statistics.named_buffers())
-    for name, buffer in backbone.named_buffers():
-        # No vertex has the non-persistent buffers: the backbone keeps its own.
-        if (source := own.get(name, nearest.get(name))) is not None:
-            buffer.copy_(source)

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from .complexes import SimplicialComplex
 from .coordinates import validate_coordinates
 from .decisions import Decisions
+from .vertex_parameters import ALL, check_vertex_parameters
 
 __all__ = [
     "CONNECTOR",
@@ -49,12 +50,14 @@ class SimplexConfig(PreTrainedConfig):
         provenance: how the vertices were trained, as JSON values; written by the trainer. `stages` is a list of
             dictionaries, each with the index of the trained `vertex`.
         decisions: what was fitted on validation images, as the dictionary of `decisions.Decisions`; default: nothing.
+        vertex_parameters: the backbone's parameters that differ between vertices: `"all"` (default), a list of names
+            or patterns, or the dictionary of a peft `LoraConfig`. The others are stored once for all vertices.
         **kwargs: arguments of `PreTrainedConfig`.
 
     Raises:
         ValueError: a simplex has an unknown vertex, a role or sampling is unknown, a member is not a point of the
-            complex, the provenance or the decisions are malformed, or the labels contradict each other (see
-            `check_labels`).
+            complex, the provenance, the decisions or the vertex parameters are malformed, or the labels contradict
+            each other (see `check_labels`).
 
     Example:
         >>> config = SimplexConfig(simplexes=[[0, 1, 2]], roles=["mode", "mode", "connector"], members=[[0.5, 0.5, 0]])
@@ -73,6 +76,7 @@ class SimplexConfig(PreTrainedConfig):
         sampling: str = "equal",
         provenance: dict[str, Any] | None = None,
         decisions: dict[str, Any] | None = None,
+        vertex_parameters: str | list[str] | dict[str, Any] = ALL,
         **kwargs: Any,
     ) -> None:
         self.backbone_config = _backbone_config(backbone_config)
@@ -90,6 +94,7 @@ class SimplexConfig(PreTrainedConfig):
             raise ValueError(f"provenance is {provenance!r}; expected a dictionary.")
         self.provenance = dict(provenance or {})
         self.decisions = decisions
+        self.vertex_parameters = vertex_parameters
         if self.backbone_config is not None and "id2label" not in kwargs and "num_labels" not in kwargs:
             kwargs["id2label"] = self.backbone_config.id2label
             kwargs["label2id"] = self.backbone_config.label2id
@@ -110,7 +115,7 @@ class SimplexConfig(PreTrainedConfig):
         self.check()
 
     def check(self) -> None:
-        """Check structure, roles, members, provenance and decisions.
+        """Check structure, roles, members, provenance, decisions and the form of the vertex parameters.
 
         Raises:
             ValueError: see the class.
@@ -132,6 +137,7 @@ class SimplexConfig(PreTrainedConfig):
                 f"The stages of the provenance are {stages!r}; expected a list of dictionaries, each with the index "
                 "of the trained vertex under 'vertex'."
             )
+        check_vertex_parameters(self.vertex_parameters)
         self.check_points(self.members)
         if self.decisions is not None:
             centroids = Decisions.from_json(self.decisions).centroid_temperatures
@@ -212,9 +218,9 @@ class SimplexConfig(PreTrainedConfig):
     def disjoint_union(cls, configs: Sequence["SimplexConfig"]) -> Self:
         """Return the configuration of the disjoint union of complexes.
 
-        Backbone, labels, sampling and provenance are those of the first. Members are kept if every configuration has
-        some. `stages` of all provenances are kept, with their vertices renumbered. Decisions are not: they were fitted
-        for other members.
+        Backbone, labels, sampling, provenance and vertex parameters are those of the first. Members are kept if every
+        configuration has some. `stages` of all provenances are kept, with their vertices renumbered. Decisions are
+        not: they were fitted for other members.
 
         Args:
             configs: at least one.
@@ -243,6 +249,7 @@ class SimplexConfig(PreTrainedConfig):
             provenance={**copy.deepcopy(first.provenance), "stages": stages},
             id2label=first.id2label,
             label2id=first.label2id,
+            vertex_parameters=copy.deepcopy(first.vertex_parameters),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from .checkpoint import Index
+from .checkpoint import SHARED, Index
 from .configuration_simplex import SimplexConfig
 
 __all__ = ["check_counts", "check_number_of_vertices"]
@@ -33,9 +33,10 @@ def check_counts(index: Index, config: SimplexConfig, name_or_path: str | os.Pat
     found: dict[str, set[int]] = {"vertices": set(), "members": set(), "centroids": set()}
     tensors = 0
     for name in index.weight_map:
-        kind, number, _ = name.split(".", 2)
-        found[kind].add(int(number))
-        tensors += name.startswith("vertices.0.")
+        kind, number = name.split(".", 2)[:2]
+        if kind != SHARED:
+            found[kind].add(int(number))
+        tensors += name.startswith(("vertices.0.", f"{SHARED}."))
     expected = {"vertices": config.num_vertices}
     if found["members"] or found["centroids"]:
         expected |= {"members": len(config.members), "centroids": len(config.simplexes) if config.members else 0}

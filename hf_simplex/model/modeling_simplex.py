@@ -18,7 +18,7 @@ from .backbones import (
     check_same_architecture,
     copy_backbone,
     load_backbone,
-    parameters_and_buffers,
+    persistent_buffers,
     set_labels,
     shapes,
 )
@@ -32,9 +32,14 @@ from .members import DEFAULT_RULE, draw_members, place_members
 from .pretrained_simplex import SimplexPreTrainedModel
 from .processes import map_over_ranks
 from .ready_members import ReadyMembers
+from .shared_weights import split_parameters
 from .tensor_tree import TensorTree
+from .vertex_parameters import resolve_vertex_parameters, separate_shared
 
 __all__ = ["SimplexForImageClassification", "SimplexImageClassifierOutput"]
+
+ADAPTER_SEED = 0
+"""Seed of the initial low-rank adapters, the same for every model."""
 
 
 @dataclass
@@ -98,6 +103,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         num_labels: int | None = None,
         fine_tuned: bool | None = None,
         image_processor: BaseImageProcessor | None = None,
+        vertex_parameters: Any = None,
         **kwargs: Any,
     ) -> Self:
         """Build a complex of one vertex from an image classifier.
@@ -111,6 +117,11 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             fine_tuned: whether the weights are already trained on the task, which makes vertex 0 a mode; default: True
                 if every weight came from the checkpoint.
             image_processor: default: the backbone's.
+            vertex_parameters: what differs between vertices. `"all"` parameters; the `"head"`; the name of a parameter
+                or module, with `*` and `?` as wildcards, or a list of such names; or low-rank adapters: `"lora"`, a
+                peft `LoraConfig`, or its dictionary. The rest is stored and held once for all vertices. Default: what
+                requires gradients, which is `"all"` of a backbone loaded by name. BatchNorm statistics always belong
+                to a point.
             **kwargs: arguments of `from_pretrained`: `revision`, `token`, `cache_dir`, `dtype`, `id2label`,
                 `ignore_mismatched_sizes`, `trust_remote_code`, ... Weights of half precision become float32, with a
                 warning, unless `dtype` is given; a model takes `dtype` alone.
@@ -119,10 +130,13 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             A model with one vertex, one simplex and one member, in evaluation mode.
 
         Raises:
+            ImportError: adapters are asked for, and peft is not installed.
             OSError: the backbone does not exist.
-            TypeError: the backbone is neither a name nor a model of transformers.
-            ValueError: the weights are not complete safetensors files, label counts contradict each other, or the
-                backbone is not a classifier of RGB images with one label each (see `backbones.check_classifier`).
+            TypeError: the backbone is neither a name nor a model of transformers, or `vertex_parameters` is of another
+                type.
+            ValueError: `vertex_parameters` matches nothing or does not fit (see `resolve_vertex_parameters`), the
+                weights are not complete safetensors files, label counts contradict each other, or the backbone is not
+                a classifier of RGB images with one label each (see `backbones.check_classifier`).
 
         Example::
 
@@ -142,20 +156,31 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             raise ValueError(f"{backbone} is an ensemble already. Load it with from_pretrained to grow it further.")
         check_classifier(module)
         set_labels(module.config, module.config.id2label, module.config.label2id)
+        resolved = resolve_vertex_parameters(vertex_parameters, module, loaded.new_weights)
+        # Adapters of all models start from the same values: vertices are mixed entry by entry, and A and B are
+        # determined up to an invertible matrix only.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(ADAPTER_SEED)
+            separate_shared(module, resolved)
         role = MODE if (loaded.complete if fine_tuned is None else fine_tuned) else PRETRAINED
-        config = SimplexConfig(backbone_config=module.config, roles=[role])
+        config = SimplexConfig(backbone_config=module.config, roles=[role], vertex_parameters=resolved)
         config.provenance = {"backbone": module.config.name_or_path or type(module).__name__}
         with torch.device("meta"):
             model = cls(config)
-        parameters, buffers = parameters_and_buffers(module)
-        if shapes(model.weights[0]) != shapes(parameters | buffers):
+        buffers = persistent_buffers(module)
+        parameters, shared = split_parameters(module)
+        if shapes(model.weights[0]) != shapes(parameters | buffers) or shapes(model.shared.tensors()) != shapes(
+            shared
+        ):
             raise ValueError(
                 f"The given {type(module).__name__} has other weights than the image classifier that "
                 "AutoModelForImageClassification builds from its configuration, so it could not be loaded again."
             )
         copies = ({name: tensor.clone() for name, tensor in tensors.items()} for tensors in (parameters, buffers))
         model.vertices = nn.ModuleList([TensorTree(*copies)])
+        model.shared = TensorTree(shared, {})
         model.__dict__["_backbone"] = module
+        model._tie_shared()
         model.new_weights = loaded.new_weights
         model._image_processor = LazyImageProcessor(source=loaded.source)
         if image_processor is not None:
@@ -169,13 +194,14 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         """Combine components into the disjoint union of their complexes: an ESPRO ensemble (Benton et al. 2021).
 
         Args:
-            models: at least one, all with the same backbone architecture and labels; they are copied.
+            models: at least one, all with the same backbone architecture, labels, vertex parameters and shared
+                weights; they are copied.
 
         Returns:
             The ensemble of all vertices, simplexes and members, component after component, in evaluation mode.
 
         Raises:
-            ValueError: there is no model, or two differ in architecture or labels.
+            ValueError: there is no model, or two differ in architecture, labels, vertex parameters or shared weights.
 
         Example::
 
@@ -185,11 +211,16 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         if not models:
             raise ValueError("There is nothing to unite: give at least one model.")
         first = models[0]
-        check_same_architecture([model.config for model in models], [model.weights[0] for model in models])
+        check_same_architecture(
+            [model.config for model in models],
+            [model.weights[0] for model in models],
+            [model.shared.tensors() for model in models],
+        )
         config = SimplexConfig.disjoint_union([model.config for model in models])
         config.dtype = first.dtype
         with torch.device("meta"):
             united = cls(config)
+        united.shared = copy.deepcopy(first.shared)
         united.vertices = nn.ModuleList(copy.deepcopy(vertex) for model in models for vertex in model.vertices)
         if config.members:
             united.members = nn.ModuleList(copy.deepcopy(tree) for model in models for tree in model.members)
@@ -212,8 +243,8 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             One simplex of all their vertices, without members, in evaluation mode.
 
         Raises:
-            ValueError: there is no model, two differ in architecture or labels, or the simplex would have more
-                dimensions than the backbone has weights.
+            ValueError: there is no model, two differ in architecture, labels, vertex parameters or shared weights, or
+                the simplex would have more dimensions than a vertex has weights.
 
         Example::
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import BaseImageProcessor
+from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
 from .calibrated_head import fold_temperature
@@ -15,9 +15,13 @@ from .complex_of_backbones import ComplexOfBackbones
 from .configuration_simplex import SimplexConfig
 from .coordinates import vertex_coordinates
 from .image_processors import LazyImageProcessor, check_image_processor, processor_source, timm_settings
-from .save_and_load import export_backbone, load_ensemble, save_ensemble
+from .low_rank_adapters import is_inserted, mean_of_merged, merged
+from .save_and_load import export_adapter, export_backbone, load_ensemble, save_ensemble
 
-__all__ = ["SimplexPreTrainedModel"]
+__all__ = ["CENTROID_MIXES", "SimplexPreTrainedModel"]
+
+CENTROID_MIXES = ("parameters", "merged_weights")
+"""What `export_centroid` averages over the vertices."""
 
 logger = logging.get_logger(__name__)
 
@@ -211,15 +215,19 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
         # hf_simplex/registration.py replaces this method where the whole package is installed.
         raise ImportError("Calibration needs all of hf-simplex: pip install hf-simplex, then import hf_simplex.")
 
-    def export_vertex(self, vertex: int, save_directory: str | os.PathLike[str]) -> None:
+    def export_vertex(self, vertex: int, save_directory: str | os.PathLike[str], *, as_adapter: bool = False) -> None:
         """Save one vertex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
+
+        Low-rank adapters are merged into the weights, unless `as_adapter`.
 
         Args:
             vertex: index of the vertex.
             save_directory: created if it does not exist.
+            as_adapter: save an adapter of peft for the backbone that `provenance` names, instead of a whole model.
 
         Raises:
             IndexError: the vertex does not exist.
+            ValueError: see `save_and_load.export_backbone` and `export_adapter`.
 
         Example::
 
@@ -228,27 +236,37 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
         """
         if not 0 <= vertex < self.config.num_vertices:
             raise IndexError(f"There is no vertex {vertex}: the vertices are 0 to {self.config.num_vertices - 1}.")
-        backbone = self._write(vertex_coordinates(self.config.complex, vertex).tolist())
-        export_backbone(backbone, self.config, self.image_processor, save_directory)
+        self._export(self._write(vertex_coordinates(self.config.complex, vertex).tolist()), save_directory, as_adapter)
 
-    def export_member(self, member: int, save_directory: str | os.PathLike[str]) -> None:
+    def export_member(self, member: int, save_directory: str | os.PathLike[str], *, as_adapter: bool = False) -> None:
         """Save one member as an ordinary checkpoint of the backbone, which loads without hf_simplex.
+
+        Low-rank adapters are merged into the weights, unless `as_adapter`.
 
         Args:
             member: index of the member.
             save_directory: created if it does not exist.
+            as_adapter: see `export_vertex`.
 
         Raises:
             IndexError: the member does not exist.
+            ValueError: see `export_vertex`.
 
         Example::
 
             model.export_member(0, "member")
             AutoModelForImageClassification.from_pretrained("member")
         """
-        export_backbone(self.member_backbone(member), self.config, self.image_processor, save_directory)
+        self._export(self.member_backbone(member), save_directory, as_adapter)
 
-    def export_centroid(self, save_directory: str | os.PathLike[str], simplex: int = 0) -> None:
+    def export_centroid(
+        self,
+        save_directory: str | os.PathLike[str],
+        simplex: int = 0,
+        *,
+        as_adapter: bool = False,
+        mix: str = "parameters",
+    ) -> None:
         """Save the centroid of one simplex as an ordinary checkpoint of the backbone, which loads without hf_simplex.
 
         With decisions, the head's weights and bias are divided by the centroid's temperature: the checkpoint is
@@ -257,24 +275,46 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
         Args:
             save_directory: created if it does not exist.
             simplex: index of the simplex.
+            as_adapter: see `export_vertex`.
+            mix: what is averaged over the vertices of low-rank adapters. `"parameters"`: A and B on their own, as at
+                every other point of the simplex; training lowers the loss of these points. `"merged_weights"`: the
+                weights W + s B A. That average is exact, but its loss was not trained for, and no temperature was
+                fitted for it. Without adapters the two are the same point.
 
         Raises:
             IndexError: the simplex does not exist.
             RuntimeError: the backbone has BatchNorm and the members are not drawn, so the statistics are unknown.
+            ValueError: `mix` is unknown, or does not go with `as_adapter`; or see `export_vertex`.
 
         Example::
 
             model.export_centroid("centroid")
             AutoModelForImageClassification.from_pretrained("centroid")
         """
+        if mix not in CENTROID_MIXES:
+            raise ValueError(f"mix is {mix!r}: choose from {', '.join(CENTROID_MIXES)}.")
+        if mix == "merged_weights" and as_adapter:
+            raise ValueError("mix is 'merged_weights', which is no adapter of the same rank: leave out as_adapter.")
         backbone = self.write_centroid(simplex)
-        if self.decisions is None or not self.decisions.centroid_temperatures:
-            export_backbone(backbone, self.config, self.image_processor, save_directory)
+        temperatures = [] if self.decisions is None else self.decisions.centroid_temperatures
+        if mix == "merged_weights" and is_inserted(backbone):
+            if temperatures:
+                logger.warning("The temperature of the centroid was fitted for mix='parameters': it is left out.")
+            vertices = self.config.simplexes[simplex]
+            backbones = (self._write(vertex_coordinates(self.config.complex, v).tolist()) for v in vertices)
+            export_backbone(mean_of_merged(backbones), self.config, self.image_processor, save_directory)
             return
-        calibrated = copy.deepcopy(backbone)
-        if not fold_temperature(calibrated, self.decisions.centroid_temperatures[simplex], self.image_processor):
-            logger.warning(
-                "The head of this backbone is not one linear layer, so the centroid is exported without its "
-                "temperature: its probabilities are not calibrated."
-            )
-        export_backbone(calibrated, self.config, self.image_processor, save_directory)
+        if temperatures:
+            backbone = copy.deepcopy(backbone) if as_adapter else merged(backbone)
+            if not fold_temperature(backbone, temperatures[simplex], self.image_processor):
+                logger.warning(
+                    "The head of this backbone is not one linear layer, so the centroid is exported without its "
+                    "temperature: its probabilities are not calibrated."
+                )
+        self._export(backbone, save_directory, as_adapter)
+
+    def _export(self, backbone: PreTrainedModel, directory: str | os.PathLike[str], as_adapter: bool) -> None:
+        if as_adapter:
+            export_adapter(backbone, self.config, directory)
+        else:
+            export_backbone(backbone, self.config, self.image_processor, directory)

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .cuda_graph import GraphedMembers
+from .shared_weights import shared_memo
 
-__all__ = ["ReadyMembers", "num_bytes"]
+__all__ = ["ReadyMembers"]
 
 
 class ReadyMembers:
@@ -40,7 +41,7 @@ class ReadyMembers:
         return iter(self.modules)
 
     def fill(self, members: Iterable[Any], number: int, *, cuda_graph: bool = False) -> None:
-        """Copy the first `number` members.
+        """Copy the first `number` members. Parameters that all vertices share are not copied.
 
         Args:
             members: backbones in evaluation mode; each may be the same module with other weights.
@@ -53,7 +54,7 @@ class ReadyMembers:
             >>> len(ready)
             1
         """
-        self.modules = [copy.deepcopy(member) for member in islice(members, number)]
+        self.modules = [copy.deepcopy(member, shared_memo(member)) for member in islice(members, number)]
         self.graph = GraphedMembers(self.modules) if cuda_graph else None
 
     def clear(self) -> None:
@@ -80,13 +81,3 @@ class ReadyMembers:
         if self.graph is not None:
             # A captured graph would still read the memory that held the weights before.
             self.graph = GraphedMembers(self.modules)
-
-
-def num_bytes(module: nn.Module) -> int:
-    """Memory of a module's parameters and buffers, in bytes.
-
-    Example:
-        >>> num_bytes(nn.Linear(2, 3))
-        36
-    """
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))

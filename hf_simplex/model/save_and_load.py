@@ -3,14 +3,15 @@
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 from .backbones import set_labels
+from .batch_norm import batch_norm_statistics
 from .checkpoint import (
     atomic_write,
     check_dtypes,
@@ -23,10 +24,11 @@ from .checkpoint import (
 )
 from .configuration_simplex import SimplexConfig
 from .image_processors import save_image_processor
+from .low_rank_adapters import check_adapters, is_inserted, merged, write_adapter
 from .open_ensemble import OpenedEnsemble, open_ensemble
 from .remote_code import write_inference_code
 
-__all__ = ["export_backbone", "first_non_finite", "load_ensemble", "save_ensemble"]
+__all__ = ["export_adapter", "export_backbone", "first_non_finite", "load_ensemble", "save_ensemble"]
 
 logger = logging.get_logger(__name__)
 
@@ -173,7 +175,7 @@ def export_backbone(
     """Save a backbone as an ordinary checkpoint, with the labels of the ensemble and its image processor.
 
     Args:
-        backbone: holds the point to save.
+        backbone: holds the point to save. Adapters are merged into a copy of its weights.
         config: of the ensemble.
         image_processor: None saves none.
         directory: created if it does not exist.
@@ -188,10 +190,41 @@ def export_backbone(
     check_target(directory, backbone.config.model_type)
     if (name := first_non_finite(backbone.state_dict())) is not None:
         raise ValueError(f"{name} is not finite, so the backbone is not saved to {directory}. Train it again.")
+    if is_inserted(backbone):
+        backbone = merged(backbone)
     set_labels(backbone.config, config.id2label, config.label2id)
     with atomic_write(directory) as aside:
         backbone.save_pretrained(aside, state_dict=_untied(backbone))
         save_image_processor(image_processor, aside)
+
+
+def export_adapter(backbone: PreTrainedModel, config: SimplexConfig, directory: str | os.PathLike[str]) -> None:
+    """Save the adapters that a backbone holds as an adapter of peft, which `PeftModel.from_pretrained` loads.
+
+    Args:
+        backbone: holds the point to save.
+        config: of the ensemble.
+        directory: created if it does not exist.
+
+    Raises:
+        ValueError: the vertices are not low-rank adapters, the backbone has BatchNorm, a tensor is not finite, or
+            `directory` is a file or holds a model.
+
+    Example::
+
+        export_adapter(model.backbone_at([1.0, 0.0]), model.config, "adapter")
+    """
+    check_adapters(config.vertex_parameters, batch_norm_statistics(backbone))
+    if os.path.isfile(directory) or os.path.isfile(os.path.join(directory, CONFIG_NAME)):
+        raise ValueError(
+            f"{directory} is a file or holds a model, which an adapter would change: give another folder."
+        )
+    if (name := first_non_finite(backbone.state_dict())) is not None:
+        raise ValueError(f"{name} is not finite, so the adapter is not saved to {directory}. Train it again.")
+    with atomic_write(directory) as aside:
+        write_adapter(
+            backbone, cast(dict[str, Any], config.vertex_parameters), config.provenance.get("backbone"), aside
+        )
 
 
 def _untied(backbone: PreTrainedModel) -> dict[str, Tensor]:

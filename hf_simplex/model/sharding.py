@@ -33,7 +33,10 @@ def local_tensor(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def local_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """The local shard of each parameter of `module` by name, without autograd and not copied.
+    """The local shard of each trainable parameter of `module` by name, without autograd and not copied.
+
+    Raises:
+        ValueError: no parameter requires gradients.
 
     Example:
         >>> from torch import nn
@@ -46,7 +49,10 @@ def local_parameters(module: nn.Module) -> dict[str, Tensor]:
         for child in module.modules():
             if isinstance(child, FSDPModule):
                 child.reshard()
-    return {name: local_tensor(p.data) for name, p in module.named_parameters()}
+    found = {name: local_tensor(p.data) for name, p in module.named_parameters() if p.requires_grad}
+    if not found:
+        raise ValueError(f"No parameter of the {type(module).__name__} requires gradients: it has no weight space.")
+    return found
 
 
 @torch.no_grad()
@@ -54,7 +60,7 @@ def sharded_like(weights: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
     """Shard full weights in the same way as the parameters of `module`, without communication.
 
     Args:
-        weights: a full tensor for each parameter of `module`, of its shape; any device, any floating dtype.
+        weights: a full tensor for each trainable parameter of `module`, of its shape; any device, any floating dtype.
         module: its parameters are plain tensors, or FSDP2's.
 
     Returns:
@@ -70,6 +76,8 @@ def sharded_like(weights: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
     """
     shards = {}
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         whole = weights[name]
         if isinstance(parameter, DTensor):
             distributed = distribute_tensor(
@@ -108,13 +116,14 @@ def shard_group(module: nn.Module) -> dist.ProcessGroup | None:
     layouts = {
         (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
         for parameter in module.parameters()
+        if parameter.requires_grad
     }
     if len(layouts) > 1:
         raise ValueError(
             f"The weights of the {type(module).__name__} are sharded in {len(layouts)} different ways: shard "
             "all parameters over the same device mesh (FSDP without ignored modules or tensor parallelism)."
         )
-    layout = layouts.pop()
+    layout = layouts.pop() if layouts else None
     if layout is None:
         return None
     mesh, placements = layout

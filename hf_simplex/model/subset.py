@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging
 
+from .checkpoint import SHARED
 from .configuration_simplex import SimplexConfig
 
 __all__ = ["read_part", "select_part"]
@@ -83,6 +84,9 @@ def select_part(
     }
     renamed = {}
     for name in names:
+        if name.startswith(f"{SHARED}."):
+            renamed[name] = name
+            continue
         kind, index, rest = name.split(".", 2)
         if int(index) in kept[kind]:
             renamed[name] = f"{kind}.{kept[kind].index(int(index))}.{rest}"

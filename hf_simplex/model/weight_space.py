@@ -15,6 +15,7 @@ __all__ = [
     "chunks",
     "copy_weights",
     "mix",
+    "set_strides",
     "stacked_parameters",
     "support",
     "swap_in_point",
@@ -33,7 +34,9 @@ CHUNK_ON_ACCELERATOR = 2**22
 
 
 def trainable_names(module: nn.Module) -> list[str]:
-    """Names of the parameters that span the weight space of `module`. A tied parameter appears once.
+    """Names of the parameters that span the weight space of `module`: those that require gradients.
+
+    A tied parameter appears once.
 
     Example:
         >>> from torch import nn
@@ -41,24 +44,27 @@ def trainable_names(module: nn.Module) -> list[str]:
         >>> trainable_names(nn.Linear(2, 1))
         ['weight', 'bias']
     """
-    return [name for name, _ in module.named_parameters()]
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
 @torch.no_grad()
 def write_point(module: nn.Module, vertices: Sequence[Weights], coordinates: Sequence[float]) -> None:
-    """Write the point phi = sum_i c_i theta_i into the parameters of `module`, in place.
+    """Write the point phi = sum_i c_i theta_i into the trainable parameters of `module`, in place.
+
+    Parameters that do not require gradients stay as they are: all points share them.
 
     Vertices are mixed one after the other by linear interpolation. Two cases are exact to the last bit: a single
     vertex of coordinate 1, and equal vertices. Vertices of coordinate 0 are not read. Mixing runs in float32, or in
     float64 for float64 parameters. With a sharded module, each process mixes its own shards of the vertices.
 
     Args:
-        module: its parameters are overwritten; any floating dtype, any device.
-        vertices: theta_i, sets of weights with the names and shapes of the parameters of `module`.
+        module: its trainable parameters are overwritten; any floating dtype, any device.
+        vertices: theta_i, sets of weights with the names and shapes of the trainable parameters of `module`.
         coordinates: c_i, [vertices] barycentric coordinates that sum to 1.
 
     Raises:
-        ValueError: the numbers of vertices and coordinates differ, or all coordinates are 0.
+        ValueError: the numbers of vertices and coordinates differ, all coordinates are 0, or no parameter of `module`
+            requires gradients.
 
     Example:
         >>> import torch
@@ -99,7 +105,7 @@ def mix(targets: Sequence[Tensor], sources: Sequence[Sequence[Tensor]], coordina
 
 @torch.no_grad()
 def copy_weights(module: nn.Module, into: Weights) -> None:
-    """Copy the parameters of `module` bit for bit into the tensors of `into`, of the same names and shapes.
+    """Copy the trainable parameters of `module` bit for bit into the tensors of `into`, of the same names and shapes.
 
     Example:
         >>> import torch
@@ -110,6 +116,29 @@ def copy_weights(module: nn.Module, into: Weights) -> None:
     """
     parameters = local_parameters(module)
     torch._foreach_copy_([into[name] for name in parameters], list(parameters.values()))
+
+
+@torch.no_grad()
+def set_strides(module: nn.Module, like: Weights) -> None:
+    """Give the parameters of `module` the strides of other tensors, and keep their values.
+
+    Args:
+        module: parameters without a tensor in `like` stay as they are.
+        like: tensors of the shapes of the parameters, by name.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from hf_simplex.model.weight_space import set_strides
+        >>> module = nn.Linear(2, 3, bias=False)
+        >>> set_strides(module, {"weight": torch.empty(2, 3).t()})
+        >>> module.weight.stride()
+        (1, 3)
+    """
+    for name, parameter in module.named_parameters():
+        if name in like and (strides := like[name].stride()) != parameter.stride():
+            empty = torch.empty_strided(parameter.shape, strides, dtype=parameter.dtype, device=parameter.device)
+            parameter.data = empty.copy_(parameter.data)
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 
 from torch import nn
-from transformers import AutoModelForImageClassification
 
 from ..data.random_streams import isolate_rng
+from ..model.backbones import build_backbone
 from ..model.complexes import SimplicialComplex
 from ..model.configuration_simplex import PRETRAINED
 from ..model.modeling_simplex import SimplexForImageClassification
+from ..model.shared_weights import split_parameters
 from .arguments import SimplexTrainingArguments
 
 __all__ = ["check_growth", "mean_loss", "random_edge", "unchanged_on_error"]
@@ -70,19 +71,16 @@ def check_growth(
 
 
 def random_edge(simplex: SimplexForImageClassification) -> float:
-    """Return the distance between two random initializations of the backbone, in the units of the weights.
+    """Return the distance between two random initializations of the vertex parameters, in the units of the weights.
 
     Example::
 
         random_edge(SimplexForImageClassification.from_backbone("timm/resnet18.a1_in1k"))
     """
     with isolate_rng(0):
-        first, second = (
-            AutoModelForImageClassification.from_config(copy.deepcopy(simplex.config.backbone_config))
-            for _ in range(2)
-        )
-    pairs = zip(first.parameters(), second.parameters(), strict=True)
-    return math.sqrt(sum(float((a.detach().double() - b.detach().double()).square().sum()) for a, b in pairs))
+        first, second = (split_parameters(build_backbone(simplex.config))[0] for _ in range(2))
+    pairs = [(first[name], second[name]) for name in first]
+    return math.sqrt(sum(float((a.double() - b.double()).square().sum()) for a, b in pairs))
 
 
 def mean_loss(log_history: list[dict[str, float]], otherwise: float) -> float:

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..model.atomic_saves import atomic_write
 from ..model.batch_norm import batch_norm_layers
+from ..model.checkpoint import SHARED
 from ..model.digests import tensor_digest
 from ..model.json_files import read_json
 from ..model.modeling_simplex import SimplexForImageClassification
@@ -257,7 +258,7 @@ def initial_weights(model: SimplexForImageClassification, folder: str | Path) ->
 
 
 def weights_digest(model: SimplexForImageClassification, like: SimplexForImageClassification | None = None) -> str:
-    """Return a digest of all vertices of a model, 16 hexadecimal digits.
+    """Return a digest of all vertices of a model and of what they share, 16 hexadecimal digits.
 
     Weights that `from_backbone` initialized at random do not count: each process draws others.
 
@@ -270,9 +271,10 @@ def weights_digest(model: SimplexForImageClassification, like: SimplexForImageCl
         weights_digest(model)
     """
     without = (model if like is None else like).new_weights
+    parts = [*enumerate(model.weights), (SHARED, model.shared.tensors())]
     tensors = {
-        f"{vertex}.{name}": tensor.detach().cpu()
-        for vertex, weights in enumerate(model.weights)
+        f"{part}.{name}": tensor.detach().cpu()
+        for part, weights in parts
         for name, tensor in weights.items()
         if name not in without
     }

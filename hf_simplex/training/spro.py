@@ -37,10 +37,11 @@ class GrowingVertex:
     Processes that shard one replica of the weights must be given the same points.
 
     Args:
-        module: holds the growing vertex in its trainable parameters; any engine may wrap it.
-        vertices: the weights of all vertices by parameter name. Those of the growing vertex store the module's weights
-            while it holds a point. If `frozen_vertices` is not `"device"`, give vertices on the CPU. They are not
-            changed, except for that storage if the module is on the CPU too.
+        module: holds the growing vertex in its trainable parameters; any engine may wrap it. Parameters that do not
+            require gradients are the same at all points, and take no part in points and volumes.
+        vertices: the weights of all vertices by the names of the trainable parameters. Those of the growing vertex
+            store the module's weights while it holds a point. If `frozen_vertices` is not `"device"`, give vertices on
+            the CPU. They are not changed, except for that storage if the module is on the CPU too.
         structure: the complex of the vertices.
         vertex: index of the growing vertex.
         volume_weight: lambda_j, in nats of loss per nat of log volume; 0 leaves the volume term out.
@@ -128,7 +129,7 @@ class GrowingVertex:
         others = [index for index in self.star_vertices if index != self.vertex]
         write_point(self.module, self._given, [(index in others) / len(others) for index in range(len(self.vertices))])
         if jitter:
-            for parameter in self.module.parameters():
+            for parameter in filter(lambda parameter: parameter.requires_grad, self.module.parameters()):
                 noise = torch.randn(parameter.shape, generator=generator)
                 scale = jitter * parameter.square().mean().sqrt()
                 parameter.add_(noise.to(parameter) * scale)
