@@ -395,6 +395,11 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
         raise ValueError("Give either backbone, to fine-tune, or modes, checkpoints that are fine-tuned already.")
     if backbone_args.from_scratch and backbone_args.modes is not None:
         raise ValueError("Give from_scratch with a backbone, not with modes, which are trained already.")
+    if backbone_args.from_scratch and backbone_args.vertex_parameters != "all":
+        raise ValueError(
+            f"vertex_parameters is {backbone_args.vertex_parameters!r} with from_scratch: random weights that all "
+            "vertices share would never be trained. Give a pretrained backbone."
+        )
     if backbone_args.from_scratch and args.num_modes > 1:
         raise ValueError(
             f"num_modes is {args.num_modes} with from_scratch: modes from random weights have barriers between them, "

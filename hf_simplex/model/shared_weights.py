@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-__all__ = ["own_bytes", "shared_memo", "split_parameters", "tie_shared"]
+__all__ = ["own_bytes", "shared_memo", "shared_state", "split_parameters", "tie_shared"]
 
 
 def split_parameters(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -26,6 +26,21 @@ def split_parameters(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Te
     for name, parameter in module.named_parameters():
         (varying if parameter.requires_grad else shared)[name] = parameter.data
     return varying, shared
+
+
+def shared_state(module: nn.Module) -> set[str]:
+    """Return the names of the shared parameters in the state dict of a backbone, where a tied one has several.
+
+    Args:
+        module: a backbone.
+
+    Example:
+        >>> from hf_simplex.model.shared_weights import shared_state
+        >>> shared_state(nn.Linear(2, 1).requires_grad_(False)) == {"weight", "bias"}
+        True
+    """
+    parameters = module.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in parameters if not parameter.requires_grad}
 
 
 def tie_shared(module: nn.Module, shared: Mapping[str, Tensor]) -> None:

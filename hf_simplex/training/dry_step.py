@@ -79,7 +79,8 @@ def dry_step(
         num_labels: Number of labels.
 
     Raises:
-        ValueError: The backbone cannot train on the batch, gives no scalar loss, or no logits of all labels.
+        ValueError: The backbone cannot train on the batch, gives no scalar loss, or no logits of all labels, or an
+            adapter has no part in the loss.
 
     Example::
 
@@ -105,6 +106,12 @@ def dry_step(
         elif "pixel_values" in shapes:
             hint = " Check the size of the images, the labels and the data collator."
         raise ValueError(f"{where}: {error}.{hint} Nothing was trained.") from error
+    idle = [name for name, weight in module.named_parameters() if weight.requires_grad and weight.grad is None]
+    if adapters := [name for name in idle if ".lora_" in name]:
+        raise ValueError(
+            f"{where}: the adapters of {adapters[0].partition('.lora_')[0]} get no gradient, because the backbone uses "
+            "the weights of that layer without calling it. Leave it out of target_modules. Nothing was trained."
+        )
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != num_labels:
         found = f"logits of {list(logits.shape)}" if isinstance(logits, Tensor) else "no logits"

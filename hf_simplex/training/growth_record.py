@@ -225,6 +225,7 @@ def shaping_arguments(args: SimplexTrainingArguments, model: SimplexForImageClas
         names.append("metric_for_best_model")
     values = {name: getattr(args, name) for name in names}
     values["devices_per_process"] = max(1, args.n_gpu)
+    values["vertex_parameters"] = model.config.vertex_parameters
     selected: dict[str, Any] = json.loads(json.dumps(values, default=_as_json))
     return selected
 

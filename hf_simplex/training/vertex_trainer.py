@@ -25,6 +25,7 @@ from ..model.configuration_simplex import CONNECTOR
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.processes import any_rank
 from ..model.sharding import local_parameters, shard_group
+from ..model.shared_weights import shared_state
 from .arguments import SimplexTrainingArguments
 from .batch_norm_images import batch_norm_batches
 from .callbacks import StageCallback, StageProgressCallback
@@ -138,6 +139,9 @@ class VertexTrainer(Trainer):
             # Of the ensemble, only the backbone moves to the device, and it does so before the optimizer is made.
             self._move_model_to_device(backbone, self.args.device)
         self.model = self.model_wrapped = backbone
+        # The checkpoints of a stage leave out what all vertices share.
+        ignored = set(backbone._keys_to_ignore_on_save or ())
+        backbone._keys_to_ignore_on_save = ignored | shared_state(backbone)
         simplex.growing = vertex
         self.is_in_stage = True
         report: dict[str, Any] = {"vertex": vertex, "role": role}
@@ -155,6 +159,7 @@ class VertexTrainer(Trainer):
         finally:
             self.is_in_stage = self.is_in_train = False
             simplex.growing = self._connector = self._checkpoints = None
+            backbone._keys_to_ignore_on_save = ignored
             self._release(backbone)
             if shard_group(backbone) is not None or self.args.sync_batch_norm:
                 simplex.reset_backbone()

@@ -53,6 +53,15 @@ class BackboneArguments:
     given_mode_epochs: float = field(
         default=0.0, metadata={"help": "Training epochs of each given mode, counted in the results."}
     )
+    # HfArgumentParser takes the second type for the flag.
+    vertex_parameters: dict | str | list = field(
+        default="all",
+        metadata={
+            "help": "What differs between vertices: 'all' parameters; the 'head'; names of parameters or modules with "
+            "* and ?, separated by commas; 'lora'; or a YAML file with the settings of a peft LoraConfig. The rest is "
+            "stored once. In a configuration file, a list or the settings themselves."
+        },
+    )
     num_components: int = field(
         default=2, metadata={"help": "Number of simplexes. Each grows from its own mode or modes."}
     )

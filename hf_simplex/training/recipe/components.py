@@ -18,6 +18,7 @@ from ...model.modeling_simplex import SimplexForImageClassification
 from .arguments import EMBEDDED_BACKBONE, BackboneArguments, DataArguments, EsproArguments, ModeArguments
 from .backbones_from_scratch import SMALL_VIT_IMAGES, random_mode
 from .embedded_backbone import write_efficientnet_lite0
+from .vertex_choice import parse_vertex_parameters
 
 __all__ = [
     "SEEDS_A_COMPONENT",
@@ -56,6 +57,8 @@ def start_components(
         "token": backbone_args.token,
         "trust_remote_code": backbone_args.trust_remote_code,
     }
+    if not backbone_args.from_scratch:
+        source["vertex_parameters"] = parse_vertex_parameters(backbone_args.vertex_parameters)
     if backbone_args.modes is not None:
         components = _given_components(backbone_args.modes, data, args.num_modes, source)
     else:
