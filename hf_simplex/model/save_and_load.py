@@ -79,6 +79,10 @@ def load_ensemble(
             output_loading_info=True,
             **opened.kwargs,
         )
+        for parameter in model.shared.parameters():
+            # Backbones compute with these themselves. In a mapped file they lie at any address, which is slower and
+            # rounds otherwise.
+            parameter.data = parameter.data.clone()
         model.config.name_or_path = os.fspath(name_or_path)
         model.config._commit_hash = opened.index.commit
         forget_save(model.config)
