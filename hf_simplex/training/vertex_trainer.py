@@ -36,6 +36,7 @@ from .finite import NonFiniteError, non_finite_error
 from .growth import mean_loss
 from .growth_record import GrowthRecord
 from .preemption import Preemption
+from .shared_checkpoints import load_without_shared, without_shared
 from .spro import GrowingVertex
 from .stage_checkpoints import StageCheckpoints
 from .step import ConnectorStep
@@ -139,9 +140,6 @@ class VertexTrainer(Trainer):
             # Of the ensemble, only the backbone moves to the device, and it does so before the optimizer is made.
             self._move_model_to_device(backbone, self.args.device)
         self.model = self.model_wrapped = backbone
-        # The checkpoints of a stage leave out what all vertices share.
-        ignored = set(backbone._keys_to_ignore_on_save or ())
-        backbone._keys_to_ignore_on_save = ignored | shared_state(backbone)
         simplex.growing = vertex
         self.is_in_stage = True
         report: dict[str, Any] = {"vertex": vertex, "role": role}
@@ -159,7 +157,6 @@ class VertexTrainer(Trainer):
         finally:
             self.is_in_stage = self.is_in_train = False
             simplex.growing = self._connector = self._checkpoints = None
-            backbone._keys_to_ignore_on_save = ignored
             self._release(backbone)
             if shard_group(backbone) is not None or self.args.sync_batch_norm:
                 simplex.reset_backbone()
@@ -401,7 +398,7 @@ class VertexTrainer(Trainer):
         assert self._checkpoints is not None
         if self.args.should_save:
             self._write_record(self._checkpoints.folder.parent)
-        with self._checkpoints.writing_aside(self.state):
+        with self._checkpoints.writing_aside(self.state), without_shared(self.simplex.backbone):
             super()._save_checkpoint(model, trial)
 
     def _write_record(self, folder: str | Path) -> None:
@@ -425,6 +422,9 @@ class VertexTrainer(Trainer):
         # Checkpoints of ViT and others name tensors differently than the module does. Trainer skips unknown names
         # (huggingface/transformers issue 48805), but from_pretrained maps them.
         backbone = self.simplex.backbone
+        if shared_state(backbone):
+            load_without_shared(backbone, Path(checkpoint_folder))
+            return
         saved: Any = type(backbone).from_pretrained(checkpoint_folder, use_safetensors=True)
         backbone.load_state_dict(saved.state_dict())
 
