@@ -472,10 +472,9 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         self._check_drawn()
         if output_member_probabilities is None:
             output_member_probabilities = getattr(self.config, "output_member_probabilities", False)
-        if self._ready.graph is not None and pixel_values.is_cuda and not kwargs:
-            self._check_not_training()
-            raw = self._ready.graph(pixel_values)
-        else:
+        self._check_not_training()
+        raw = None if kwargs else self._ready.logits(pixel_values)
+        if raw is None:
             raw = member_logits(self._member_backbones(), pixel_values, **kwargs)
         members = raw.log_softmax(dim=-1)
         mean = members.logsumexp(dim=1) - math.log(len(self.config.members))
