@@ -25,20 +25,20 @@ from hf_simplex.training.frozen_vertices import FROZEN_VERTICES
 
 def peak(args: argparse.Namespace, device: torch.device) -> dict[str, int]:
     """Measure the peak of a few steps above the initial memory, and the size of the backbone, in bytes."""
-    before = _resident()
+    before = resident()
     steps = Steps(args.backbone, args, device, args.frozen[0])
     for _ in range(args.rounds):
         if args.part == "growing":
             steps.simplex(1, split=True)
         else:
             steps.plain()
-    taken = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM") - before
+    taken = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM") - before
     size = sum(p.numel() * p.element_size() for p in steps.module.parameters())
     return {"peak": taken, "backbone": size}
 
 
-def _resident(of: str = "VmRSS") -> int:
-    """Resident bytes of this process. getrusage inherits the peak of the parent process."""
+def resident(of: str = "VmRSS") -> int:
+    """Return the resident bytes of this process. getrusage inherits the peak of the parent process."""
     lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{of}:"))
 
