@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -17,14 +16,11 @@ from ..model.modeling_simplex import SimplexForImageClassification
 from .evidence import PARTS, Evidence
 
 __all__ = [
-    "METRICS",
     "counted",
     "data_set_id",
     "decision_lines",
     "difference_lines",
-    "eval_results",
     "hub_id",
-    "is_generated",
     "linked",
     "placeholder_name",
     "roles",
@@ -34,9 +30,6 @@ __all__ = [
     "strategy_reason",
     "vertex_rows",
 ]
-
-METRICS = {"accuracy": "Accuracy", "nll": "NLL", "ece": "ECE"}
-"""Metrics in a card's metadata, and how the model-index spells them."""
 
 # Hub ids of the data sets that `load_image_data` reads from files.
 _HUB_DATA_SETS = {"fashion_mnist": "zalando-datasets/fashion_mnist"}
@@ -229,51 +222,6 @@ def decision_lines(evidence: Evidence) -> list[str]:
         size = "more models than its modes" if equivalent is None else f"{equivalent:.1f} models"
         lines.append(f"Its calibrated NLL is that of a deep ensemble of {size}.")
     return lines
-
-
-def eval_results(evidence: Evidence, data_set: str | None) -> list[EvalResult]:
-    """Returns the entries of the model-index: one per part and metric.
-
-    Args:
-        evidence: evidence of a run.
-        data_set: name of the data set.
-
-    Returns:
-        The entries. Without results, an empty list.
-
-    Example:
-        >>> from hf_simplex.hub.card_content import eval_results
-        >>> from hf_simplex.hub.evidence import Evidence
-        >>> eval_results(Evidence(), "digits")
-        []
-    """
-    name = Path(data_set or "unknown").name
-    return [
-        EvalResult(
-            task_type="image-classification",
-            task_name="Image Classification",
-            dataset_type=data_set_id(data_set) or name,
-            dataset_name=name,
-            dataset_split="test",
-            metric_type=metric,
-            metric_name=f"{spelled} ({PARTS.get(part, part)})",
-            metric_value=round(result[metric], 6),  # type: ignore[literal-required]
-        )
-        for part, result in evidence.results.items()
-        for metric, spelled in METRICS.items()
-    ]
-
-
-def is_generated(result: EvalResult) -> bool:
-    """Whether the metric's name shows that `eval_results` wrote this entry of a model-index.
-
-    Example:
-        >>> from huggingface_hub import EvalResult
-        >>> from hf_simplex.hub.card_content import is_generated
-        >>> is_generated(EvalResult("image-classification", "d", "d", "nll", 0.1, metric_name="NLL (ESPRO)"))
-        True
-    """
-    return result.metric_name in {f"{metric} ({part})" for metric in METRICS.values() for part in PARTS.values()}
 
 
 def vertex_rows(config: SimplexConfig) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers.utils import logging
 
-from .card_content import is_generated
+from .model_index import is_generated
 
 __all__ = [
     "BEGIN_CODE",

@@ -19,12 +19,10 @@ from ..plots.risk_coverage import plot_risk_coverage
 from ..plots.surfaces import plot_plane
 from .backbone_license import inherited_license
 from .card_content import (
-    METRICS,
     counted,
     data_set_id,
     decision_lines,
     difference_lines,
-    eval_results,
     hub_id,
     linked,
     placeholder_name,
@@ -37,6 +35,7 @@ from .card_content import (
 )
 from .card_merge import BEGIN_CODE, END, END_CODE, begin_comment, merge_cards, read_card
 from .evidence import PARTS, Evidence, without_repeats
+from .model_index import METRICS, eval_results
 
 __all__ = ["PICTURES", "new_card", "write_card"]
 
