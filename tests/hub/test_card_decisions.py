@@ -155,8 +155,8 @@ def test_a_card_with_decisions_renders() -> None:
     ]
     assert model.decisions is not None and decisions == describe_decisions(model.decisions)
     assert on_test == [
-        "It answers 70.0% of the test images, with an error of 3.10%.",
-        "Prediction sets hold the true label of 88.5% of the test images, with 1.25 labels on average.",
+        "It answers 70.0 % of the test images, with an error of 3.10 %.",
+        "Prediction sets hold the true label of 88.5 % of the test images, with 1.25 labels on average.",
         "The area under the risk-coverage curve is 0.1234.",
         "Images out of the distribution: AUROC 0.750 by mutual information.",
         "Images out of the distribution: AUROC 0.875 by energy.",
