@@ -29,6 +29,7 @@ from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
 
 HOSTILE = {
     "lines": "a\n\n# b\n---\n- c\n\n    d\n```\ne",
+    "the end of a block of code": "a\n```\n# b",
     "carriage returns": "a\r\n\r\n# b\r---\r",
     "backticks": "``` a `b`` c```",
     "comments": "a --> <!-- <b>b</b>",
