@@ -330,20 +330,21 @@ def describe_decisions(decisions: Decisions) -> list[str]:
     lines.append(f"The temperature is {shown}" + ("." if shown == "1" else f": the members alone are {tendency}."))
     if (abstention := decisions.abstention) is not None:
         goal = (
-            f"an error below {abstention.target_error:.1%} at a confidence level of {abstention.confidence_level:.0%}"
+            f"an error below {100 * abstention.target_error:.1f} % at a confidence level of "
+            f"{100 * abstention.confidence_level:.0f} %"
         )
         if abstention.threshold is None or abstention.coverage is None:
             lines.append(f"No threshold of confidence reaches {goal}.")
         else:
             lines.append(
                 f"For {goal}, answer where the confidence is at least {abstention.threshold:.3f}: "
-                f"{abstention.coverage:.0%} of the validation images."
+                f"{100 * abstention.coverage:.0f} % of the validation images."
             )
     if (sets := decisions.prediction_sets) is not None:
         what = (
             "need more validation images: they hold all labels"
             if sets.quantile is None
-            else f"hold the true label for {sets.coverage:.0%} of the images ({sets.method.upper()})"
+            else f"hold the true label for {100 * sets.coverage:.0f} % of the images ({sets.method.upper()})"
         )
         lines.append(f"Prediction sets {what}.")
     return lines

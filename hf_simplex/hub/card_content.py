@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -15,17 +14,16 @@ from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexCo
 from ..model.members import MEMBER_RULES, place_members
 from ..model.modeling_simplex import SimplexForImageClassification
 from .evidence import PARTS, Evidence
+from .safe_text import Markdown, code_span
 
 __all__ = [
-    "METRICS",
     "counted",
     "data_set_id",
     "decision_lines",
     "difference_lines",
-    "eval_results",
     "hub_id",
-    "is_generated",
     "linked",
+    "part_lines",
     "placeholder_name",
     "roles",
     "sampling",
@@ -35,9 +33,6 @@ __all__ = [
     "vertex_rows",
 ]
 
-METRICS = {"accuracy": "Accuracy", "nll": "NLL", "ece": "ECE"}
-"""Metrics in a card's metadata, and how the model-index spells them."""
-
 # Hub ids of the data sets that `load_image_data` reads from files.
 _HUB_DATA_SETS = {"fashion_mnist": "zalando-datasets/fashion_mnist"}
 
@@ -45,6 +40,14 @@ _ROLES = {
     MODE: ("fine-tuned mode",),
     CONNECTOR: ("connector",),
     PRETRAINED: ("pretrained vertex", "pretrained vertices"),
+}
+
+_PART_LINES = {
+    "backbone": "one model, the first mode alone.",
+    "deep_ensemble": "the mean prediction of the modes, a plain ensemble of independently trained models.",
+    "centroid": "one model, whose weights are the mean of the vertices of the first simplex.",
+    "simplex": "the mean prediction of the members in the first simplex.",
+    "espro": "the mean prediction of all members, which is what this repository's model returns.",
 }
 
 
@@ -76,7 +79,7 @@ def hub_id(name: Any) -> str | None:
     return name
 
 
-def linked(name: Any, default: str) -> str:
+def linked(name: Any, default: str) -> Markdown:
     """Formats the name of a backbone or data set as code. A path is shortened to its last part.
 
     Args:
@@ -92,8 +95,8 @@ def linked(name: Any, default: str) -> str:
         '`pets`'
     """
     if (repository := hub_id(name)) is not None:
-        return f"`{repository}`"
-    return f"`{Path(str(name)).name}`" if name else default
+        return code_span(repository)
+    return code_span(Path(str(name)).name) if name else Markdown(default)
 
 
 def data_set_id(name: str | None) -> str | None:
@@ -173,6 +176,21 @@ def strategy_reason(config: SimplexConfig) -> str | None:
     return choice.get("reason") if choice.get("asked") == "auto" else None
 
 
+def part_lines(evidence: Evidence) -> list[str]:
+    """Says of each row of the results which model it is.
+
+    Args:
+        evidence: of a run, without repeated parts.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import part_lines
+        >>> from hf_simplex.hub.evidence import Evidence
+        >>> part_lines(Evidence(results={"centroid": {}}))
+        ['centroid: one model, whose weights are the mean of the vertices of the first simplex.']
+    """
+    return [f"{PARTS[part]}: {_PART_LINES[part]}" for part in evidence.results if part in _PART_LINES]
+
+
 def difference_lines(evidence: Evidence) -> list[str]:
     """Says by how much the ensemble and its centroid differ from one model and from the plain ensemble of the modes.
 
@@ -211,11 +229,11 @@ def decision_lines(evidence: Evidence) -> list[str]:
     found = {} if ours is None else ours.get("decisions", {})
     lines = []
     if "answered" in found:
-        error = f", with an error of {found['error_of_answers']:.2%}" if "error_of_answers" in found else ""
-        lines.append(f"It answers {found['answered']:.1%} of the test images{error}.")
+        error = f", with an error of {100 * found['error_of_answers']:.2f} %" if "error_of_answers" in found else ""
+        lines.append(f"It answers {100 * found['answered']:.1f} % of the test images{error}.")
     if "set_coverage" in found:
         lines.append(
-            f"Prediction sets hold the true label of {found['set_coverage']:.1%} of the test images, with "
+            f"Prediction sets hold the true label of {100 * found['set_coverage']:.1f} % of the test images, with "
             f"{found['mean_set_size']:.2f} labels on average."
         )
     if "area_under_risk_coverage" in found:
@@ -229,51 +247,6 @@ def decision_lines(evidence: Evidence) -> list[str]:
         size = "more models than its modes" if equivalent is None else f"{equivalent:.1f} models"
         lines.append(f"Its calibrated NLL is that of a deep ensemble of {size}.")
     return lines
-
-
-def eval_results(evidence: Evidence, data_set: str | None) -> list[EvalResult]:
-    """Returns the entries of the model-index: one per part and metric.
-
-    Args:
-        evidence: evidence of a run.
-        data_set: name of the data set.
-
-    Returns:
-        The entries. Without results, an empty list.
-
-    Example:
-        >>> from hf_simplex.hub.card_content import eval_results
-        >>> from hf_simplex.hub.evidence import Evidence
-        >>> eval_results(Evidence(), "digits")
-        []
-    """
-    name = Path(data_set or "unknown").name
-    return [
-        EvalResult(
-            task_type="image-classification",
-            task_name="Image Classification",
-            dataset_type=data_set_id(data_set) or name,
-            dataset_name=name,
-            dataset_split="test",
-            metric_type=metric,
-            metric_name=f"{spelled} ({PARTS.get(part, part)})",
-            metric_value=round(result[metric], 6),  # type: ignore[literal-required]
-        )
-        for part, result in evidence.results.items()
-        for metric, spelled in METRICS.items()
-    ]
-
-
-def is_generated(result: EvalResult) -> bool:
-    """Whether the metric's name shows that `eval_results` wrote this entry of a model-index.
-
-    Example:
-        >>> from huggingface_hub import EvalResult
-        >>> from hf_simplex.hub.card_content import is_generated
-        >>> is_generated(EvalResult("image-classification", "d", "d", "nll", 0.1, metric_name="NLL (ESPRO)"))
-        True
-    """
-    return result.metric_name in {f"{metric} ({part})" for metric in METRICS.values() for part in PARTS.values()}
 
 
 def vertex_rows(config: SimplexConfig) -> list[dict[str, Any]]:

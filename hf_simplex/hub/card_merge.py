@@ -10,12 +10,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
+from urllib.parse import quote, unquote
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers.utils import logging
 
-from .card_content import is_generated
+from .model_index import is_generated
+from .safe_text import inline, python_string
 
 __all__ = [
     "BEGIN_CODE",
@@ -33,7 +35,8 @@ __all__ = [
 
 END = "<!-- hf-simplex card ends -->"
 BEGIN_CODE, END_CODE = "<!-- needs the code in this repository -->", "<!-- needs it no more -->"
-_BEGIN = re.compile(r"<!-- hf-simplex card of (?P<repository>\S+): .*? -->")
+# A name in the card can hold a comment, but never as a line of its own.
+_BEGIN = re.compile(r"^<!-- hf-simplex card of (?P<repository>\S+): .*? -->(?=[ \t\r]*$)", re.MULTILINE)
 
 # Metadata that hf-simplex overwrites wherever it knows a value.
 _OVERWRITTEN_KEYS = ("library_name", "pipeline_tag", "base_model", "datasets", "metrics")
@@ -44,13 +47,16 @@ logger = logging.get_logger(__name__)
 def begin_comment(repository: str) -> str:
     """The HTML comment at the start of the generated region. It names the repository of the examples.
 
+    Characters that no Hub id has are percent-encoded.
+
     Example:
         >>> from hf_simplex.hub.card_merge import begin_comment
         >>> begin_comment("me/digits").startswith("<!-- hf-simplex card of me/digits: ")
         True
     """
+    name = quote(repository, errors="surrogatepass")
     return (
-        f"<!-- hf-simplex card of {repository}: generated from here to the next such comment, and replaced when the "
+        f"<!-- hf-simplex card of {name}: generated from here to the next such comment, and replaced when the "
         "ensemble is published again. Text above and below stays. -->"
     )
 
@@ -148,8 +154,8 @@ def generated_region(text: str) -> str | None:
         '<!-- hf-simplex card ends -->'
     """
     begin = _BEGIN.search(text)
-    end = text.find(END, begin.end()) if begin else -1
-    return text[begin.start() : end + len(END)] if begin and end >= 0 else None
+    end = _find_line(END, text, begin.end()) if begin else None
+    return text[begin.start() : end.end()] if begin and end else None
 
 
 def has_user_text(card: ModelCard) -> bool:
@@ -186,12 +192,16 @@ def addressed_to(card: ModelCard, repository: str) -> ModelCard:
         return addressed
     begin = _BEGIN.search(region)
     assert begin is not None
-    former = begin["repository"]
-    changed = region.replace(begin[0], begin_comment(repository), 1).replace(f'"{former}"', f'"{repository}"')
+    former = unquote(begin["repository"], errors="surrogatepass")
+    changed = re.sub(
+        rf"(from_pretrained\(|model=){re.escape(python_string(former))}",
+        lambda match: match[1] + python_string(repository),
+        region.replace(begin[0], begin_comment(repository), 1),
+    )
     old_title, title = former.split("/")[-1], repository.split("/")[-1]
     addressed.text = re.sub(
-        rf"\A(\s*# ){re.escape(old_title)}[ \t]*$",
-        lambda match: match[1] + title,
+        rf"\A(\s*# ){re.escape(inline(old_title))}[ \t]*$",
+        lambda match: match[1] + inline(title),
         card.text.replace(region, changed),
         count=1,
         flags=re.MULTILINE,
@@ -212,10 +222,14 @@ def without_code(card: ModelCard) -> ModelCard:
         '# Digits\\n\\nEnd.'
     """
     shortened = ModelCard(str(card))
-    begin, end = card.text.find(BEGIN_CODE), card.text.find(END_CODE)
-    if 0 <= begin < end:
-        shortened.text = card.text[:begin].rstrip("\n") + "\n\n" + card.text[end + len(END_CODE) :].lstrip("\n")
+    begin, end = _find_line(BEGIN_CODE, card.text), _find_line(END_CODE, card.text)
+    if begin and end and begin.start() < end.start():
+        shortened.text = card.text[: begin.start()].rstrip("\n") + "\n\n" + card.text[end.end() :].lstrip("\n")
     return shortened
+
+
+def _find_line(line: str, text: str, start: int = 0) -> re.Match[str] | None:
+    return re.compile(rf"^{re.escape(line)}(?=[ \t\r]*$)", re.MULTILINE).search(text, start)
 
 
 def _data(card: ModelCard) -> ModelCardData:

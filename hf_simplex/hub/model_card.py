@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
@@ -18,14 +19,13 @@ from ..plots.risk_coverage import plot_risk_coverage
 from ..plots.surfaces import plot_plane
 from .backbone_license import inherited_license
 from .card_content import (
-    METRICS,
     counted,
     data_set_id,
     decision_lines,
     difference_lines,
-    eval_results,
     hub_id,
     linked,
+    part_lines,
     placeholder_name,
     roles,
     sampling,
@@ -36,6 +36,8 @@ from .card_content import (
 )
 from .card_merge import BEGIN_CODE, END, END_CODE, begin_comment, merge_cards, read_card
 from .evidence import PARTS, Evidence, without_repeats
+from .model_index import METRICS, data_record, eval_results, evaluated_split
+from .safe_text import Markdown, code_block, python_string, render
 
 __all__ = ["PICTURES", "new_card", "write_card"]
 
@@ -123,29 +125,34 @@ def new_card(
     repository = repository or f"me/{placeholder_name(data_set)}"
     title = repository.split("/")[-1]
     hub_data_set = data_set_id(data_set)
+    base_model = None if from_scratch else hub_id(backbone)
+    record = data_record(config, evidence.data_set)
+    split = evaluated_split(record, evidence.test_images)
+    entries = eval_results(evidence, data_set, decided=model.decisions is not None, split=split)
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
         # An ensemble trained from scratch takes the backbone's architecture, not its weights.
         license=None if from_scratch else inherited_license(config),
-        base_model=None if from_scratch else hub_id(backbone),
+        base_model=base_model,
+        base_model_relation=None if base_model is None else "finetune",
         datasets=None if hub_data_set is None else [hub_data_set],
         metrics=list(METRICS),
         tags=[*TAGS, *tags],
         model_name=title,
-        eval_results=eval_results(evidence, data_set) or None,
+        eval_results=entries or None,
     )
-    if not evidence.results:
+    if not entries:
         # ModelCardData wants a name, but writes it as a metadata key of its own if there are no results.
         data.model_name = None
     errors = [standard_error(result["accuracy"], evidence.test_images) for result in evidence.results.values()]
-    return ModelCard.from_template(
-        data,
-        template_str=files(__package__).joinpath("template.md").read_text("utf-8"),
+    content = render(
+        files(__package__).joinpath("template.md").read_text("utf-8"),
+        card_data=Markdown(data.to_yaml()),
         title=title,
-        repository=repository,
-        begin=begin_comment(repository),
-        end=END,
+        repository=Markdown(python_string(repository)),
+        begin=Markdown(begin_comment(repository)),
+        end=Markdown(END),
         backbone=linked(backbone, "a backbone"),
         data_set=None if data_set is None else linked(data_set, ""),
         labels=counted(len(config.id2label or {}), "label"),
@@ -154,12 +161,16 @@ def new_card(
         num_simplexes=len(config.simplexes),
         vertices=counted(config.num_vertices, "vertex", "vertices"),
         roles=roles(config),
-        begin_code=BEGIN_CODE,
-        end_code=END_CODE,
+        begin_code=Markdown(BEGIN_CODE),
+        end_code=Markdown(END_CODE),
         results=[{"name": PARTS.get(part, part), **result} for part, result in evidence.results.items()],
+        parts=part_lines(evidence),
         test_images=evidence.test_images,
+        split=split,
+        notes=[] if record is None else record.notes,
         standard_error=max(errors, default=math.nan),
-        calibrated=all("calibrated" in result for result in evidence.results.values()),
+        calibrated=any("calibrated" in result for result in evidence.results.values()),
+        all_calibrated=all("calibrated" in result for result in evidence.results.values()),
         calibrated_pictures=evidence.calibrated and bool(evidence.predictions),
         differences=difference_lines(evidence),
         strategy=strategy_reason(config),
@@ -175,7 +186,12 @@ def new_card(
         simplex_rows=simplex_rows(model),
         parameters=f"{sum(model.weights[0][name].numel() for name in model.vertex_parameter_names):,}",
         sampling=sampling(config),
-        arguments=yaml.safe_dump(dict(evidence.arguments), sort_keys=False).strip() if evidence.arguments else "",
+        arguments=code_block(_as_yaml(evidence.arguments), "yaml") if evidence.arguments else "",
         hardware=evidence.hardware,
         forward_passes=counted(len(config.members), "forward pass", "forward passes"),
     )
+    return ModelCard(content)
+
+
+def _as_yaml(arguments: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(arguments), sort_keys=False, allow_unicode=True, width=math.inf).strip()

@@ -1,7 +1,7 @@
 """Publishing of a trained ensemble, with a card that shows arguments, hardware and results of the run."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,10 @@ from torch.utils.data import Dataset
 from transformers.data.data_collator import DataCollator
 from transformers.utils import logging
 
-from ..evaluation.comparison import predict_parts, results_of
+from ..evaluation.calibration import scale_temperature
+from ..evaluation.comparison import Prediction, Result, predict_parts, results_of
+from ..evaluation.inputs import IntArray
+from ..evaluation.metrics import classification_metrics
 from ..hub.evidence import DRAWN_PARTS, Evidence, describe_hardware
 from ..hub.model_card import write_card
 from ..hub.publishing import publish_folder
@@ -44,6 +47,8 @@ def publish_run(
         args: The arguments of the run. `hub_model_id`, `hub_token`, `hub_revision` and `hub_private_repo` are the
             defaults of the arguments below.
         eval_dataset: Images with labels for the results on the card. Default: no results, as for several data sets.
+            An ensemble with decisions gets calibrated results and pictures of itself and of its first centroid, whose
+            temperatures the decisions hold.
         data_collator: As for `transformers.Trainer`.
         commit_message: Message of the commit. Default: "Upload ensemble".
         token: Token of an account that may write.
@@ -73,12 +78,7 @@ def publish_run(
             # Weights are published even where they cannot be evaluated.
             logger.warning("The card has no results: %s", error)
         else:
-            evidence = replace(
-                evidence,
-                test_images=len(references),
-                results=results_of(predictions, references),
-                predictions={name: (predictions[name].probabilities, references) for name in DRAWN_PARTS},
-            )
+            evidence = _with_results(evidence, model, predictions, references)
     if args.process_index != 0:
         return None
     repo_id = args.hub_model_id or Path(args.output_dir).absolute().name
@@ -91,4 +91,33 @@ def publish_run(
         revision=revision or args.hub_revision,
         private=args.hub_private_repo if private is None else private,
         tags=tags,
+    )
+
+
+def _with_results(
+    evidence: Evidence,
+    model: SimplexForImageClassification,
+    predictions: Mapping[str, Prediction],
+    references: IntArray,
+) -> Evidence:
+    """Adds results and predictions, at the temperatures of the decisions where there are some."""
+    results: dict[str, Result] = results_of(predictions, references)
+    drawn = {part: predictions[part].probabilities for part in DRAWN_PARTS}
+    if (decisions := model.decisions) is not None:
+        temperatures = dict(zip(["centroid"], decisions.centroid_temperatures, strict=False))
+        temperatures["espro"] = decisions.temperature
+        # Raw predictions of the other parts do not belong beside calibrated ones.
+        drawn = {part: scale_temperature(drawn[part], temperature) for part, temperature in temperatures.items()}
+        for part, temperature in temperatures.items():
+            found = classification_metrics(drawn[part], references)
+            results[part]["calibrated"] = {
+                **{name: found[name] for name in ("nll", "ece", "brier")},
+                "temperature": temperature,
+            }
+    return replace(
+        evidence,
+        test_images=len(references),
+        results=results,
+        predictions={part: (probabilities, references) for part, probabilities in drawn.items()},
+        calibrated=model.decisions is not None,
     )

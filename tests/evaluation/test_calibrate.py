@@ -139,7 +139,7 @@ def test_an_unreachable_error_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert decisions.abstention.threshold is None
     assert "No threshold keeps the error below 0.001" in caplog.text
     assert any(
-        "No threshold of confidence reaches an error below 0.1%" in line for line in describe_decisions(decisions)
+        "No threshold of confidence reaches an error below 0.1 %" in line for line in describe_decisions(decisions)
     )
 
 

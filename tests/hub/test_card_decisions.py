@@ -147,7 +147,8 @@ def test_a_card_with_decisions_renders() -> None:
         figures: Any = [result["accuracy"], result["nll"], result["calibrated"]["nll"], result["ece"]]
         figures += [result["calibrated"]["ece"], result["brier"], 4.0, 8]
         assert [float(cell) for cell in row[1:]] == pytest.approx(figures, abs=5.1e-5)
-    differences, decisions, on_test = rendered.lists()[:3]
+    rows, differences, decisions, on_test = rendered.lists()[:4]
+    assert [row.split(":")[0] for row in rows] == ["backbone", "deep ensemble", "centroid", "one simplex", "ESPRO"]
     assert differences == [
         f"{name} against {rival}: {describe_differences(found.results[part]['differences'][key])}"
         for part, name in (("espro", "ESPRO"), ("centroid", "centroid"))
@@ -155,8 +156,8 @@ def test_a_card_with_decisions_renders() -> None:
     ]
     assert model.decisions is not None and decisions == describe_decisions(model.decisions)
     assert on_test == [
-        "It answers 70.0% of the test images, with an error of 3.10%.",
-        "Prediction sets hold the true label of 88.5% of the test images, with 1.25 labels on average.",
+        "It answers 70.0 % of the test images, with an error of 3.10 %.",
+        "Prediction sets hold the true label of 88.5 % of the test images, with 1.25 labels on average.",
         "The area under the risk-coverage curve is 0.1234.",
         "Images out of the distribution: AUROC 0.750 by mutual information.",
         "Images out of the distribution: AUROC 0.875 by energy.",
@@ -192,7 +193,7 @@ def test_the_card_of_an_ensemble_without_decisions_is_as_before() -> None:
         del result["differences"]
     rendered = check_rendered(new_card(complete(), found).text)
     assert rendered.texts("heading_open")[1:] == ["Use", "Results", "Structure", "Limits", "Citation"]
-    assert rendered.tables()[0][0] == PLAIN and len(rendered.lists()) == 1, "the limits"
+    assert rendered.tables()[0][0] == PLAIN and len(rendered.lists()) == 2, "the rows and the limits"
     paragraphs = rendered.texts("paragraph_open")
     assert not any("alibrated" in text or "Differences" in text or "strategy" in text for text in paragraphs)
 
@@ -208,7 +209,7 @@ def test_the_same_model_under_two_names_has_no_difference_to_tell() -> None:
     found = evidence(calibrated=False)
     zero = {"mean": 0.0, "standard_error": 0.0}
     found.results["espro"]["differences"]["deep_ensemble"] = {"error": zero, "nll": zero, "brier": zero}  # type: ignore[typeddict-item]
-    lines = check_rendered(new_card(complete(), found).text).lists()[0]
+    lines = check_rendered(new_card(complete(), found).text).lists()[1]
     assert [line.split(":")[0] for line in lines] == [
         "ESPRO against backbone",
         "centroid against backbone",
