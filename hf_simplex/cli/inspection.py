@@ -34,7 +34,7 @@ def inspect(ensemble: Ensemble, as_json: Json = False, revision: Revision = None
         print_json(described)
         return
     shown = {**described, "size": _size(described["bytes"])}
-    summary = ("backbone", "labels", "parameters_per_vertex", "size", "sampling", "log_volume")
+    summary = ("backbone", "labels", "parameters_per_vertex", "shared_parameters", "size", "sampling", "log_volume")
     print_table(["", ""], [[_title(name), shown[name]] for name in summary])
     for part in ("vertices", "simplexes", "members"):
         rows = described[part]
@@ -66,6 +66,7 @@ def _describe(model: "SimplexForImageClassification", name: str) -> dict[str, An
         "backbone": config.provenance.get("backbone") or config.backbone_config.model_type,
         "labels": config.num_labels,
         "parameters_per_vertex": sum(parameter.numel() for parameter in model.vertices[0].parameters()),
+        "shared_parameters": sum(parameter.numel() for parameter in model.shared.parameters()),
         "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         "sampling": config.sampling,
         "log_volume": None if total == float("-inf") else total,

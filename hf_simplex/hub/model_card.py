@@ -14,6 +14,7 @@ from huggingface_hub.constants import REPOCARD_NAME
 from ..evaluation.calibrate import describe_decisions
 from ..model.checkpoint import atomic_write
 from ..model.modeling_simplex import SimplexForImageClassification
+from ..model.vertex_parameters import describe_vertex_parameters
 from ..plots.reliability import plot_reliability
 from ..plots.risk_coverage import plot_risk_coverage
 from ..plots.surfaces import plot_plane
@@ -185,6 +186,8 @@ def new_card(
         vertex_rows=vertex_rows(config),
         simplex_rows=simplex_rows(model),
         parameters=f"{sum(model.weights[0][name].numel() for name in model.vertex_parameter_names):,}",
+        shared=f"{sum(tensor.numel() for tensor in model.shared.tensors().values()):,}",
+        differing=describe_vertex_parameters(config.vertex_parameters),
         sampling=sampling(config),
         arguments=code_block(_as_yaml(evidence.arguments), "yaml") if evidence.arguments else "",
         hardware=evidence.hardware,

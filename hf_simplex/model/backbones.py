@@ -18,7 +18,8 @@ from .classification_head import head_parameters
 from .configuration_simplex import SimplexConfig, check_labels
 from .image_processors import ProcessorSource, processor_source
 from .sharding import full_tensor
-from .vertex_parameters import describe_vertex_parameters, separate_shared
+from .vertex_parameters import describe_vertex_parameters
+from .vertex_selection import separate_shared
 
 __all__ = [
     "LoadedBackbone",

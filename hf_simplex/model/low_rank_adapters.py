@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .vertex_parameters import is_adapter_config
+
 __all__ = [
     "insert_adapters",
     "check_adapters",
-    "is_adapter_config",
     "is_inserted",
     "mean_of_merged",
     "merged",
@@ -37,17 +38,6 @@ _NOT_STORED = (
     "auto_mapping", "base_model_name_or_path", "inference_mode", "megatron_config", "megatron_core", "peft_version",
     "revision", "runtime_config", "task_type",
 )  # fmt: skip
-
-
-def is_adapter_config(value: Any) -> bool:
-    """Return whether a value is the dictionary of a peft `LoraConfig`.
-
-    Example:
-        >>> from hf_simplex.model.low_rank_adapters import is_adapter_config
-        >>> is_adapter_config({"peft_type": "LORA", "r": 8}), is_adapter_config(["classifier"])
-        (True, False)
-    """
-    return isinstance(value, Mapping) and str(value.get("peft_type")).upper().removeprefix("PEFTTYPE.") == "LORA"
 
 
 def is_inserted(module: nn.Module) -> bool:

@@ -34,7 +34,7 @@ from .processes import map_over_ranks
 from .ready_members import ReadyMembers
 from .shared_weights import split_parameters
 from .tensor_tree import TensorTree
-from .vertex_parameters import resolve_vertex_parameters, separate_shared
+from .vertex_selection import resolve_vertex_parameters, separate_shared
 
 __all__ = ["SimplexForImageClassification", "SimplexImageClassifierOutput"]
 

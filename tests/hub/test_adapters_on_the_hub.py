@@ -9,8 +9,10 @@ import torch
 from loopback_hub import LoopbackHub
 from tiny import PICTURE, SIZE, backbone, images
 from transformers import ViTImageProcessor, pipeline
+from typer.testing import CliRunner
 
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.cli import app
 
 ID = "alice/adapters"
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "fc1"]}
@@ -117,3 +119,15 @@ def test_code_of_the_repository_needs_peft_for_adapters_only(
         assert "need peft" in found and "pip install peft" in found
     else:
         assert torch.equal(torch.tensor(found), model(images()).logits)
+
+
+def test_card_and_inspect_say_what_differs(hub: LoopbackHub) -> None:
+    model = grown(2)
+    model.push_to_hub(ID)
+    shared = sum(parameter.numel() for parameter in model.shared.parameters())
+    card = hub.files(ID)["README.md"].decode()
+    said = "The vertices differ in LoRA of rank 2 and classifier. They share the other "
+    assert f"{said}{shared:,} parameters, which are stored once." in card
+    told = json.loads(CliRunner().invoke(app, ["inspect", ID, "--json"]).stdout)
+    assert told["shared_parameters"] == shared
+    assert told["parameters_per_vertex"] == sum(parameter.numel() for parameter in model.vertices[0].parameters())

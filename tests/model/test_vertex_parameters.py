@@ -13,7 +13,8 @@ from tiny import backbone, batches, folder, images
 from torch import nn
 
 from hf_simplex import SimplexConfig, SimplexForImageClassification
-from hf_simplex.model.vertex_parameters import matching_parameters, resolve_vertex_parameters
+from hf_simplex.model.vertex_parameters import matching_parameters
+from hf_simplex.model.vertex_selection import resolve_vertex_parameters
 from hf_simplex.model.weight_space import write_point
 
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"]}
