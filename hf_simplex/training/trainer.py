@@ -22,6 +22,7 @@ from ..model.coordinates import vertex_coordinates
 from ..model.decisions import Decisions
 from ..model.modeling_simplex import SimplexForImageClassification
 from .arguments import SimplexTrainingArguments
+from .callbacks import StageProgressCallback
 from .example_digest import example_digest
 from .finite import NonFiniteError
 from .growth import check_growth, random_edge, unchanged_on_error
@@ -92,6 +93,9 @@ class SimplexTrainer(VertexTrainer):
         super().__init__(model, args, batch_norm_dataset=batch_norm_dataset, **kwargs)
         self.data_record = data_record
         self._is_in_growth = False
+        if args.disable_tqdm:
+            # Lines take the place of the bars.
+            self.add_callback(StageProgressCallback)
 
     # ---- growth --------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ def load_data(data_args: DataArguments, token: str | None = None, validation_fra
         data_args.data_set,
         config_name=data_args.data_config,
         train_split=data_args.train_split,
+        validation_split=data_args.validation_split,
         test_split=data_args.test_split,
         image_column=data_args.image_column,
         label_column=data_args.label_column,
