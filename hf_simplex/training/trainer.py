@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput
+from transformers.utils import logging
 
 from ..data.random_streams import stream
 from ..data.split_records import DataRecord
@@ -306,6 +307,16 @@ class SimplexTrainer(VertexTrainer):
             self._write_record(self.args.output_dir)
             self.simplex.save_pretrained(self.args.output_dir)
         self._end_if_preempted()
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        # The bar of the files would break that of the stage.
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            if shown:
+                logging.enable_progress_bar()
 
     def draw_members(self) -> None:
         """Choose the members as `args` says and compute their BatchNorm statistics.
