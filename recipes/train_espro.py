@@ -51,6 +51,7 @@ from hf_simplex.model.weight_space import trainable_names
 from hf_simplex.plots.answers import plot_answers
 from hf_simplex.training.batch_norm_images import batch_norm_batches
 from hf_simplex.training.card_evidence import shown_arguments
+from hf_simplex.training.finite import NonFiniteError
 from hf_simplex.training.recipe.arguments import (
     BackboneArguments,
     CalibrationArguments,
@@ -134,9 +135,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result] | None:
         started = time.perf_counter()
         with exit_on_mistake():
             run = prepare(argv)
+            check_trainer(run)
             check_resume(run)
         interruption.flag = "--resume"
-        grow(run)
+        # The trainer checks a batch before it trains.
+        with exit_on_mistake((ValueError, OSError, NonFiniteError)):
+            grow(run)
         if run.args.component is not None:
             return None
         return evaluate_and_save(run, started)
@@ -162,6 +166,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
         data = load_data_with_validation(data_args, backbone_args.token, calibration.validation_fraction)
     else:
         data = load_data(data_args, backbone_args.token)
+    if len(data.test) < 2:
+        raise ValueError(f"{data.name} has one test image: results have standard errors, which need at least 2.")
     with args.main_process_first(local=False):
         components = start_components(backbone_args, data_args, data, args)
     if calibration.strategy == "auto" and backbone_args.modes is not None:
@@ -207,6 +213,14 @@ def prepare(argv: Sequence[str] | None) -> Run:
         unfamiliar,
         repository,
     )
+
+
+def check_trainer(run: Run) -> None:
+    """Raise ValueError if no trainer can be made with the arguments, such as for a logger that is not installed."""
+    try:
+        run.trainer(run.components[run.numbers[0]], run.component_arguments(run.numbers[0]))
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_resume(run: Run) -> None:

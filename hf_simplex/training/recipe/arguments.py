@@ -1,5 +1,6 @@
 """Argument dataclasses of the recipes. `parse_arguments` fills them."""
 
+import math
 import sys
 from dataclasses import dataclass, field
 
@@ -159,6 +160,12 @@ class EsproArguments(SimplexTrainingArguments):
         super().__post_init__()
         # A bar in a log file is thousands of carriage returns. The trainer prints lines instead.
         self.disable_tqdm = self.disable_tqdm or not sys.stderr.isatty()
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
+        for name in ("learning_rate", "num_train_epochs", "dataloader_num_workers", "weight_decay"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name} is {getattr(self, name)}: expected a finite number of at least 0.")
 
 
 @dataclass

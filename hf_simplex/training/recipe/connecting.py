@@ -187,6 +187,8 @@ def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | 
         )
     if args.resume:
         raise ValueError("resume was given, but this recipe does not go on with an unfinished run: leave it out.")
+    if Path(args.output_dir).is_file():
+        raise ValueError(f"output_dir is {args.output_dir}, which is a file: give a folder.")
     if (Path(args.output_dir) / "results.json").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir} holds results already. Choose another output_dir or give --overwrite.")
     if mode_args.joins is None:

@@ -84,6 +84,8 @@ def read_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) -> 
     with exit_on_mistake():
         (args,) = parse_arguments((kind,), argv)
         check_installed("matplotlib", "plots", "The run draws a picture at its end.")
+        if Path(args.output_dir).is_file():
+            raise ValueError(f"output_dir is {args.output_dir}, which is a file: give a folder.")
         if (Path(args.output_dir) / "results.json").exists() and not args.overwrite:
             raise ValueError(f"{args.output_dir} holds results already. Choose another output_dir or --overwrite.")
     return args
