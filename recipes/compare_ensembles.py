@@ -19,9 +19,11 @@ from comparison.arguments import CompareArguments
 from comparison.run import Comparison
 
 from hf_simplex.training.recipe.arguments import DataArguments, EsproArguments
+from hf_simplex.training.recipe.interruption import as_recipe
 from hf_simplex.training.recipe.parsing import parse_arguments
 
 
+@as_recipe
 def main(argv: Sequence[str] | None = None) -> dict[int, dict[str, Any]]:
     """Run the comparison; returns what results.json of each seed holds."""
     try:

@@ -26,8 +26,10 @@ from hf_simplex import SimplexForImageClassification
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.training.recipe.arguments import ModeArguments
 from hf_simplex.training.recipe.connecting import Images, PointResults, at_points, prepare, sampled, sampling_of
+from hf_simplex.training.recipe.interruption import as_recipe
 
 
+@as_recipe
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the recipe. Returns the content of results.json."""
     started = time.perf_counter()

@@ -35,7 +35,9 @@ from hf_simplex.plots.surfaces import plot_complex, plot_face, plot_plane
 from hf_simplex.training.recipe.arguments import DataArguments
 from hf_simplex.training.recipe.components import check_labels
 from hf_simplex.training.recipe.images import in_batches, load_data, transformed
+from hf_simplex.training.recipe.interruption import as_recipe
 from hf_simplex.training.recipe.parsing import exit_on_mistake, parse_arguments
+from hf_simplex.training.recipe.requirements import check_installed
 from hf_simplex.training.recipe.run_record import hardware, versions
 
 if TYPE_CHECKING:
@@ -87,11 +89,13 @@ class Picture:
     draw: Callable[[Surface], "Figure"]
 
 
+@as_recipe
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the recipe. Returns the content of surfaces.json."""
     started = time.perf_counter()
     with exit_on_mistake():
         args, data_args = parse_arguments((SurfaceArguments, DataArguments), argv)
+        check_installed("matplotlib", "plots", "The run draws pictures at its end.")
         model, pictures, batches = prepare(args, data_args)
     inputs = [{"pixel_values": batch["pixel_values"]} for batch in batches]
     drawn: dict[str, Any] = {}

@@ -20,11 +20,13 @@ import numpy as np
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.model.volumes import complex_log_volume
 from hf_simplex.training.recipe.connecting import prepare, sampled
+from hf_simplex.training.recipe.interruption import as_recipe
 
 COLLAPSED = 0.01
 """Height of a collapsed connector, relative to the first connector."""
 
 
+@as_recipe
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the recipe. Returns the content of results.json."""
     started = time.perf_counter()

@@ -13,16 +13,16 @@ weighs volume against loss like the evidence lower bound of a uniform distributi
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.volumes import simplex_log_volumes
 from hf_simplex.model.weight_space import stacked_parameters, trainable_names
+from hf_simplex.training.recipe.interruption import as_recipe
 from hf_simplex.training.recipe.plain_simplex import (
     PlainArguments,
     at_points,
@@ -32,6 +32,9 @@ from hf_simplex.training.recipe.plain_simplex import (
     train_mode,
     write_results,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CLUSTERS = ((-1.0, -0.65), (-0.2, 0.15), (0.65, 0.95))
 LIMIT = 1.4
@@ -63,6 +66,7 @@ class RegressionArguments(PlainArguments):
             )
 
 
+@as_recipe
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the recipe. Returns the content of results.json without versions."""
     started = time.perf_counter()
@@ -157,8 +161,11 @@ def network(width: int) -> nn.Module:
     )
 
 
-def draw(functions: dict[str, Tensor], grid: Tensor, inputs: Tensor, targets: Tensor) -> Figure:
+def draw(functions: dict[str, Tensor], grid: Tensor, inputs: Tensor, targets: Tensor) -> "Figure":
     """Plot functions, mean, two standard deviations and data, one panel an ensemble."""
+    # Optional, and slow to import.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, len(functions), sharex=True, sharey=True)
     x = grid.numpy()

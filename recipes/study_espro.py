@@ -22,6 +22,7 @@ from comparison.arguments import CompareArguments
 from comparison.study import read_settings, run_study
 
 from hf_simplex.training.recipe.arguments import DataArguments, EsproArguments
+from hf_simplex.training.recipe.interruption import as_recipe
 from hf_simplex.training.recipe.parsing import parse_arguments
 
 
@@ -34,6 +35,7 @@ class StudyArguments:
     study: str = field(default="", metadata={"help": "YAML file: for each setting the arguments that it changes."})
 
 
+@as_recipe
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the study; returns the lines that it added to study.jsonl."""
     try:

@@ -15,13 +15,13 @@ the arguments ends the run before training, with one line and exit code 2. The r
 
 `--resume` continues a killed run from `OUTPUT/components/`, with bitwise equal results. A run with other arguments,
 data, weights or processes is not continued: the message names what differs. More components or vertices are fine. On
-SIGTERM the run saves and exits with code 75. Components are independent: `--component I` trains one, and a run of all
-components with `--resume` unites and evaluates them (`recipes/components.sh`, `recipes/components.slurm`).
+SIGTERM and Ctrl-C the run saves, says what to type to go on, and exits with code 143 or 130. Components are
+independent: `--component I` trains one, and a run of all components with `--resume` unites and evaluates them
+(`recipes/components.sh`, `recipes/components.slurm`).
 """
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -51,7 +51,7 @@ from hf_simplex.model.weight_space import trainable_names
 from hf_simplex.plots.answers import plot_answers
 from hf_simplex.training.batch_norm_images import batch_norm_batches
 from hf_simplex.training.card_evidence import shown_arguments
-from hf_simplex.training.preemption import Preemption
+from hf_simplex.training.finite import NonFiniteError
 from hf_simplex.training.recipe.arguments import (
     BackboneArguments,
     CalibrationArguments,
@@ -67,9 +67,12 @@ from hf_simplex.training.recipe.images import (
     transformed,
     transformed_validation,
 )
+from hf_simplex.training.recipe.interruption import Interruption
 from hf_simplex.training.recipe.memory_format import Choice as MemoryFormatChoice
 from hf_simplex.training.recipe.memory_format import set_memory_formats
 from hf_simplex.training.recipe.parsing import exit_on_mistake, parse_arguments
+from hf_simplex.training.recipe.progress import readable_progress, say
+from hf_simplex.training.recipe.requirements import check_hub_account, check_installed
 from hf_simplex.training.recipe.run_record import hardware, table, versions
 from hf_simplex.training.recipe.strategy import (
     Choice,
@@ -121,19 +124,23 @@ class Run:
         )
 
     def say(self, line: str) -> None:
-        if self.args.should_log:
-            print(line, file=sys.stderr)
+        say(line, self.args)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Result] | None:
     """Run the recipe. Returns the content of results.json, or None for a single component."""
-    # SIGTERM ends the run here at any moment. During a stage the trainer saves first.
-    with Preemption(lambda: False).heeded():
+    # A signal ends the run here at any moment. During a stage the trainer saves first.
+    interruption = Interruption(argv)
+    with readable_progress(), interruption.told():
         started = time.perf_counter()
         with exit_on_mistake():
             run = prepare(argv)
+            check_trainer(run)
             check_resume(run)
-        grow(run)
+        interruption.flag = "--resume"
+        # The trainer checks a batch before it trains.
+        with exit_on_mistake((ValueError, OSError, NonFiniteError)):
+            grow(run)
         if run.args.component is not None:
             return None
         return evaluate_and_save(run, started)
@@ -145,6 +152,11 @@ def prepare(argv: Sequence[str] | None) -> Run:
     backbone_args, data_args, calibration, args = parse_arguments(kinds, argv)
     apply_strategy(calibration.strategy, backbone_args, args)
     check(backbone_args, args)
+    if args.component is None:
+        check_installed("matplotlib", "plots", "The run draws pictures at its end.")
+        check_installed("pandas", "recipes", "The run prints a table at its end.")
+    if args.push_to_hub:
+        check_hub_account(args.hub_token)
     if calibration.max_forward_passes is not None and (args.num_members is not None or not calibration.choose_members):
         raise ValueError(
             f"max_forward_passes is {calibration.max_forward_passes}, but no members are chosen: leave it out, or "
@@ -154,6 +166,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
         data = load_data_with_validation(data_args, backbone_args.token, calibration.validation_fraction)
     else:
         data = load_data(data_args, backbone_args.token)
+    if len(data.test) < 2:
+        raise ValueError(f"{data.name} has one test image: results have standard errors, which need at least 2.")
     with args.main_process_first(local=False):
         components = start_components(backbone_args, data_args, data, args)
     if calibration.strategy == "auto" and backbone_args.modes is not None:
@@ -162,8 +176,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
     train, plain_train, test = transformed(data, data_args, components[0])
     validation = transformed_validation(data, components[0])
     unfamiliar = unfamiliar_images(calibration, data_args, data, components[0], backbone_args.token)
-    if unfamiliar is not None and validation is None and args.should_log:
-        print("warning: out_of_distribution is not measured without validation images", file=sys.stderr)
+    if unfamiliar is not None and validation is None:
+        say("warning: out_of_distribution is not measured without validation images", args)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     numbers = list(range(len(components))) if args.component is None else [args.component]
     own_args = [component_arguments(args, number, len(components)) for number in numbers]
@@ -175,9 +189,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
     memory_formats = set_memory_formats(
         backbone_args.memory_format, [components[number] for number in numbers], own_args, plain_train
     )
-    if args.should_log:
-        for number, choice in zip(numbers, memory_formats, strict=False):
-            print(described(number, choice), file=sys.stderr)
+    for number, choice in zip(numbers, memory_formats, strict=False):
+        say(described(number, choice), args)
     repository = None
     if args.push_to_hub:
         name = args.hub_model_id or Path(args.output_dir).name
@@ -200,6 +213,14 @@ def prepare(argv: Sequence[str] | None) -> Run:
         unfamiliar,
         repository,
     )
+
+
+def check_trainer(run: Run) -> None:
+    """Raise ValueError if no trainer can be made with the arguments, such as for a logger that is not installed."""
+    try:
+        run.trainer(run.components[run.numbers[0]], run.component_arguments(run.numbers[0]))
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_resume(run: Run) -> None:

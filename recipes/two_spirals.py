@@ -11,10 +11,9 @@ pairwise disagreement near the training inputs (within 0.04) and away from them 
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -22,6 +21,7 @@ from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.sampling import sample_complex
 from hf_simplex.model.volumes import simplex_log_volume
 from hf_simplex.model.weight_space import stacked_parameters, trainable_names
+from hf_simplex.training.recipe.interruption import as_recipe
 from hf_simplex.training.recipe.plain_simplex import (
     PlainArguments,
     at_points,
@@ -31,6 +31,9 @@ from hf_simplex.training.recipe.plain_simplex import (
     train_mode,
     write_results,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 4
 HALF_WIDTH = 1.3
@@ -56,6 +59,7 @@ class SpiralArguments(PlainArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least {minimum}.")
 
 
+@as_recipe
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the recipe. Returns the content of results.json without versions."""
     started = time.perf_counter()
@@ -150,8 +154,11 @@ def disagreement(probabilities: Tensor) -> Tensor:
     return 2 * ones * (count - ones) / (count * (count - 1))
 
 
-def draw(fields: dict[str, Tensor], inputs: Tensor, labels: Tensor, resolution: int) -> Figure:
+def draw(fields: dict[str, Tensor], inputs: Tensor, labels: Tensor, resolution: int) -> "Figure":
     """Plot decision functions, their mean and standard deviation, one row an ensemble."""
+    # Optional, and slow to import.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 3.9), layout="constrained")
     axes = figure.subplots(len(fields), SHOWN + 2, sharex=True, sharey=True)
     extent = (-HALF_WIDTH, HALF_WIDTH, -HALF_WIDTH, HALF_WIDTH)

@@ -120,7 +120,7 @@ def evaluate_points(
     former_statistics = copy_statistics(batch_norm_statistics(module))
     former_flags = {child: child.training for child in module.modules()}
     module.eval()
-    progress = logging.tqdm(total=len(coordinates), desc="Points", unit="point", leave=False)
+    progress = logging.tqdm(total=len(coordinates), desc="Points", unit="point", leave=False, disable=None)
 
     def at(row: list[float]) -> tuple[float, float]:
         # write_point divides by partial sums of the coordinates. In descending order, these sums stay away from 0.

@@ -3,8 +3,10 @@
 import copy
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import Filter, LogRecord
 from typing import Any
 
 import torch
@@ -137,6 +139,11 @@ def load_backbone(
         kwargs.setdefault("label2id", {name: int(index) for index, name in id2label.items()})
     if num_labels is not None and num_labels < 2:
         raise ValueError(f"num_labels={num_labels}: expected at least 2.")
+    if os.fspath(name_or_path).startswith(("/", "./", "../", "~")) and not os.path.exists(name_or_path):
+        raise FileNotFoundError(
+            f"The backbone {os.fspath(name_or_path)!r} could not be loaded: there is no such folder "
+            f"(looked for {os.path.abspath(name_or_path)})."
+        )
     labels = {} if num_labels is None else {"num_labels": num_labels}
     kwargs.setdefault("ignore_mismatched_sizes", bool(labels))
     source = processor_source(name_or_path, kwargs)
@@ -146,9 +153,10 @@ def load_backbone(
         weights_file = getattr(stored, "transformers_weights", None)
         if str(weights_file).endswith(".bin"):
             raise ValueError(f"{name_or_path} keeps its weights in {weights_file}: only safetensors are read.")
-        module, loading = transformers.AutoModelForImageClassification.from_pretrained(
-            name_or_path, output_loading_info=True, use_safetensors=True, **labels, **kwargs
-        )
+        with _HeldReports().held():
+            module, loading = transformers.AutoModelForImageClassification.from_pretrained(
+                name_or_path, output_loading_info=True, use_safetensors=True, **labels, **kwargs
+            )
     except OSError as error:
         raise OSError(f"The backbone {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
     except SafetensorError as error:
@@ -162,7 +170,68 @@ def load_backbone(
             f"The labels of {os.fspath(name_or_path)} are {_shortened(stored.id2label)}, and id2label has "
             f"{_shortened(id2label)}: the head is newly initialized. Give fine_tuned=True to keep it as trained."
         )
+    _tell_of_weights(os.fspath(name_or_path), module, new, loading["unexpected_keys"])
     return LoadedBackbone(module, not new, source, new)
+
+
+class _HeldReports(Filter):
+    """Holds back transformers' table of the weights, and what it says of a number of labels that was asked for.
+
+    `load_backbone` says in a line what of it is news. After an error the reports are shown, since it refers to them.
+    """
+
+    _STARTS = ("You passed `num_labels=",)
+    _TABLE = "LOAD REPORT"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[LogRecord] = []
+
+    def filter(self, record: LogRecord) -> bool:
+        message = record.getMessage()
+        if self._TABLE in message or message.startswith(self._STARTS):
+            self.records.append(record)
+            return False
+        return True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        loggers = [logging.get_logger(f"transformers.{name}") for name in ("modeling_utils", "configuration_utils")]
+        for logger in loggers:
+            logger.addFilter(self)
+        try:
+            yield
+        except BaseException:
+            for logger in loggers:
+                logger.removeFilter(self)
+            for record in self.records:
+                logging.get_logger(record.name).handle(record)
+            raise
+        finally:
+            for logger in loggers:
+                logger.removeFilter(self)
+
+
+def _tell_of_weights(name: str, module: PreTrainedModel, new: Set[str], unused: Collection[str]) -> None:
+    """Say in one line which weights are new or unused, if any."""
+    found = []
+    if new:
+        head = set(head_parameters(module))
+        if new & head:
+            found.append(f"a new head for {module.config.num_labels} labels")
+        if other := sorted(new - head):
+            found.append(
+                f"{len(other)} weights that the checkpoint lacks or has in another shape, newly initialized "
+                f"({_first_of(other)})"
+            )
+    if unused:
+        found.append(f"{len(unused)} weights of the checkpoint without use ({_first_of(sorted(unused))})")
+    if found:
+        logger.warning(f"The backbone {name} has {', and '.join(found)}.")
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _has_other_labels(stored: PreTrainedConfig, id2label: Any) -> bool:
@@ -181,7 +250,7 @@ def _shortened(id2label: Any) -> str:
 
 @torch.no_grad()
 def _new_head(module: PreTrainedModel) -> set[str]:
-    """Initialize the weights anew whose shape depends on the number of labels, and return their names."""
+    """Initialize the head anew and return the names of its weights."""
     head = set(head_parameters(module))
     drawn = dict(type(module)._from_config(copy.deepcopy(module.config)).named_parameters())
     for name, parameter in module.named_parameters():

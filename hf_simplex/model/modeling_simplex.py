@@ -393,7 +393,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         """
         if not batch_norm_statistics(self.backbone):
             return [{} for _ in points]
-        progress = logging.tqdm(total=len(points), desc="BatchNorm statistics", leave=False)
+        progress = logging.tqdm(total=len(points), desc="BatchNorm statistics", leave=False, disable=None)
 
         def at(point: Sequence[float]) -> dict[str, Tensor]:
             found = copy_statistics(batch_norm_statistics(self.backbone_at(point, batches)))

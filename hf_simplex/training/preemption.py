@@ -1,26 +1,37 @@
-"""Preemption: on SIGTERM a run saves a checkpoint and exits with code 75."""
+"""Preemption: on SIGTERM or Ctrl-C a run saves a checkpoint and ends, with exit code 143 or 130."""
 
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import torch
+from tqdm.auto import tqdm
 
 from ..model.processes import any_rank
 
-__all__ = ["EXIT_CODE", "Preemption"]
+__all__ = ["EXIT_CODE", "INTERRUPTED", "Preemption"]
 
-EXIT_CODE = 75
-"""Exit code of a preempted run (EX_TEMPFAIL of sysexits.h). Start such a run again with `--resume`."""
+EXIT_CODE = 128 + signal.SIGTERM
+"""Exit code of a run that SIGTERM ended, as the shell reports it. Start such a run again with `--resume`."""
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a recipe that Ctrl-C ended, as the shell reports it."""
+
+_SAME_CTRL_C = 1.0
+"""Seconds. Launchers pass on the SIGINT of a terminal, which their processes have received already."""
 
 
 class Preemption:
-    """Records SIGTERM, and exits once it is safe.
+    """Records SIGTERM and Ctrl-C, and ends the run once it is safe.
+
+    SIGTERM ends with `SystemExit(EXIT_CODE)`, Ctrl-C with `KeyboardInterrupt`. A second Ctrl-C ends at once.
 
     Args:
-        is_busy: Returns whether the process must finish something before it may exit. If not, SIGTERM exits at once.
+        is_busy: Returns whether the process must finish something before it may end. If not, a signal ends it at once.
 
     Example:
         >>> from hf_simplex.training.preemption import Preemption
@@ -34,10 +45,12 @@ class Preemption:
     def __init__(self, is_busy: Callable[[], bool]) -> None:
         self.requested = False
         self._is_busy = is_busy
+        self._interrupted: float | None = None
+        """Time of the first Ctrl-C."""
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """Handle SIGTERM within the context. No effect outside the main thread, since only that gets signals.
+        """Handle both signals within the context. No effect outside the main thread, since only that gets signals.
 
         Example::
 
@@ -47,19 +60,27 @@ class Preemption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        former = signal.signal(signal.SIGTERM, self._note)
-        try:
+        with ExitStack() as stack:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                stack.callback(signal.signal, number, signal.signal(number, self._note))
             yield
-        finally:
-            signal.signal(signal.SIGTERM, former)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT:
+            if self._interrupted is not None:
+                if now - self._interrupted < _SAME_CTRL_C:
+                    return
+                raise KeyboardInterrupt
+            self._interrupted = now
         self.requested = True
         if not self._is_busy():
             self.end()
+        elif number == signal.SIGINT:
+            tqdm.write("Ctrl-C: the run saves and ends after this step. Again: it ends at once.", file=sys.stderr)
 
     def agreed(self, device: torch.device) -> bool:
-        """Return whether any process has received SIGTERM. All processes of a distributed run call this together.
+        """Return whether any process has received a signal. All processes of a distributed run call this together.
 
         Args:
             device: Device of the communication.
@@ -74,9 +95,10 @@ class Preemption:
 
     @staticmethod
     def begin_worker(init: Callable[[int], None] | None, worker: int) -> None:
-        """Worker init function of a data loader: ignore SIGTERM, then call `init`.
+        """Worker init function of a data loader: ignore SIGTERM and SIGINT, then call `init`.
 
-        A cluster signals all processes at once. The training process needs its workers until the step is finished.
+        Clusters and terminals signal all processes at once. The training process needs its workers until the step is
+        finished.
 
         Args:
             init: Another worker init function, or None.
@@ -86,19 +108,23 @@ class Preemption:
 
             DataLoader(dataset, num_workers=2, worker_init_fn=partial(Preemption.begin_worker, None))
         """
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         if init is not None:
             init(worker)
 
     def end(self) -> None:
-        """Exit with `EXIT_CODE`.
+        """End the run.
 
         Raises:
-            SystemExit: always.
+            KeyboardInterrupt: After Ctrl-C.
+            SystemExit: Otherwise, with `EXIT_CODE`.
 
         Example:
             >>> Preemption(is_busy=lambda: False).end()
             Traceback (most recent call last):
-            SystemExit: 75
+            SystemExit: 143
         """
+        if self._interrupted is not None:
+            raise KeyboardInterrupt
         raise SystemExit(EXIT_CODE)

@@ -8,9 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import datasets
 from torch.utils.data import Dataset
+from transformers import default_data_collator
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy, TrainOutput
+from transformers.utils import logging
 
+from ..data.image_transforms import collate
 from ..data.random_streams import stream
 from ..data.split_records import DataRecord
 from ..evaluation.calibrate import calibrate
@@ -22,6 +26,8 @@ from ..model.coordinates import vertex_coordinates
 from ..model.decisions import Decisions
 from ..model.modeling_simplex import SimplexForImageClassification
 from .arguments import SimplexTrainingArguments
+from .callbacks import StageProgressCallback
+from .example_check import KeptColumns, check_examples
 from .example_digest import example_digest
 from .finite import NonFiniteError
 from .growth import check_growth, random_edge, unchanged_on_error
@@ -48,6 +54,9 @@ class SimplexTrainer(VertexTrainer):
     Args:
         model: The complex that grows.
         args: Default: `SimplexTrainingArguments("tmp_trainer")`.
+        train_dataset: Its examples are dictionaries of `pixel_values`, a float tensor [channels, height, width], and
+            `labels`, an int from 0. `data.image_transforms.with_pixel_values` and `datasets.Dataset.with_transform`
+            make such data sets. With a `data_collator` of your own, examples may be anything.
         batch_norm_dataset: Training images for BatchNorm statistics, best without augmentation. Default:
             `train_dataset`. `args.batch_norm_images` of them are chosen at random.
         data_record: Origin of the training images. A resumed growth must have the same.
@@ -55,8 +64,9 @@ class SimplexTrainer(VertexTrainer):
             `args.optim` or `optimizer_cls_and_kwargs`.
 
     Raises:
-        TypeError: `model` or `args` is of another class.
-        ValueError: `optimizers` is given, or the engine cannot train a vertex (see `engines.check_engine`).
+        TypeError: `model` or `args` is of another class, or the examples are no dictionaries.
+        ValueError: The examples lack `pixel_values` or `labels`, `optimizers` is given, or the engine cannot train a
+            vertex (see `engines.check_engine`).
 
     Example::
 
@@ -92,6 +102,28 @@ class SimplexTrainer(VertexTrainer):
         super().__init__(model, args, batch_norm_dataset=batch_norm_dataset, **kwargs)
         self.data_record = data_record
         self._is_in_growth = False
+        if args.disable_tqdm:
+            # Lines take the place of the bars.
+            self.add_callback(StageProgressCallback)
+        self._check_examples()
+
+    def _check_examples(self) -> None:
+        if self.data_collator is not default_data_collator and self.data_collator is not collate:
+            # Another collator may make batches of any examples. The dry step checks them.
+            return
+        several = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        check_examples(self.train_dataset, "train_dataset", labels=True)
+        check_examples(self.batch_norm_dataset, "batch_norm_dataset", labels=False)
+        for name, dataset in several.items():
+            check_examples(dataset, f"eval_dataset[{name!r}]" if name else "eval_dataset", labels=False)
+
+    def _remove_unused_columns(self, dataset: datasets.Dataset, description: str | None = None) -> datasets.Dataset:
+        if not self.args.remove_unused_columns or dataset.format["type"] != "custom":
+            return super()._remove_unused_columns(dataset, description)
+        # A transform reads columns that the model does not take.
+        self._set_signature_columns_if_needed()
+        kept = KeptColumns(dataset.format["format_kwargs"]["transform"], self._signature_columns or ())
+        return dataset.with_transform(kept, columns=dataset.format["columns"])
 
     # ---- growth --------------------------------------------------------------------------------------------------
 
@@ -302,6 +334,16 @@ class SimplexTrainer(VertexTrainer):
             self._write_record(self.args.output_dir)
             self.simplex.save_pretrained(self.args.output_dir)
         self._end_if_preempted()
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        # The bar of the files would break that of the stage.
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            if shown:
+                logging.enable_progress_bar()
 
     def draw_members(self) -> None:
         """Choose the members as `args` says and compute their BatchNorm statistics.

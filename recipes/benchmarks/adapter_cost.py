@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,11 @@ class Part:
         return loss
 
 
-def vit(image_size: int) -> ViTForImageClassification:
+def vit(image_size: int) -> Any:
     """Build ViT-B/16 with random weights."""
-    return ViTForImageClassification(ViTConfig(image_size=image_size, num_labels=LABELS))
+    # transformers accepts num_labels but does not declare it.
+    labels: dict[str, Any] = {"num_labels": LABELS}
+    return ViTForImageClassification(ViTConfig(image_size=image_size, **labels))
 
 
 def adapters(rank: int, blocks: str = r".*") -> dict[str, Any]:
@@ -110,7 +113,7 @@ def adapters(rank: int, blocks: str = r".*") -> dict[str, Any]:
     return {"peft_type": "LORA", "r": rank, "target_modules": rf"{blocks}\.({'|'.join(PROJECTIONS)})"}
 
 
-def simplex(args: argparse.Namespace, choice: Any, vertices: int) -> SimplexForImageClassification:
+def simplex(args: argparse.Namespace, choice: Any, vertices: int) -> Any:
     """Build a simplex of random vertices near a random ViT."""
     model = SimplexForImageClassification.from_backbone(vit(args.image_size), vertex_parameters=choice)
     for _ in range(vertices - 1):
@@ -172,13 +175,14 @@ def members(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     for name, choice in choices.items():
         model = simplex(args, choice, args.num_vertices).to(device)
         model.draw_members(args.num_members)
-        ready, batched = model, SimplexForImageClassification.disjoint_union([model]).to(device)
+        united: Any = SimplexForImageClassification.disjoint_union([model])
+        ready, batched = model, united.to(device)
         ready.materialize()
         batched.materialize(batched=True)
         tasks: dict[str, Callable[[], Any]] = {
-            "plain": lambda: plain(pixel_values=image),
-            "one_after_the_other": lambda ready=ready: ready(image),
-            "batched": lambda batched=batched: batched(image),
+            "plain": partial(plain, pixel_values=image),
+            "one_after_the_other": partial(ready, image),
+            "batched": partial(batched, image),
         }
         seconds = alternating(tasks, args.rounds, device, args.clock)
         difference = (ready(image).logits - batched(image).logits).abs().max().item()

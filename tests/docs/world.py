@@ -57,6 +57,10 @@ def furnish(hub: LoopbackHub, directory: Path) -> None:
         _ensemble().push_to_hub(name)
     for seed, folder in enumerate(FOLDERS):
         _ensemble(seed).save_pretrained(directory / folder)
+    for label in ("cat", "dog"):
+        (directory / "pets" / "train" / label).mkdir(parents=True)
+        for number in range(3):
+            _picture(number).save(directory / "pets" / "train" / label / f"{number}.png")
     for name in ("cat.png", "dog.png"):
         _picture(7).save(directory / name)
 

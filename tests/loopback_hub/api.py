@@ -110,6 +110,15 @@ def _writable(hub: "LoopbackHub", request: Request, repo_id: str) -> Repository:
     return repository
 
 
+@route("GET", "/api/whoami-v2")
+def whoami(hub: "LoopbackHub", request: Request) -> Response:
+    account = _account(hub, request)
+    if account is None:
+        raise _unauthorized()
+    token = {"displayName": "test", "role": "write" if account.can_write else "read"}
+    return Response.of_json({"type": "user", "name": account.name, "auth": {"accessToken": token}})
+
+
 # Repos --------------------------------------------------------------------------------------------------------------
 
 

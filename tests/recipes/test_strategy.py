@@ -240,7 +240,7 @@ def test_connected_modes_are_those_of_the_strategy_connect(
             raise KeyboardInterrupt
         return grow_connector(trainer, *arguments)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match="130"):
         patched.setattr(SimplexTrainer, "grow_connector", interrupted)
         run(tmp_path / "cut", backbone=source, **settings)
     assert run(tmp_path / "cut", "--resume", backbone=source, **settings) == results
@@ -267,7 +267,7 @@ def test_a_run_that_ends_between_measuring_and_joining_goes_on_to_the_same_bits(
             raise KeyboardInterrupt
         return method(trainer, *arguments)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match="130"):
         patched.setattr(SimplexTrainer, name, interrupted)
         run(tmp_path, backbone=source, **SETTINGS)
     output = tmp_path / "output"
@@ -299,7 +299,7 @@ def test_a_new_run_forgets_the_simplex_of_the_modes_before(
 ) -> None:
     shutil.copytree(joined[0], tmp_path / "output")
     monkeypatch.setattr(MEASURE, measured(0.0))
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match="130"):
         patched.setattr("train_espro.choose_strategy", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         run(tmp_path, "--overwrite", "--seed", "5", backbone=source, **SETTINGS)
     run(tmp_path, "--overwrite", "--resume", "--seed", "5", backbone=source, **SETTINGS)

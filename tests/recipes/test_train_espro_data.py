@@ -1,6 +1,7 @@
 """The recipe trains on images from idx files, folders and saved data sets."""
 
 import gzip
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,18 @@ def test_data_come_from_idx_files_folders_and_saved_data_sets(write: Any, tmp_pa
     assert all(0 <= results[name]["accuracy"] <= 1 for name in KEYS)
     labels = SimplexForImageClassification.from_pretrained(tmp_path / "output/ensemble").config.id2label
     assert len(labels) in (2, 10) and not any(label.startswith("LABEL") for label in labels.values())
+
+
+def test_a_validation_split_of_another_name_is_used(tmp_path: Path) -> None:
+    for part, number in (("train", 20), ("calibration", 60), ("test", 10)):
+        for label in range(2):
+            for index in range(number // 2):
+                file = tmp_path / "data" / part / f"class-{label}" / f"{index}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                PILImage.new("RGB", (20, 18), (200 * label, index, 0)).save(file)
+    settings = {"num_components": 1, "num_vertices": 1, "num_members": None, "num_train_epochs": 1, "augment": "none"}
+    backbone = str(folder("vit", tmp_path / "backbone"))
+    run(tmp_path, "--validation_split", "calibration", backbone=backbone, data_set=str(tmp_path / "data"), **settings)
+    told = json.loads((tmp_path / "output/run.json").read_text())["images"]
+    splits = {role: (told[role]["source"], told[role]["images"]) for role in ("train", "validation", "test")}
+    assert splits == {"train": ("train", 20), "validation": ("calibration", 60), "test": ("test", 10)}

@@ -1,11 +1,13 @@
 """A mistake in the recipe's arguments or files is one line, before anything is touched."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import train_espro
+from PIL import Image
 from tiny import LABELS, contents, folder
 from tiny_recipes import DIGITS, config
 from transformers import AutoModelForImageClassification
@@ -91,9 +93,38 @@ def output_is_another_model(path: Path) -> tuple[dict[str, Any], str]:
     return {"overwrite": True}, "model_type 'resnet'"
 
 
+def two_per_class(path: Path) -> tuple[dict[str, Any], str]:
+    return write_pictures(path / "pictures", classes=2, number=2), "one test image"
+
+
+def one_per_class(path: Path) -> tuple[dict[str, Any], str]:
+    return write_pictures(path / "pictures", classes=3, number=1), "test_fraction is 0.2: 1 of 3 examples"
+
+
+def one_class(path: Path) -> tuple[dict[str, Any], str]:
+    return write_pictures(path / "pictures", classes=1, number=20), "has one class, 'class-0'"
+
+
+def write_pictures(directory: Path, classes: int, number: int) -> dict[str, Any]:
+    for label in range(classes):
+        (directory / f"class-{label}").mkdir(parents=True)
+        for index in range(number):
+            Image.new("RGB", (20, 20), (index, 40 * label, 0)).save(directory / f"class-{label}" / f"{index}.png")
+    return {"data_set": str(directory), "max_train_examples": None, "max_test_examples": None}
+
+
 MISTAKES: list[tuple[str, Any]] = [
     ("unknown backbone", lambda path: ({"backbone": "no/such-backbone"}, "no/such-backbone")),
     ("unknown data", lambda path: ({"data_set": "no_such_data"}, "no_such_data")),
+    ("unknown folder", lambda path: ({"backbone": str(path / "bakbone")}, "there is no such folder")),
+    ("unknown split", lambda path: ({"validation_split": "valid"}, "digits has no split 'valid'")),
+    ("two images per class", two_per_class),
+    ("one image per class", one_per_class),
+    ("one class", one_class),
+    ("no batch", lambda path: ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0")),
+    ("no number", lambda path: ({"learning_rate": "nan"}, "learning_rate is nan")),
+    ("negative epochs", lambda path: ({"num_train_epochs": -1}, "num_train_epochs is -1")),
+    ("negative workers", lambda path: ({"dataloader_num_workers": -1}, "dataloader_num_workers is -1")),
     ("other labels", other_labels),
     ("corrupt mode", corrupt_mode),
     ("modes of two kinds", modes_of_two_kinds),
@@ -180,3 +211,30 @@ def test_an_unknown_flag_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
         train_espro.main([str(config(tmp_path)), "--no_such_flag", "1"])
     assert raised.value.code == 2
     assert "no_such_flag" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"report_to": "wandb"}, "wandb"),
+        ({"eval_strategy": "epoch"}, "eval_dataset"),
+        ({"learning_rate": "1e30"}, "not finite in|is nan in|are no longer finite"),
+        ({"per_device_train_batch_size": 1}, "BatchNorm needs several images"),
+    ],
+)
+def test_a_mistake_that_the_trainer_finds_is_one_line(
+    settings: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = str(folder("resnet", tmp_path / "backbone"))
+    file = config(tmp_path, **{**DIGITS, "backbone": backbone, "image_size": 4, **settings})
+    with pytest.raises(SystemExit) as raised:
+        train_espro.main([str(file)])
+    assert raised.value.code == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert re.search(message, error)
+
+
+def test_a_configuration_without_its_ending_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_espro.main(["recipes/configs/quickstart"])
+    assert "ends in .yaml" in capsys.readouterr().err

@@ -264,7 +264,7 @@ def test_sigterm_saves_after_the_step_and_exits_with_its_own_code(
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as raised:
         run.grow()
-    assert raised.value.code == EXIT_CODE == 75 and signal.getsignal(signal.SIGTERM) is before
+    assert raised.value.code == EXIT_CODE == 143 and signal.getsignal(signal.SIGTERM) is before
     assert [path.name for path in (tmp_path / "vertex-00001").iterdir()] == ["checkpoint-2"]
     resumed = trainer(tmp_path, "resnet")
     stages = resumed.grow(resume_from_checkpoint=True)

@@ -1,5 +1,7 @@
 """Argument dataclasses of the recipes. `parse_arguments` fills them."""
 
+import math
+import sys
 from dataclasses import dataclass, field
 
 import torch
@@ -104,6 +106,9 @@ class DataArguments:
         default=str(FASHION_MNIST_DIRECTORY), metadata={"help": "Folder of the idx files of 'fashion_mnist'."}
     )
     train_split: str | None = field(default=None, metadata={"help": "Default: train."})
+    validation_split: str | None = field(
+        default=None, metadata={"help": "Default: validation, unless it is the test split."}
+    )
     test_split: str | None = field(default=None, metadata={"help": "Default: test, else validation."})
     image_column: str | None = field(default=None, metadata={"help": "Default: the only image column."})
     label_column: str | None = field(default=None, metadata={"help": "Default: the only class label column."})
@@ -159,6 +164,17 @@ class EsproArguments(SimplexTrainingArguments):
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The recipe selects the columns."})
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches in memory."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # A bar in a log file is thousands of carriage returns. The trainer prints lines instead.
+        self.disable_tqdm = self.disable_tqdm or not sys.stderr.isatty()
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
+        for name in ("learning_rate", "num_train_epochs", "dataloader_num_workers", "weight_decay"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name} is {getattr(self, name)}: expected a finite number of at least 0.")
 
 
 @dataclass

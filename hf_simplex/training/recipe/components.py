@@ -2,14 +2,15 @@
 
 import copy
 import itertools
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import ViTImageProcessor, set_seed
-from transformers.utils import logging
 
 from ...data.image_data import ImageData
 from ...data.image_transforms import resize_image_processor
@@ -65,10 +66,13 @@ def start_components(
         components = _new_components(backbone_args, data, args, source)
     for component in components:
         component.config.provenance["data_set"] = data.name
-        if component.image_processor is None:
+        # It is read here. Which library it uses is no news.
+        with _without_warnings():
+            processor = component.image_processor
+        if processor is None:
             raise ValueError("The backbone has no image processor (preprocessor_config.json): add one to its folder.")
         if data_args.image_size is not None:
-            component.image_processor = resize_image_processor(component.image_processor, data_args.image_size)
+            component.image_processor = resize_image_processor(processor, data_args.image_size)
     return components
 
 
@@ -112,27 +116,39 @@ def _new_components(
     backbone: Any = backbone_args.backbone
     if backbone == EMBEDDED_BACKBONE and not backbone_args.from_scratch:
         backbone = str(write_efficientnet_lite0(Path(args.output_dir) / "backbone"))
-    components = []
-    verbosity = logging.get_verbosity()
+    components: list[SimplexForImageClassification] = []
     for index in range(backbone_args.num_components):
-        starts = []
+        starts: list[SimplexForImageClassification] = []
         for number in range(args.num_modes):
             # Each mode has its own head, or its own random weights. Pretrained weights are shared.
             set_seed(args.seed + SEEDS_A_COMPONENT * index + number)
-            if backbone_args.from_scratch:
-                start = random_mode(backbone, names, **source)
-            else:
-                start = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
+            # What the first load has said holds for all.
+            with _without_warnings() if components or starts else nullcontext():
+                if backbone_args.from_scratch:
+                    start = random_mode(backbone, names, **source)
+                else:
+                    start = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
             starts.append(start)
-            # Show the loading messages of transformers once.
-            logging.set_verbosity_error()
         component = starts[0] if len(starts) == 1 else SimplexForImageClassification.simplex_of_modes(starts)
         component.config.provenance["backbone"] = backbone_args.backbone
         if backbone_args.from_scratch:
             component.config.provenance["from_scratch"] = True
         components.append(component)
-    logging.set_verbosity(verbosity)
     return components
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Show only errors of transformers, timm and this package."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "timm", "hf_simplex")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def check_distinct(model: SimplexForImageClassification, names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from .arguments import DataArguments, EsproArguments, ModeArguments
 from .components import SEEDS_A_COMPONENT, check_distinct, start_modes
 from .images import in_batches, load_data, transformed
 from .parsing import exit_on_mistake, parse_arguments
+from .requirements import check_installed
 from .run_record import hardware, versions
 
 __all__ = [
@@ -113,6 +114,7 @@ def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
     with exit_on_mistake():
         mode_args, data_args, args = parse_arguments((ModeArguments, DataArguments, ConnectArguments), argv)
         joins = check(mode_args, args)
+        check_installed("matplotlib", "plots", "The run draws a picture at its end.")
         if joins_all and mode_args.joins is not None:
             raise ValueError("joins was given, but here every connector joins all simplexes: leave it out.")
         data = load_data(data_args)
@@ -183,6 +185,10 @@ def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | 
         raise ValueError(
             f"num_modes is {args.num_modes}: modes are connected here, not joined into one simplex; give 1."
         )
+    if args.resume:
+        raise ValueError("resume was given, but this recipe does not go on with an unfinished run: leave it out.")
+    if Path(args.output_dir).is_file():
+        raise ValueError(f"output_dir is {args.output_dir}, which is a file: give a folder.")
     if (Path(args.output_dir) / "results.json").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir} holds results already. Choose another output_dir or give --overwrite.")
     if mode_args.joins is None:

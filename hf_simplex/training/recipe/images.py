@@ -31,10 +31,11 @@ def load_data(data_args: DataArguments, token: str | None = None, validation_fra
         >>> len(load_data(DataArguments("digits", max_train_examples=40)).train)
         40
     """
-    return load_image_data(
+    data = load_image_data(
         data_args.data_set,
         config_name=data_args.data_config,
         train_split=data_args.train_split,
+        validation_split=data_args.validation_split,
         test_split=data_args.test_split,
         image_column=data_args.image_column,
         label_column=data_args.label_column,
@@ -45,6 +46,9 @@ def load_data(data_args: DataArguments, token: str | None = None, validation_fra
         token=token,
         fashion_mnist_dir=data_args.fashion_mnist_dir,
     )
+    if len(data.label_names) < 2:
+        raise ValueError(f"{data.name} has one class, {data.label_names[0]!r}: a classifier needs at least 2.")
+    return data
 
 
 def load_data_with_validation(

@@ -12,9 +12,15 @@ from transformers import HfArgumentParser
 __all__ = ["exit_on_mistake", "parse_arguments"]
 
 
+MISTAKES = (ValueError, TypeError, OSError, ImportError)
+
+
 @contextmanager
-def exit_on_mistake() -> Iterator[None]:
+def exit_on_mistake(kinds: tuple[type[Exception], ...] = MISTAKES) -> Iterator[None]:
     """Exit with code 2 and one line on stderr if the block raises an error that a user can correct.
+
+    Args:
+        kinds: Types of such errors.
 
     Example:
         >>> from hf_simplex.training.recipe.parsing import exit_on_mistake
@@ -25,7 +31,7 @@ def exit_on_mistake() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except kinds as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
 
@@ -62,7 +68,8 @@ def parse_arguments(dataclasses: Sequence[Any], argv: Sequence[str] | None = Non
         args=arguments, look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is not an argument of this recipe (see --help).")
+        hint = "" if unknown[0].startswith("-") else " The name of a configuration comes first and ends in .yaml."
+        raise ValueError(f"{unknown[0]!r} is not an argument of this recipe (see --help).{hint}")
     return tuple(filled)
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
 from ...model.checkpoint import atomic_write
@@ -17,6 +16,11 @@ from ...model.complexes import SimplicialComplex
 from ...model.weight_space import Weights, write_point
 from ..spro import GrowingVertex
 from .parsing import exit_on_mistake, parse_arguments
+from .requirements import check_installed
+
+if TYPE_CHECKING:
+    # Optional, and slow to import.
+    from matplotlib.figure import Figure
 
 __all__ = [
     "Loss",
@@ -79,6 +83,9 @@ def read_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) -> 
     """
     with exit_on_mistake():
         (args,) = parse_arguments((kind,), argv)
+        check_installed("matplotlib", "plots", "The run draws a picture at its end.")
+        if Path(args.output_dir).is_file():
+            raise ValueError(f"output_dir is {args.output_dir}, which is a file: give a folder.")
         if (Path(args.output_dir) / "results.json").exists() and not args.overwrite:
             raise ValueError(f"{args.output_dir} holds results already. Choose another output_dir or --overwrite.")
     return args
@@ -181,7 +188,7 @@ def summary(losses: Tensor) -> dict[str, Any]:
     }
 
 
-def write_results(directory: str, figure: Figure, results: dict[str, Any]) -> None:
+def write_results(directory: str, figure: "Figure", results: dict[str, Any]) -> None:
     """Write `figure.png` and `results.json` atomically, with package versions.
 
     Example::

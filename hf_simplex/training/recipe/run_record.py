@@ -5,7 +5,6 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-import pandas as pd
 import torch
 
 from ...evaluation.comparison import Result
@@ -46,6 +45,9 @@ def table(results: dict[str, Result]) -> str:
 
         print(table(results))
     """
+    # Optional, and slow to import.
+    import pandas as pd
+
     epochs: Any = {"training_epochs": "{:g}".format}
     rows = {}
     for name, result in results.items():
