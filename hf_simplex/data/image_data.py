@@ -131,8 +131,7 @@ def load_image_data(
         ValueError: the name is unknown, the columns, folders or splits are ambiguous, a split is empty, a label is
             missing or out of range, a split has a class that the training split lacks, or a subset is larger than the
             split or smaller than the number of classes.
-        FileNotFoundError: a folder or an idx file is missing.
-        NotADirectoryError: the name is a file.
+        OSError: a folder or file is missing or broken, the name is a file, or the Hub does not answer.
         ImportError: `digits` needs scikit-learn.
 
     Example:
@@ -159,10 +158,11 @@ def load_image_data(
         chosen, sources = folder.splits, folder.sources
         notes += folder.notes
     else:
-        splits = source.splits
-        sources = choose_splits(list(splits), name, train_split, validation_split, test_split)
-        chosen = {role: splits[source] for role, source in sources.items()}
-        if unused := sorted(set(splits) - set(sources.values())):
+        names = source.splits.names
+        sources = choose_splits(names, name, train_split, validation_split, test_split)
+        splits = source.splits.load(sources.values())
+        chosen = {role: splits[split] for role, split in sources.items()}
+        if unused := sorted(set(names) - set(sources.values())):
             notes.append(f"left out the splits {', '.join(map(repr, unused))}")
     if train_split is None and role_of(sources["train"]) != "train":
         notes.append(f"training on {sources['train']!r}, the only split with labels")
@@ -175,7 +175,7 @@ def load_image_data(
 
     train, train_labels = chosen["train"], labels["train"]
     origins: dict[str, tuple[str, int, float | None]] = {
-        role: (source, len(chosen[role]), None) for role, source in sources.items()
+        role: (split, len(chosen[role]), None) for role, split in sources.items()
     }
     if "test" not in chosen:
         origins["test"] = (sources["train"], len(train), test_fraction)

@@ -104,8 +104,7 @@ def load_split(
     Raises:
         ValueError: the name or the split is unknown, there is no split by `roles`, the columns or folders are
             ambiguous, the split is empty, a label is missing or out of range, or `max_examples` is below 1.
-        FileNotFoundError: a folder or an idx file is missing.
-        NotADirectoryError: the name is a file.
+        OSError: a folder or file is missing or broken, the name is a file, or the Hub does not answer.
         ImportError: `digits` needs scikit-learn.
 
     Example:
@@ -132,8 +131,8 @@ def load_split(
         folder = read_folder_split(source.splits, split, roles, only_split=only_split)
         own, images, notes = folder.source, folder.images, (*notes, *folder.notes)
     else:
-        own = choose_split(list(source.splits), source.name, split, roles, only_split=only_split)
-        images = source.splits[own]
+        own = choose_split(source.splits.names, source.name, split, roles, only_split=only_split)
+        images = source.splits.load([own])[own]
     for note in notes:
         logger.warning("%s: %s.", source.name, note)
     shown = own or "train"

@@ -104,7 +104,7 @@ def test_configuration_and_revision_of_the_data_reach_the_hub(three: Path, monke
         asked.update(options, name=name, config=config)
         raise ValueError("asked")
 
-    monkeypatch.setattr("hf_simplex.data.sources.load_dataset", load)
+    monkeypatch.setattr("hf_simplex.data.sources.load_dataset_builder", load)
     for command in ("evaluate", "calibrate"):
         asked.clear()
         said = mistake(command, three, "me/pets", "--data-config", "small", "--data-revision", "v2")
