@@ -56,6 +56,7 @@ def merge(
     Example: hf-simplex merge job-1/ensemble job-2/ensemble job-3/ensemble merged/
     """
     from hf_simplex import SimplexForImageClassification
+    from hf_simplex.data.trained_images import merge_trained_images
 
     if len(ensembles) < 2:
         raise ValueError(
@@ -71,8 +72,19 @@ def merge(
                 "trained with different seeds."
             )
     merged = SimplexForImageClassification.disjoint_union(components)
-    merged.save_pretrained(directory)
     config = merged.config
+    records = [component.config.provenance.get("images") for component in components]
+    if any(record != records[0] for record in records):
+        # The union's would be that of the first, and its test images may be training images of another.
+        config.provenance.pop("images", None)
+        typer.echo(
+            "warning: the ensembles do not record the same training, validation and test images, so the merged one "
+            "has no record of them. Test it on images that none was trained on.",
+            err=True,
+        )
+    merged.save_pretrained(directory)
+    if not merge_trained_images(ensembles, directory):
+        typer.echo("note: not every ensemble has hashes of its training images, so the merged one has none.", err=True)
     typer.echo(
         f"Written to {directory}: {len(config.simplexes)} simplexes, {config.num_vertices} vertices, "
         f"{len(config.members)} members"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import datasets.config
 import pyarrow as pa
@@ -19,7 +19,7 @@ from .image_folders import METADATA, has_metadata
 from .local_data_sets import FASHION_MNIST_DIRECTORY, read_digits, read_fashion_mnist
 from .split_names import role_of, roles_in
 
-__all__ = ["Source", "StoredSplits", "read_source"]
+__all__ = ["Source", "SourceOptions", "StoredSplits", "read_source"]
 
 _TABLES = ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")
 _HUB_PREFIX = "hf://datasets/"
@@ -35,6 +35,29 @@ _ACCEPTED_NAMES = (
 )
 
 
+class SourceOptions(TypedDict, total=False):
+    """Where a data set is read from.
+
+    Args:
+        config_name: configuration of a Hub data set.
+        revision: branch, tag or commit of a Hub data set.
+        token: Hub token for a private data set.
+        cache_dir: cache folder of `datasets`; default: its usual one.
+        fashion_mnist_dir: folder of the idx files of `fashion_mnist`.
+
+    Example:
+        >>> from hf_simplex.data.sources import SourceOptions
+        >>> SourceOptions(revision="v1")
+        {'revision': 'v1'}
+    """
+
+    config_name: str | None
+    revision: str | None
+    token: str | bool | None
+    cache_dir: str | os.PathLike[str] | None
+    fashion_mnist_dir: str | os.PathLike[str]
+
+
 @dataclass(frozen=True)
 class StoredSplits:
     """The splits of a data set, not read yet.
@@ -43,6 +66,7 @@ class StoredSplits:
         names: of all splits.
         load: reads some of them, with all their columns. Other splits are neither downloaded nor converted, unless
             the data set is one of the Hub in class folders without features in its card.
+        revision: commit of a data set on the Hub; None for any other, and offline.
 
     Example:
         >>> from hf_simplex.data.sources import read_source
@@ -52,6 +76,7 @@ class StoredSplits:
 
     names: tuple[str, ...]
     load: Callable[[Collection[str]], DatasetDict]
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,26 +103,18 @@ def read_source(
     name: str | os.PathLike[str],
     asked: Collection[str] = (),
     *,
-    config_name: str | None = None,
     label_column: str | None = None,
     seed: int = 0,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    fashion_mnist_dir: str | os.PathLike[str] = FASHION_MNIST_DIRECTORY,
+    **options: Unpack[SourceOptions],
 ) -> Source:
     """Finds a data set and the splits that it has.
 
     Args:
         name: as in `image_data.load_image_data`.
         asked: names of folders in a local folder that are splits, beside the usual ones.
-        config_name: configuration of a Hub data set.
         label_column: column of labels in a metadata file; default: `label` or `labels`.
         seed: of the split of `digits`.
-        revision: branch, tag or commit of a Hub data set.
-        token: Hub token for a private data set.
-        cache_dir: cache folder of `datasets`; default: its usual one.
-        fashion_mnist_dir: folder of the idx files of `fashion_mnist`.
+        **options: see `SourceOptions`.
 
     Returns:
         The data set. `load` of its splits raises ValueError or OSError for files that cannot be read.
@@ -113,21 +130,28 @@ def read_source(
         1000
     """
     name = os.fspath(name)
+    cache_dir = options.get("cache_dir")
+    cache = None if cache_dir is None else os.fspath(cache_dir)
     notes: list[str] = []
     splits: StoredSplits | Path
     if name == "digits":
         splits = _in_memory(read_digits(seed))
     elif name == "fashion_mnist":
-        splits = _in_memory(read_fashion_mnist(Path(fashion_mnist_dir)))
+        splits = _in_memory(read_fashion_mnist(Path(options.get("fashion_mnist_dir", FASHION_MNIST_DIRECTORY))))
     elif Path(name).expanduser().is_dir():
-        splits = _local_folder(Path(name).expanduser().resolve(), asked, label_column, cache_dir, notes)
+        splits = _local_folder(Path(name).expanduser().resolve(), asked, label_column, cache, notes)
     else:
         if name.startswith(_HUB_PREFIX):
             name = name.removeprefix(_HUB_PREFIX)
         else:
             _check_hub_id(name)
-        cache = None if cache_dir is None else os.fspath(cache_dir)
-        splits = _hub_data_set(name, config_name, revision=revision, token=token, cache_dir=cache)
+        splits = _hub_data_set(
+            name,
+            options.get("config_name"),
+            revision=options.get("revision"),
+            token=options.get("token"),
+            cache_dir=cache,
+        )
     return Source(name, splits, tuple(notes))
 
 
@@ -143,12 +167,11 @@ def _local_folder(
     folder: Path,
     asked: Collection[str],
     label_column: str | None,
-    cache_dir: str | os.PathLike[str] | None,
+    cache: str | None,
     notes: list[str],
 ) -> Path | StoredSplits:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         return _saved_splits(folder)
-    cache = None if cache_dir is None else os.fspath(cache_dir)
     tables = [file for pattern in _TABLES for file in folder.glob(pattern) if file.name not in METADATA]
     if tables:
         splits = _splits_of_files(str(folder), None, cache_dir=cache)
@@ -220,7 +243,8 @@ def _splits_of_files(path: str, config_name: str | None, **options: Any) -> Stor
             }
         return _some_of(_load(path, config_name, **some, **options), chosen)
 
-    return StoredSplits(tuple(files), load)
+    commit = builder.hash if builder.repo_id is not None else None
+    return StoredSplits(tuple(files), load, commit)
 
 
 def _load(path: str, config_name: str | None, **options: Any) -> DatasetDict:
