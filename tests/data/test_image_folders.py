@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 
 from hf_simplex.data.image_data import ImageData, load_image_data
 from hf_simplex.data.split_names import ROLES, choose_splits, role_of
+from hf_simplex.data.whole_split import load_split
 
 
 @pytest.fixture(autouse=True)
@@ -197,6 +198,18 @@ def test_other_folders_and_files_are_left_out_and_counted(tmp_path: Path) -> Non
 def test_folders_that_cannot_be_told_apart_are_an_error(tmp_path: Path, files: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_image_data(tree(tmp_path, *files))
+
+
+@pytest.mark.parametrize("name", ["holdout", "tests", "validate", "query"])
+def test_a_folder_with_the_same_classes_may_be_the_test_split(tmp_path: Path, name: str) -> None:
+    root = tree(tmp_path, "train/cat/*5", "train/dog/*5", f"{name}/Cat/*2", "figures/*3")
+    for load, argument in ((load_image_data, "test_split"), (load_split, "split")):
+        with pytest.raises(ValueError, match=rf"'{name}' in .* may be a split\. Choose it with {argument}, or put it"):
+            load(root)
+    assert folders(load_split(root, name).images, root) == {f"{name}/Cat"}
+    assert folders(load_split(root, "train").images, root) == {"train/cat", "train/dog"}
+    tree(root, "test/cat/*2")
+    assert folders(load_image_data(root).test, root) == folders(load_split(root).images, root) == {"test/cat"}
 
 
 def test_a_class_may_be_called_train_in_a_training_folder(tmp_path: Path) -> None:
