@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -66,10 +66,16 @@ def merge(
     check_free(directory)
     components = [load(ensemble, None, token) for ensemble in ensembles]
     for (first, one), (second, other) in itertools.combinations(zip(ensembles, components, strict=True), 2):
-        if _are_equal(one, other):
+        vertices, others = _vertex_digests(one), _vertex_digests(other)
+        if vertices <= others or others <= vertices:
             raise ValueError(
-                f"{first} and {second} are the same ensemble: their weights are equal. Give components that were "
-                "trained with different seeds."
+                f"{first} and {second} are the same ensemble, or one is a part of the other: their vertices are "
+                "equal. Give components that were trained with different seeds."
+            )
+        if _processor_settings(one) != _processor_settings(other):
+            raise ValueError(
+                f"{first} and {second} have different image processors, and a merged ensemble has one. Give "
+                "components that were trained on images of the same size, mean and standard deviation."
             )
     merged = SimplexForImageClassification.disjoint_union(components)
     config = merged.config
@@ -91,13 +97,15 @@ def merge(
     )
 
 
-def _are_equal(one: "SimplexForImageClassification", other: "SimplexForImageClassification") -> bool:
-    import torch
+def _vertex_digests(model: "SimplexForImageClassification") -> set[str]:
+    from hf_simplex.model.digests import tensor_digest
 
-    if one.config.simplexes != other.config.simplexes:
-        return False
-    first, second = one.state_dict(), other.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return {tensor_digest(vertex) for vertex in model.weights}
+
+
+def _processor_settings(model: "SimplexForImageClassification") -> dict[str, Any] | None:
+    processor = model.image_processor
+    return None if processor is None else processor.to_dict()
 
 
 def push(

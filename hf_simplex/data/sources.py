@@ -19,7 +19,7 @@ from .image_folders import METADATA, has_metadata
 from .local_data_sets import FASHION_MNIST_DIRECTORY, read_digits, read_fashion_mnist
 from .split_names import role_of, roles_in
 
-__all__ = ["Source", "SourceOptions", "StoredSplits", "read_source"]
+__all__ = ["Source", "SourceOptions", "StoredSplits", "looks_like_path", "read_source"]
 
 _TABLES = ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")
 _HUB_PREFIX = "hf://datasets/"
@@ -273,14 +273,24 @@ def _hub_data_set(name: str, config_name: str | None, **options: Any) -> StoredS
         ) from error
 
 
+def looks_like_path(name: str) -> bool:
+    """Returns whether a name can be a path only, and no Hub id.
+
+    Example:
+        >>> from hf_simplex.data.sources import looks_like_path
+        >>> looks_like_path("./pets"), looks_like_path("a/b/c"), looks_like_path("me/pets")
+        (True, True, False)
+    """
+    return name.startswith((".", "~", os.sep)) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+
+
 def _check_hub_id(name: str) -> None:
     """Raises an error for a name that is a path or no Hub id."""
     path = Path(name).expanduser()
     if path.exists():
         raise NotADirectoryError(f"{name} is a file; expected {_ACCEPTED_NAMES}. Unpack an archive first.")
     in_a_folder = name.count("/") == 1 and path.parent.is_dir()
-    marks = name.startswith((".", "~", os.sep)) or name.endswith("/") or name.count("/") > 1 or "\\" in name
-    if marks or in_a_folder or name.lower().endswith(_FILE_ENDINGS):
+    if looks_like_path(name) or in_a_folder or name.lower().endswith(_FILE_ENDINGS):
         raise FileNotFoundError(
             f"There is no file or folder {name} (looked for {path.absolute()}). Expected {_ACCEPTED_NAMES}."
             + (f" For the data set on the Hub, write {_HUB_PREFIX}{name}." if in_a_folder else "")

@@ -268,6 +268,33 @@ def test_an_ensemble_is_not_merged_with_itself(folder: Path, tmp_path: Path) -> 
     assert not (tmp_path / "merged").exists()
 
 
+def test_other_members_or_more_vertices_do_not_make_it_another_ensemble(folder: Path, tmp_path: Path) -> None:
+    model = SimplexForImageClassification.from_pretrained(folder)
+    model.set_members([[1.0, 0.0, 0.0]], batches=[{"pixel_values": images()}])
+    drawn = save(model, tmp_path / "drawn")
+    other = save(ensemble("resnet", seed=5), tmp_path / "other")
+    run("merge", folder, other, tmp_path / "both")
+    for same in (drawn, tmp_path / "both"):
+        assert f"{folder} and {same} are the same ensemble, or" in mistake("merge", folder, same, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_ensembles_that_see_images_differently_are_not_merged(folder: Path, tmp_path: Path) -> None:
+    other = save(ensemble("resnet", seed=5), tmp_path / "other")
+    settings = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.1, 0.2, 0.3]}))
+    said = mistake("merge", folder, other, tmp_path / "merged")
+    assert f"{folder} and {other} have different image processors" in said
+
+
+@pytest.mark.parametrize("name", ["./no", "/no/ensemble", "~/no-ensemble", "a/b/c", "ensemble/"])
+def test_a_mistyped_folder_is_no_such_folder(name: str, folder: Path, picture: Path, tmp_path: Path) -> None:
+    for command in (("inspect", name), ("predict", name, picture), ("evaluate", name, "digits")):
+        assert mistake(*command) == f"error: no such folder: {name}"
+    assert mistake("merge", folder, name, tmp_path / "merged") == f"error: no such folder: {name}"
+    assert mistake("inspect", picture).startswith(f"error: {picture} is a file")
+
+
 def test_a_merged_ensemble_knows_the_training_images_of_all_its_parts(tmp_path: Path) -> None:
     data = load_image_data("digits")
     parts = [
