@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from hf_simplex.data.decoding import decode_rgb
 from hf_simplex.data.image_data import FASHION_MNIST_LABELS, load_image_data, stratified_indices
+from hf_simplex.data.whole_split import load_split
 
 
 @pytest.fixture(autouse=True)
@@ -341,6 +343,19 @@ def test_a_test_split_without_labels_is_an_error_that_says_to_choose_another(tmp
     with pytest.raises(ValueError, match=r"2 example.*test split.*choose another split with test_split"):
         load_image_data(tmp_path / "pets")
     assert numbers(load_image_data(tmp_path / "pets", test_split="validation").test) == [50, 51]
+
+
+def test_a_missing_image_is_named_before_training(tmp_path: Path) -> None:
+    features = Features({"image": Image(), "label": CAT_DOG})
+    images = [plain_image(0), plain_image(1), None, plain_image(3)]
+    train = Dataset.from_dict({"image": images, "label": [0, 1] * 2}, features=features)
+    train.save_to_disk(tmp_path / "pets")
+    with pytest.raises(ValueError, match=r"1 example\(s\) of the train split of .* have no image; the first is .* 2"):
+        load_image_data(tmp_path / "pets")
+    train.select([0, 1, 3]).save_to_disk(tmp_path / "others")
+    assert len(load_split(tmp_path / "others").images) == 3
+    with pytest.raises(ValueError, match=r"Cannot read the image \(no file name, 0 bytes\)"):
+        decode_rgb({"path": None, "bytes": None}, Image())
 
 
 def test_splits_with_other_columns_are_an_error(tmp_path: Path) -> None:
