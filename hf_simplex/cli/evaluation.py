@@ -58,9 +58,9 @@ def evaluate(
     role = "test" if held_out else None
     loaded = _images(on, model, split, role, max_examples=max_examples)
     inputs = _inputs(model, loaded, on.labels_by_position)
-    trained = _trained(on, model, loaded)
+    trained, share = _trained(on, model, loaded)
     if trained:
-        typer.echo(f"warning: {_say_trained(loaded, trained)}: the results are too good.", err=True)
+        typer.echo(f"warning: {_say_trained(loaded, trained, share)}: the results are too good.", err=True)
     said = None if held_out else describe_split_off(model.config.provenance, on.data_set, loaded.split)
     if said is not None:
         typer.echo(
@@ -115,11 +115,11 @@ def calibrate(
     model = load(on.ensemble, on.revision, on.token)
     role = "validation" if held_out else None
     loaded = _images(on, model, split, role, roles=("validation",), only_split=False)
-    trained = _trained(on, model, loaded)
+    trained, share = _trained(on, model, loaded)
     if trained:
-        message = _say_trained(loaded, trained)
+        message = _say_trained(loaded, trained, share)
         # A few duplicates in the data do no harm.
-        if len(trained) > len(loaded.images) // 100:
+        if len(trained) > share * len(loaded.images) / 100:
             raise ValueError(f"{message}: what is fitted on them is too sure of itself. Give a split of new images.")
         typer.echo(f"warning: {message}.", err=True)
     inputs = _inputs(model, loaded, on.labels_by_position)
@@ -196,22 +196,26 @@ def _inputs(
     return inputs
 
 
-def _trained(on: OnImages, model: "SimplexForImageClassification", loaded: "ImageSplit") -> list[int] | None:
-    """Rows of the images that the ensemble was trained on; None if it is unknown which were."""
+def _trained(
+    on: OnImages, model: "SimplexForImageClassification", loaded: "ImageSplit"
+) -> tuple[list[int] | None, float]:
+    """Rows of the images that were trained on, None if unknown, and the share of the training images that is known."""
     from hf_simplex.data.recorded_splits import find_recorded
-    from hf_simplex.data.trained_images import find_trained
+    from hf_simplex.data.trained_images import MAX_IMAGES, find_trained
 
     rows = find_trained(on.ensemble, loaded.images)
     record = _record(on, model)
     # A published ensemble has no hashes. Do not download a training split for this alone.
     if rows is None and record is not None and (loaded.split or "train") == record.train.source:
         rows = find_recorded(loaded.images, on.data_set, record, **_source_options(on))
-    return None if rows is None else rows.tolist()
+    share = 1.0 if record is None else min(1.0, MAX_IMAGES / record.train.images)
+    return None if rows is None else rows.tolist(), share
 
 
-def _say_trained(loaded: "ImageSplit", rows: list[int]) -> str:
+def _say_trained(loaded: "ImageSplit", rows: list[int], share: float) -> str:
     named = ", ".join(loaded.files(rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
-    return f"{len(rows)} of {len(loaded.images)} images were trained on ({named})"
+    at_least = "At least " if share < 1 else ""
+    return f"{at_least}{len(rows)} of {len(loaded.images)} images were trained on ({named})"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from datasets import Dataset
 from .pixel_hashes import pixel_hashes
 
 __all__ = [
+    "MAX_IMAGES",
     "TRAINED_IMAGES_FILE",
     "copy_trained_images",
     "count_trained",

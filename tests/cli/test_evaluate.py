@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from tiny import backbone
 
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.data import trained_images
 from hf_simplex.data.image_data import load_image_data
 from hf_simplex.data.trained_images import write_trained_images
 
@@ -194,6 +195,17 @@ def test_the_validation_images_of_the_run_are_calibrated_on(tmp_path: Path) -> N
     assert told["fitted_on"]["images"] == record.validation.images == 61
     # Without --held-out that is the whole folder, most of which was trained on or is for testing.
     assert "20 of 90 images were trained on" in mistake("calibrate", run_on_pets, root, "--cpu")
+
+
+def test_of_many_training_images_a_part_is_enough_to_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "pets", ant=300, bee=300)
+    data = load_image_data(root, test_fraction=0.01)
+    run_on_pets = ensemble(tmp_path / "run", "ant", "bee", data_set="pets", images=data.record.to_dict())
+    # 4 of 594 images are hashed: fewer than one in a hundred.
+    monkeypatch.setattr(trained_images, "MAX_IMAGES", 4)
+    write_trained_images(run_on_pets, data.train)
+    said = mistake("calibrate", run_on_pets, root, "--cpu")
+    assert "At least 4 of 600 images were trained on" in said and "too sure of itself" in said
 
 
 def test_held_out_images_need_a_record_and_the_same_images(three: Path, tmp_path: Path) -> None:
