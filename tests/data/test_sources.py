@@ -13,7 +13,9 @@ from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 
 from hf_simplex.data.image_data import load_image_data
+from hf_simplex.data.recorded_splits import load_recorded
 from hf_simplex.data.sources import read_source
+from hf_simplex.data.split_records import DataRecord
 from hf_simplex.data.whole_split import load_split
 
 CAT_DOG = ClassLabel(names=["cat", "dog"])
@@ -121,7 +123,7 @@ def test_configuration_revision_token_and_cache_are_heeded(
 
 def test_names_of_classes_in_the_card_are_kept(data_hub: LoopbackHub) -> None:
     """`datasets` forgets the card's features where it is given files."""
-    images = [{"bytes": parquet_picture(row), "path": None} for row in range(4)]
+    images = [{"bytes": png(row), "path": None} for row in range(4)]
     table = pa.table({"image": images, "label": [1, 0, 1, 0]})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
@@ -148,17 +150,29 @@ dataset_info:
     assert (loaded.label_names, loaded.images["label"][:]) == (("cat", "dog"), [1, 0, 1, 0])
 
 
-def parquet_picture(shade: int) -> bytes:
+def png(shade: int) -> bytes:
     buffer = io.BytesIO()
     PIL.Image.new("L", (2, 2), shade).save(buffer, "PNG")
     return buffer.getvalue()
 
 
+def test_the_commit_is_recorded_and_its_images_are_found_again(data_hub: LoopbackHub) -> None:
+    upload(data__train=parquet(animals(6)), data__test=parquet(animals(4)))
+    record = load_image_data("alice/pets", validation_fraction=0.34).record
+    assert record.revision == data_hub.commits("alice/pets")[0].id
+    upload(data__train=parquet(animals(8)))
+    assert load_image_data("alice/pets").record.revision != record.revision
+    again = load_recorded("alice/pets", DataRecord.from_dict(record.to_dict()))
+    assert again.record == record and len(again.train) == 4
+    with pytest.raises(ValueError, match="train images of the run cannot be found in alice/pets"):
+        load_recorded("alice/pets", record, revision="main")
+    older = {name: value for name, value in record.to_dict().items() if name != "revision"}
+    assert DataRecord.from_dict(older).revision is None
+
+
 def test_class_folders_on_the_hub_give_the_labels_of_all_splits(data_hub: LoopbackHub) -> None:
     for path in ("train/cat/0.png", "train/dog/1.png", "test/dog/2.png"):
-        HfApi().upload_file(
-            path_or_fileobj=parquet_picture(7), path_in_repo=path, repo_id="alice/pets", repo_type="dataset"
-        )
+        HfApi().upload_file(path_or_fileobj=png(7), path_in_repo=path, repo_id="alice/pets", repo_type="dataset")
     loaded = load_split("alice/pets")
     assert (loaded.label_names, loaded.images["label"][:]) == (("cat", "dog"), [1])
 
