@@ -42,7 +42,12 @@ def load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForI
     from transformers.utils import logging
 
     from hf_simplex import SimplexForImageClassification
+    from hf_simplex.data.sources import looks_like_path
 
+    if Path(ensemble).is_file():
+        raise NotADirectoryError(f"{ensemble} is a file: give the folder of an ensemble, or its Hub id.")
+    if looks_like_path(ensemble) and not Path(ensemble).is_dir():
+        raise FileNotFoundError(f"no such folder: {ensemble}")
     logging.disable_progress_bar()
     model: SimplexForImageClassification = SimplexForImageClassification.from_pretrained(
         ensemble, revision=revision, token=token

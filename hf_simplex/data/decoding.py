@@ -33,5 +33,5 @@ def decode_rgb(stored: dict[str, Any], feature: Image) -> PIL.Image.Image:
     try:
         return to_rgb(Image(mode=None if feature.mode == "RGB" else feature.mode).decode_example(stored))
     except Exception as error:  # Pillow's readers raise many types
-        file = stored["path"] or f"(no file name, {len(stored['bytes'])} bytes)"
+        file = stored["path"] or f"(no file name, {len(stored['bytes'] or b'')} bytes)"
         raise ValueError(f"Cannot read the image {file}: {error}. Replace or remove it.") from error

@@ -180,7 +180,7 @@ def checked_labels(
         [N] int64.
 
     Raises:
-        ValueError: the split is empty, or a label is missing or out of range.
+        ValueError: the split is empty, an image is missing, or a label is missing or out of range.
 
     Example::
 
@@ -188,6 +188,14 @@ def checked_labels(
     """
     if len(dataset) == 0:
         raise ValueError(f"The {split} split of {name} is empty.")
+    # The table may have rows that the split has not. To look at each row reads all images.
+    if dataset.data.column("image").null_count:
+        stored = dataset.select_columns("image").cast_column("image", Image(decode=False))
+        if missing := [row for row, example in enumerate(stored) if example["image"] is None]:
+            raise ValueError(
+                f"{len(missing)} example(s) of the {split} split of {name} have no image; the first is example "
+                f"{missing[0]}. Remove them."
+            )
     labels = labels_of(dataset)
     wrong = np.flatnonzero((labels < 0) | (labels >= len(label_names)))
     if len(wrong):

@@ -4,9 +4,7 @@ Every source gives the same kind of result: disjoint splits for training, valida
 `datasets.Dataset` with the columns `image` and `label`. `image_transforms` turns them into tensors.
 """
 
-import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from .image_folders import read_image_folder
 from .local_data_sets import DIGITS_TRAIN_EXAMPLES, FASHION_MNIST_DIRECTORY, FASHION_MNIST_LABELS
 from .sources import read_source
 from .split_names import choose_splits, role_of
-from .split_records import DataRecord, record_split
+from .split_records import DataRecord, log_notes, record_split
 from .stratification import at_most, split_off, stratified_indices
 
 __all__ = [
@@ -33,8 +31,6 @@ __all__ = [
 
 MIN_VALIDATION_IMAGES = 50
 """Fewer images are not split off for calibration: the standard error of an accuracy of 90% is then above 2%."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,8 +127,7 @@ def load_image_data(
         ValueError: the name is unknown, the columns, folders or splits are ambiguous, a split is empty, a label is
             missing or out of range, a split has a class that the training split lacks, or a subset is larger than the
             split or smaller than the number of classes.
-        FileNotFoundError: a folder or an idx file is missing.
-        NotADirectoryError: the name is a file.
+        OSError: a folder or file is missing or broken, the name is a file, or the Hub does not answer.
         ImportError: `digits` needs scikit-learn.
 
     Example:
@@ -159,10 +154,11 @@ def load_image_data(
         chosen, sources = folder.splits, folder.sources
         notes += folder.notes
     else:
-        splits = source.splits
-        sources = choose_splits(list(splits), name, train_split, validation_split, test_split)
-        chosen = {role: splits[source] for role, source in sources.items()}
-        if unused := sorted(set(splits) - set(sources.values())):
+        names = source.splits.names
+        sources = choose_splits(names, name, train_split, validation_split, test_split)
+        splits = source.splits.load(sources.values())
+        chosen = {role: splits[split] for role, split in sources.items()}
+        if unused := sorted(set(names) - set(sources.values())):
             notes.append(f"left out the splits {', '.join(map(repr, unused))}")
     if train_split is None and role_of(sources["train"]) != "train":
         notes.append(f"training on {sources['train']!r}, the only split with labels")
@@ -175,7 +171,7 @@ def load_image_data(
 
     train, train_labels = chosen["train"], labels["train"]
     origins: dict[str, tuple[str, int, float | None]] = {
-        role: (source, len(chosen[role]), None) for role, source in sources.items()
+        role: (split, len(chosen[role]), None) for role, split in sources.items()
     }
     if "test" not in chosen:
         origins["test"] = (sources["train"], len(train), test_fraction)
@@ -193,12 +189,13 @@ def load_image_data(
         origins["validation"] = (sources["train"], len(train), validation_fraction)
         train, validation = split_off(train, train_labels, validation_fraction, seed, "validation_fraction")
         notes.append(_split_off_note(validation, origins["validation"], "validation", seed))
-    _log(name, notes)
+    log_notes(name, notes)
     record = DataRecord(
         train=record_split(train, *origins["train"], seed),
         validation=None if validation is None else record_split(validation, *origins["validation"], seed),
         test=record_split(test, *origins["test"], seed),
         notes=tuple(notes),
+        revision=None if isinstance(source.splits, Path) else source.splits.revision,
     )
     return ImageData(name, label_names, train, validation, test, record)
 
@@ -244,12 +241,12 @@ def with_validation(
             f"no validation split, since {validation_fraction:g} of {len(data.train)} training images is {size}, "
             f"fewer than {min_images}: calibration is not fitted"
         )
-        _log(data.name, [note])
+        log_notes(data.name, [note])
         return replace(data, record=replace(data.record, notes=(*data.record.notes, note)))
     origin = (data.record.train.source, len(data.train), validation_fraction)
     train, validation = split_off(data.train, labels_of(data.train), validation_fraction, seed, "validation_fraction")
     note = _split_off_note(validation, origin, "validation", seed)
-    _log(data.name, [note])
+    log_notes(data.name, [note])
     record = replace(
         data.record,
         train=record_split(train, data.record.train.source, data.record.train.of, None, seed),
@@ -262,8 +259,3 @@ def with_validation(
 def _split_off_note(split: Dataset, origin: tuple[str, int, float | None], role: str, seed: int) -> str:
     source, of, fraction = origin
     return f"split off {len(split)} of {of} images of {source!r} ({fraction:g}, seed {seed}) as the {role} split"
-
-
-def _log(name: str, notes: Sequence[str]) -> None:
-    for note in notes:
-        logger.warning("%s: %s.", name, note)

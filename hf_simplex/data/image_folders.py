@@ -1,7 +1,6 @@
 """Folders of image files: finds splits and classes by the names of folders."""
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +92,9 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
         Data sets that refer to the files.
 
     Raises:
-        ValueError: there are no images or no class folders; folders cannot be told apart, such as two test splits, or
-            a split beside class folders; or two class folders of a split have the same name.
+        ValueError: there are no images or no class folders; folders cannot be told apart, such as two test splits, a
+            split beside class folders, or a folder with the classes of the training split where a test split is
+            missing; or two class folders of a split have the same name.
 
     Example::
 
@@ -138,7 +138,10 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
                 f"{_quoted(beside_splits)} beside {_quoted(sorted(sources.values()))} in {folder} may be a class. Put "
                 "all class folders in folders 'train' and 'test'."
             )
-        notes.append(f"left out {_count(sum(others.values()), 'image')} in {_quoted(sorted(others))}: no split")
+        if "test" not in labelled:
+            _check_no_split(folder, others, known, "test_split")
+        left_out = sum(map(len, others.values()))
+        notes.append(f"left out {_count(left_out, 'image')} in {_quoted(sorted(others))}: no split")
     splits = {role: _to_dataset(in_classes, names) for role, in_classes in labelled.items()}
     return ImageFolder(splits, {role: sources[role] for role in labelled}, tuple(notes))
 
@@ -186,6 +189,8 @@ def read_folder_split(
     if len(in_classes) < len(found[name]):
         loose = _count(len(found[name]) - len(in_classes), "image")
         notes.append(f"left out {loose} beside the class folders of {name!r}")
+    if split is None and role_of(name) not in roles:
+        _check_no_split(folder, others, {parts[-1].casefold() for parts in in_classes.values()}, "split")
     return FolderSplit(_to_dataset(in_classes, _class_names(folder, {name: in_classes})), source, tuple(notes))
 
 
@@ -198,7 +203,17 @@ def _files_and_notes(folder: Path) -> tuple[list[_File], list[str]]:
     return files, [f"left out {_count(ignored, 'file')} without the extension of an image"] if ignored else []
 
 
-def _no_class_folders(split: str, folder: Path, others: Mapping[str, int]) -> str:
+def _check_no_split(folder: Path, others: Mapping[str, Sequence[_File]], classes: set[str], argument: str) -> None:
+    """Raises ValueError if one of the folders that are in no split has class folders of the same names."""
+    for other, files in sorted(others.items()):
+        if any(part.casefold() in classes for file in files for part in file.parts):
+            raise ValueError(
+                f"{other!r} in {folder} has class folders with the names of the classes, so it may be a split. Choose "
+                f"it with {argument}, or put it elsewhere."
+            )
+
+
+def _no_class_folders(split: str, folder: Path, others: Mapping[str, Sequence[_File]]) -> str:
     beside = f", beside {_quoted(sorted(others))}" if others else ""
     return (
         f"{split!r} in {folder} holds images, but no class folders{beside}. Put the images of each class in "
@@ -276,8 +291,10 @@ def _image_files(folder: Path) -> tuple[list[_File], int]:
     return sorted(files, key=lambda file: file.path), ignored
 
 
-def _by_split(folder: Path, files: Sequence[_File], named: set[str]) -> tuple[dict[str, list[_File]], Counter[str]]:
-    """Divides files by split. Their parts are then those that may be classes. Other files are counted by folder."""
+def _by_split(
+    folder: Path, files: Sequence[_File], named: set[str]
+) -> tuple[dict[str, list[_File]], dict[str, list[_File]]]:
+    """Divides files by split, and those in no split by folder. Their parts are then those that may be classes."""
     depths = [
         next((depth for depth, part in enumerate(file.parts) if part in named or role_of(part)), None)
         for file in files
@@ -285,10 +302,12 @@ def _by_split(folder: Path, files: Sequence[_File], named: set[str]) -> tuple[di
     depth = min((depth for depth in depths if depth is not None), default=None)
     if depth is None:
         _check_split_words(folder, files)
-        return {_NO_SPLIT: list(files)}, Counter()
-    others = Counter(
-        "/".join(file.parts[: depth + 1]) or "." for file, own in zip(files, depths, strict=True) if own != depth
-    )
+        return {_NO_SPLIT: list(files)}, {}
+    others: dict[str, list[_File]] = {}
+    for file, own in zip(files, depths, strict=True):
+        if own != depth:
+            rest = file.parts[depth + 1 :]
+            others.setdefault("/".join(file.parts[: depth + 1]) or ".", []).append(_File(file.path, rest))
     in_split = [file for file, own in zip(files, depths, strict=True) if own == depth]
     above = {file.parts[:depth] for file in in_split}
     # Splits in class folders (cat/train/1.png), not class folders in splits (train/cat/1.png).

@@ -1,6 +1,7 @@
 """Where the images of a split came from, as JSON values for a run's record, a card and a later evaluation."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -12,7 +13,9 @@ from datasets import Dataset
 from .image_columns import labels_of
 from .pixel_hashes import pixel_hashes
 
-__all__ = ["DataRecord", "SplitRecord", "describe_split_off", "record_split"]
+__all__ = ["DataRecord", "SplitRecord", "describe_split_off", "log_notes", "record_of_run", "record_split"]
+
+logger = logging.getLogger(__name__)
 
 # Images that a fingerprint decodes.
 _FINGERPRINT_IMAGES = 16
@@ -55,6 +58,7 @@ class DataRecord:
         validation: of the validation split, or None.
         test: of the test split.
         notes: what was left out, set aside or split off, a sentence each.
+        revision: commit of a data set on the Hub; None for any other.
 
     Example:
         >>> from hf_simplex.data.image_data import load_image_data
@@ -69,6 +73,7 @@ class DataRecord:
     validation: SplitRecord | None
     test: SplitRecord
     notes: tuple[str, ...] = ()
+    revision: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values.
@@ -96,9 +101,25 @@ class DataRecord:
                 role: None if values[role] is None else SplitRecord(**values[role])
                 for role in ("train", "validation", "test")
             }
-            return cls(notes=tuple(values["notes"]), **splits)  # type: ignore[arg-type]
+            # Version 0.1.0 recorded no revision.
+            return cls(notes=tuple(values["notes"]), revision=values.get("revision"), **splits)  # type: ignore[arg-type]
         except (KeyError, TypeError) as error:
             raise ValueError(f"{values!r} is no record of a data set ({error!r}).") from error
+
+
+def log_notes(name: str, notes: Iterable[str]) -> None:
+    """Logs what was left out, set aside or split off, a warning each.
+
+    Args:
+        name: of the data set.
+        notes: of `DataRecord`.
+
+    Example:
+        >>> from hf_simplex.data.split_records import log_notes
+        >>> log_notes("pets", ["left out 2 images in 'figures': no split"])
+    """
+    for note in notes:
+        logger.warning("%s: %s.", name, note)
 
 
 def record_split(dataset: Dataset, source: str, of: int, fraction: float | None, seed: int | None) -> SplitRecord:
@@ -127,6 +148,31 @@ def record_split(dataset: Dataset, source: str, of: int, fraction: float | None,
     return SplitRecord(source, len(dataset), of, fraction, None if len(dataset) == of else seed, digest.hexdigest())
 
 
+def record_of_run(provenance: Mapping[str, Any], data_set: str) -> DataRecord | None:
+    """Returns the record of the images that an ensemble's run used, if they are of a data set.
+
+    Args:
+        provenance: of an ensemble. `data_set` is the run's data set, and `images` is `DataRecord.to_dict`.
+        data_set: name of a data set. Of paths, the last part is compared.
+
+    Returns:
+        The record; None where the data set is another one, or nothing is recorded.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> from hf_simplex.data.split_records import record_of_run
+        >>> provenance = {"data_set": "digits", "images": load_image_data("digits").record.to_dict()}
+        >>> record_of_run(provenance, "digits").train.images, record_of_run(provenance, "pets")
+        (1000, None)
+    """
+    if Path(str(provenance.get("data_set"))).name != Path(data_set).expanduser().resolve().name:
+        return None
+    try:
+        return DataRecord.from_dict(provenance["images"])
+    except (KeyError, ValueError):  # another version's
+        return None
+
+
 def describe_split_off(provenance: Mapping[str, Any], data_set: str, split: str | None) -> str | None:
     """Says which images a run split off a split of its data set.
 
@@ -146,11 +192,8 @@ def describe_split_off(provenance: Mapping[str, Any], data_set: str, split: str 
         "the run split off 100 of 1000 images of 'train' for validation (share 0.1, seed 0)"
         >>> describe_split_off({"data_set": "digits", "images": images}, "digits", "test")
     """
-    if Path(str(provenance.get("data_set"))).name != Path(data_set).expanduser().resolve().name:
-        return None
-    try:
-        record = DataRecord.from_dict(provenance["images"])
-    except (KeyError, ValueError):  # another version's
+    record = record_of_run(provenance, data_set)
+    if record is None:
         return None
     parts = [
         f"{own.images} of {own.of} images of {own.source!r} for {purpose} (share {own.fraction:g}, seed {own.seed})"

@@ -5,6 +5,7 @@ The hashes stay on this machine: published, they would tell everybody whether an
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from datasets import Dataset
 from .pixel_hashes import pixel_hashes
 
 __all__ = [
+    "MAX_IMAGES",
     "TRAINED_IMAGES_FILE",
     "copy_trained_images",
     "count_trained",
     "find_trained",
+    "hashed_images",
+    "merge_trained_images",
     "write_trained_images",
 ]
 
@@ -41,13 +45,38 @@ def write_trained_images(directory: str | os.PathLike[str], dataset: Dataset) ->
 
         write_trained_images("ensemble", data.train)
     """
+    _write(directory, hashed_images(dataset))
+
+
+def hashed_images(dataset: Dataset) -> npt.NDArray[np.uint64]:
+    """Hash images, at most 20,000 evenly spaced ones.
+
+    Args:
+        dataset: images in a column `image`.
+
+    Returns:
+        [N] uint64, at most 20,000.
+
+    Raises:
+        ValueError: see `pixel_hashes.pixel_hashes`.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> from hf_simplex.data.trained_images import hashed_images
+        >>> hashed_images(load_image_data("digits").test).shape
+        (797,)
+    """
     if len(dataset) > MAX_IMAGES:
         dataset = dataset.select(np.unique(np.linspace(0, len(dataset) - 1, MAX_IMAGES, dtype=np.int64)))
+    return pixel_hashes(dataset)
+
+
+def _write(directory: str | os.PathLike[str], hashes: npt.NDArray[np.uint64]) -> None:
     target = Path(directory) / TRAINED_IMAGES_FILE
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:
-            np.save(file, pixel_hashes(dataset), allow_pickle=False)
+            np.save(file, hashes, allow_pickle=False)
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
@@ -67,6 +96,33 @@ def copy_trained_images(source: str | os.PathLike[str], target: str | os.PathLik
     file, copy = Path(source) / TRAINED_IMAGES_FILE, Path(target) / TRAINED_IMAGES_FILE
     if file.is_file() and file.resolve() != copy.resolve():
         shutil.copyfile(file, copy)
+
+
+def merge_trained_images(sources: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str]) -> bool:
+    """Write the hashes of the training images of several ensembles, if all of them have hashes.
+
+    The hashes of some alone would tell that images are new that others were trained on.
+
+    Args:
+        sources: folders of the ensembles. Hub ids have no hashes.
+        target: folder of the merged ensemble.
+
+    Returns:
+        Whether hashes were written.
+
+    Raises:
+        ValueError: a file of hashes is broken.
+
+    Example::
+
+        merge_trained_images(["job-1/ensemble", "job-2/ensemble"], "merged")
+    """
+    found = [_read(source) for source in sources]
+    known = [hashes for hashes in found if hashes is not None]
+    if len(known) < len(found):
+        return False
+    _write(target, np.unique(np.concatenate(known)))
+    return True
 
 
 def count_trained(directory: str | os.PathLike[str], dataset: Dataset) -> int | None:
@@ -107,6 +163,11 @@ def find_trained(directory: str | os.PathLike[str], dataset: Dataset) -> npt.NDA
 
         data.validation.select(find_trained("ensemble", data.validation))
     """
+    hashes = _read(directory)
+    return None if hashes is None else np.flatnonzero(np.isin(pixel_hashes(dataset), hashes))
+
+
+def _read(directory: str | os.PathLike[str]) -> npt.NDArray[np.uint64] | None:
     file = Path(directory) / TRAINED_IMAGES_FILE
     if not file.is_file():
         return None
@@ -116,4 +177,4 @@ def find_trained(directory: str | os.PathLike[str], dataset: Dataset) -> npt.NDA
         raise ValueError(f"{file} holds no hashes of images ({error}): remove it.") from error
     if not isinstance(hashes, np.ndarray) or hashes.dtype != np.uint64 or hashes.ndim != 1:
         raise ValueError(f"{file} holds no hashes of images: remove it.")
-    return np.flatnonzero(np.isin(pixel_hashes(dataset), hashes))
+    return hashes

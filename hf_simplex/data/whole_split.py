@@ -1,23 +1,21 @@
 """Loads one whole split of an image data set, to evaluate or to calibrate on."""
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 from datasets import Dataset, Image
 
-from .image_columns import checked_labels, two_columns
+from .image_columns import checked_labels, labels_of, two_columns
 from .image_folders import read_folder_split
-from .local_data_sets import FASHION_MNIST_DIRECTORY
-from .sources import read_source
+from .sources import SourceOptions, read_source
 from .split_names import choose_split
+from .split_records import log_notes
 from .stratification import stratified_indices
 
-__all__ = ["ImageSplit", "load_split"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["ImageSplit", "at_most_of", "load_split"]
 
 
 @dataclass(frozen=True)
@@ -68,15 +66,11 @@ def load_split(
     *,
     roles: Sequence[str] = ("test", "validation"),
     only_split: bool = True,
-    config_name: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     max_examples: int | None = None,
     seed: int = 0,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    fashion_mnist_dir: str | os.PathLike[str] = FASHION_MNIST_DIRECTORY,
+    **options: Unpack[SourceOptions],
 ) -> ImageSplit:
     """Loads one whole split of an image classification data set by name. Nothing is split off.
 
@@ -86,16 +80,11 @@ def load_split(
         roles: roles of the split, in the order in which they are looked for (`split_names.ROLES`).
         only_split: whether the only split of a data set is loaded, whatever its name. A folder of class folders in no
             split is always loaded.
-        config_name: configuration of a Hub data set.
         image_column: column of images; default: the only `datasets.Image` column.
-        label_column: column of labels; default: the only `datasets.ClassLabel` column, else `label` or `labels`. Text,
-            integers and booleans become class names.
+        label_column: column of labels; default as for images, or `label` or `labels`. Values become class names.
         max_examples: largest number of images. A larger split is replaced by a stratified subset.
         seed: of the subset, and of the split of `digits`.
-        revision: branch, tag or commit of a Hub data set.
-        token: Hub token for a private data set.
-        cache_dir: cache folder of `datasets`; default: its usual one.
-        fashion_mnist_dir: folder of the idx files of `fashion_mnist`.
+        **options: where the data set is read from; see `sources.SourceOptions`.
 
     Returns:
         The split. The classes of a column without names, and of class folders, are those of this split alone. What was
@@ -104,8 +93,7 @@ def load_split(
     Raises:
         ValueError: the name or the split is unknown, there is no split by `roles`, the columns or folders are
             ambiguous, the split is empty, a label is missing or out of range, or `max_examples` is below 1.
-        FileNotFoundError: a folder or an idx file is missing.
-        NotADirectoryError: the name is a file.
+        OSError: a folder or file is missing or broken, the name is a file, or the Hub does not answer.
         ImportError: `digits` needs scikit-learn.
 
     Example:
@@ -115,32 +103,37 @@ def load_split(
     """
     if max_examples is not None and max_examples < 1:
         raise ValueError(f"max_examples is {max_examples}; expected 1 or more.")
-    source = read_source(
-        name,
-        () if split is None else (split,),
-        config_name=config_name,
-        label_column=label_column,
-        seed=seed,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        fashion_mnist_dir=fashion_mnist_dir,
-    )
+    source = read_source(name, () if split is None else (split,), label_column=label_column, seed=seed, **options)
     notes = source.notes
     own: str | None
     if isinstance(source.splits, Path):
         folder = read_folder_split(source.splits, split, roles, only_split=only_split)
         own, images, notes = folder.source, folder.images, (*notes, *folder.notes)
     else:
-        own = choose_split(list(source.splits), source.name, split, roles, only_split=only_split)
-        images = source.splits[own]
-    for note in notes:
-        logger.warning("%s: %s.", source.name, note)
+        own = choose_split(source.splits.names, source.name, split, roles, only_split=only_split)
+        images = source.splits.load([own])[own]
+    log_notes(source.name, notes)
     shown = own or "train"
     images = two_columns({"train": images}, source.name, image_column, label_column)["train"]
     label_names = tuple(images.features["label"].names)
-    labels = checked_labels(images, label_names, source.name, shown, argument="split")
-    of = len(images)
-    if max_examples is not None and max_examples < of:
-        images = images.select(stratified_indices(labels, max_examples, seed))
-    return ImageSplit(source.name, own, label_names, images, of)
+    checked_labels(images, label_names, source.name, shown, argument="split")
+    return ImageSplit(source.name, own, label_names, at_most_of(images, max_examples, seed), len(images))
+
+
+def at_most_of(images: Dataset, max_examples: int | None, seed: int = 0) -> Dataset:
+    """Returns a stratified subset of images, if there are more than `max_examples`.
+
+    Args:
+        images: with the column `label`.
+        max_examples: largest number of images, 1 or more; None for all. It may be above the number of images, and
+            below that of classes.
+        seed: of the subset.
+
+    Example:
+        >>> from hf_simplex.data.whole_split import at_most_of, load_split
+        >>> len(at_most_of(load_split("digits").images, 20))
+        20
+    """
+    if max_examples is None or max_examples >= len(images):
+        return images
+    return images.select(stratified_indices(labels_of(images), max_examples, seed))

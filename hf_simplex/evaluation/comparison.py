@@ -206,7 +206,7 @@ def predict_members(
         Probabilities, energies and label ids.
 
     Raises:
-        ValueError: The data set has no labels.
+        ValueError: The data set has no labels, or a label is no integer or out of range. The message names the image.
 
     Example::
 
@@ -218,7 +218,7 @@ def predict_members(
         model = copy.deepcopy(model)
     model.config.output_member_probabilities = True
     try:
-        trainer = Trainer(model=model, args=args, data_collator=data_collator)
+        trainer = _Predictor(model=model, args=args, data_collator=data_collator)
         # FSDP would shard all vertices. Evaluation holds only one point at a time and needs no shards.
         trainer.is_fsdp_enabled = False
         model.backbone.to(args.device)  # type: ignore[arg-type]
@@ -232,5 +232,32 @@ def predict_members(
     return MemberPredictions(
         probabilities / probabilities.sum(axis=-1, keepdims=True),
         np.asarray(predictions[2], np.float64),
-        np.asarray(output.label_ids, np.int64),
+        _checked(output.label_ids, probabilities.shape[-1]),
     )
+
+
+class _Predictor(Trainer):
+    """Computes no loss: on a GPU, that of a label out of range ends the process, and nothing here uses a loss."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        outputs = model(**{name: value for name, value in inputs.items() if name not in self.label_names})
+        loss = outputs["logits"].new_zeros(())
+        return (loss, outputs) if return_outputs else loss
+
+
+def _checked(label_ids: Any, num_labels: int) -> IntArray:
+    references = np.asarray(label_ids)
+    if references.ndim != 1 or references.dtype.kind not in "iu":
+        raise ValueError(
+            f"The labels have the shape {list(references.shape)} and the type {references.dtype}; expected one "
+            "integer for each image."
+        )
+    wrong = np.flatnonzero((references < 0) | (references >= num_labels))
+    if len(wrong):
+        raise ValueError(
+            f"Image {wrong[0]} has the label {references[wrong[0]]}, but the ensemble has {num_labels} labels: "
+            f"expected 0 to {num_labels - 1}. Correct it or leave it out."
+        )
+    return references.astype(np.int64)

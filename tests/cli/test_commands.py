@@ -20,7 +20,7 @@ from transformers import AutoModelForImageClassification
 import hf_simplex
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.data.image_data import load_image_data
-from hf_simplex.data.trained_images import write_trained_images
+from hf_simplex.data.trained_images import TRAINED_IMAGES_FILE, count_trained, write_trained_images
 from hf_simplex.evaluation.calibration import fit_temperature
 from hf_simplex.evaluation.metrics import classification_metrics
 from hf_simplex.hub.evidence import Evidence
@@ -266,6 +266,64 @@ def test_an_ensemble_is_not_merged_with_itself(folder: Path, tmp_path: Path) -> 
         said = mistake("merge", folder, other, same, tmp_path / "merged")
         assert f"{folder} and {same} are the same ensemble" in said
     assert not (tmp_path / "merged").exists()
+
+
+def test_other_members_or_more_vertices_do_not_make_it_another_ensemble(folder: Path, tmp_path: Path) -> None:
+    model = SimplexForImageClassification.from_pretrained(folder)
+    model.set_members([[1.0, 0.0, 0.0]], batches=[{"pixel_values": images()}])
+    drawn = save(model, tmp_path / "drawn")
+    other = save(ensemble("resnet", seed=5), tmp_path / "other")
+    run("merge", folder, other, tmp_path / "both")
+    for same in (drawn, tmp_path / "both"):
+        assert f"{folder} and {same} are the same ensemble, or" in mistake("merge", folder, same, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_ensembles_that_see_images_differently_are_not_merged(folder: Path, tmp_path: Path) -> None:
+    other = save(ensemble("resnet", seed=5), tmp_path / "other")
+    settings = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.1, 0.2, 0.3]}))
+    said = mistake("merge", folder, other, tmp_path / "merged")
+    assert f"{folder} and {other} have different image processors" in said
+
+
+@pytest.mark.parametrize("name", ["./no", "/no/ensemble", "~/no-ensemble", "a/b/c", "ensemble/"])
+def test_a_mistyped_folder_is_no_such_folder(name: str, folder: Path, picture: Path, tmp_path: Path) -> None:
+    for command in (("inspect", name), ("predict", name, picture), ("evaluate", name, "digits")):
+        assert mistake(*command) == f"error: no such folder: {name}"
+    assert mistake("merge", folder, name, tmp_path / "merged") == f"error: no such folder: {name}"
+    assert mistake("inspect", picture).startswith(f"error: {picture} is a file")
+
+
+def test_a_merged_ensemble_knows_the_training_images_of_all_its_parts(tmp_path: Path) -> None:
+    data = load_image_data("digits")
+    parts = [
+        save(SimplexForImageClassification.from_backbone(backbone("vit", seed=seed, labels=10)), tmp_path / f"{seed}")
+        for seed in (0, 1)
+    ]
+    for part, rows in zip(parts, (range(300), range(200, 400)), strict=True):
+        write_trained_images(part, data.train.select(rows))
+    assert invoke("merge", *parts, tmp_path / "both").stderr == ""
+    assert count_trained(tmp_path / "both", data.train) == 400
+    (parts[1] / TRAINED_IMAGES_FILE).unlink()
+    said = invoke("merge", *parts, tmp_path / "half").stderr
+    assert said.startswith("note: not every ensemble has hashes of its training images")
+    assert count_trained(tmp_path / "half", data.train) is None
+
+
+def test_parts_that_were_trained_on_other_images_leave_no_record_of_a_run(tmp_path: Path) -> None:
+    parts = []
+    for seed in (0, 1, 2):
+        model = SimplexForImageClassification.from_backbone(backbone("vit", seed=seed, labels=10))
+        record = load_image_data("digits", max_test_examples=100, seed=seed // 2).record
+        model.config.provenance.update(data_set="digits", images=record.to_dict())
+        parts.append(save(model, tmp_path / f"{seed}"))
+    result = invoke("merge", *parts[:2], tmp_path / "same")
+    assert "do not record the same" not in result.stderr
+    assert json.loads((tmp_path / "same" / "config.json").read_text())["provenance"]["images"]["test"]["images"] == 100
+    result = invoke("merge", *parts, tmp_path / "other")
+    assert "warning: the ensembles do not record the same training, validation and test images" in result.stderr
+    assert "images" not in json.loads((tmp_path / "other" / "config.json").read_text())["provenance"]
 
 
 # push

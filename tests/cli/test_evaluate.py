@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from tiny import backbone
 
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.data import trained_images
 from hf_simplex.data.image_data import load_image_data
 from hf_simplex.data.trained_images import write_trained_images
 
@@ -104,7 +105,7 @@ def test_configuration_and_revision_of_the_data_reach_the_hub(three: Path, monke
         asked.update(options, name=name, config=config)
         raise ValueError("asked")
 
-    monkeypatch.setattr("hf_simplex.data.sources.load_dataset", load)
+    monkeypatch.setattr("hf_simplex.data.sources.load_dataset_builder", load)
     for command in ("evaluate", "calibrate"):
         asked.clear()
         said = mistake(command, three, "me/pets", "--data-config", "small", "--data-revision", "v2")
@@ -156,10 +157,67 @@ def test_what_the_run_split_off_is_said(tmp_path: Path) -> None:
     root = tree(tmp_path / "pets", ant=5, bee=5, cat=5)
     record = load_image_data(root).record.to_dict()
     run_on_pets = ensemble(tmp_path / "run", "ant", "bee", "cat", data_set="pets", images=record)
-    (note,) = invoke("evaluate", run_on_pets, root, "--cpu").stderr.splitlines()
+    warning, note = invoke("evaluate", run_on_pets, root, "--cpu").stderr.splitlines()
     assert note.startswith("note: the run split off 3 of 15 images of 'train' for testing (share 0.2, seed 0)")
+    assert "--held-out takes the images for testing alone" in note
+    # No hashes are needed: the record tells which images the run took.
+    assert warning.startswith("warning: 12 of 15 images were trained on (")
     others = tree(tmp_path / "others", ant=2, bee=2, cat=2)
     assert invoke("evaluate", run_on_pets, others, "--cpu").stderr == ""
+    (tmp_path / "elsewhere").mkdir()
+    namesake = tree(tmp_path / "elsewhere" / "pets", ant=2, bee=2, cat=2)
+    result = invoke("evaluate", run_on_pets, namesake, "--cpu", "--json")
+    assert "trained on" not in result.stderr and json.loads(result.stdout)["trained_images"] is None
+
+
+def test_the_images_that_the_run_held_out_are_evaluated(tmp_path: Path) -> None:
+    root = tree(tmp_path / "pets", ant=9, bee=9, cat=9)
+    data = load_image_data(root, seed=4, validation_fraction=0.2)
+    run_on_pets = ensemble(tmp_path / "run", "ant", "bee", "cat", data_set="pets", images=data.record.to_dict())
+    told = evaluated(run_on_pets, root, "--held-out")
+    assert (told["split"], told["held_out"], told["trained_images"]) == ("train", True, 0)
+    data.test.save_to_disk(tmp_path / "test")
+    expected = evaluated(run_on_pets, tmp_path / "test")
+    assert [told[name] for name in ("images", "nll", "accuracy")] == [
+        expected["images"],
+        pytest.approx(expected["nll"], rel=1e-6),
+        expected["accuracy"],
+    ]
+    assert evaluated(run_on_pets, root)["nll"] != pytest.approx(told["nll"], rel=1e-6)
+    assert evaluated(run_on_pets, root, "--held-out", "--max-examples", 3)["images"] == 3
+
+
+def test_the_validation_images_of_the_run_are_calibrated_on(tmp_path: Path) -> None:
+    root = tree(tmp_path / "pets", ant=30, bee=30, cat=30)
+    record = load_image_data(root, validation_fraction=0.75, test_fraction=0.1).record
+    run_on_pets = ensemble(tmp_path / "run", "ant", "bee", "cat", data_set="pets", images=record.to_dict())
+    told = json.loads(run("calibrate", run_on_pets, root, "--held-out", "--json", "--cpu"))
+    assert told["fitted_on"]["images"] == record.validation.images == 61
+    # Without --held-out that is the whole folder, most of which was trained on or is for testing.
+    assert "20 of 90 images were trained on" in mistake("calibrate", run_on_pets, root, "--cpu")
+
+
+def test_of_many_training_images_a_part_is_enough_to_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "pets", ant=300, bee=300)
+    data = load_image_data(root, test_fraction=0.01)
+    run_on_pets = ensemble(tmp_path / "run", "ant", "bee", data_set="pets", images=data.record.to_dict())
+    # 4 of 594 images are hashed: fewer than one in a hundred.
+    monkeypatch.setattr(trained_images, "MAX_IMAGES", 4)
+    write_trained_images(run_on_pets, data.train)
+    said = mistake("calibrate", run_on_pets, root, "--cpu")
+    assert "At least 4 of 600 images were trained on" in said and "too sure of itself" in said
+
+
+def test_held_out_images_need_a_record_and_the_same_images(three: Path, tmp_path: Path) -> None:
+    root = tree(tmp_path / "pets", ant=5, bee=5, cat=5)
+    assert "no record of a run on" in mistake("evaluate", three, root, "--held-out")
+    record = load_image_data(root).record.to_dict()
+    run_on_pets = ensemble(tmp_path / "run", "ant", "bee", "cat", data_set="pets", images=record)
+    said = mistake("evaluate", run_on_pets, root, "--held-out", "--split", "train")
+    assert "--held-out and --split train contradict each other" in said
+    assert "The run had no validation images" in mistake("calibrate", run_on_pets, root, "--held-out")
+    random_picture(99).save(root / "ant" / "0.png")
+    assert "images of the run cannot be found in" in mistake("evaluate", run_on_pets, root, "--held-out")
 
 
 def test_calibrate_takes_the_split_that_is_named(three: Path, tmp_path: Path) -> None:

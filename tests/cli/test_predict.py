@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from command import invoke, mistake, run, save
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import ensemble
 
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
@@ -113,6 +115,21 @@ def test_an_image_that_the_processor_refuses_costs_only_its_own(
     assert [each.image for each in found] == given
     assert [each.result is None for each in found] == [False, True, False]
     assert "too narrow" in str(found[1].error)
+
+
+def test_probabilities_that_are_not_finite_are_an_error_and_no_result(picture: Path, tmp_path: Path) -> None:
+    broken = save(ensemble("vit"), tmp_path / "broken")
+    file = broken / "vertex-00001.safetensors"
+    tensors = load_file(file)
+    with safe_open(file, "pt") as stored:
+        metadata = stored.metadata()
+    tensors["vertices.1.classifier.weight"][0, 0] = float("nan")
+    save_file(tensors, file, metadata)
+    for options in ((), ("--json",), ("--batch-size", 2)):
+        result = invoke("predict", broken, picture, picture, *options)
+        assert result.exit_code == 1 and "NaN" not in result.stdout and "nan" not in result.stdout
+        assert f"error: {picture}: the probabilities are not finite" in result.stderr
+        assert result.stderr.splitlines()[-1].startswith("2 of 2 images could not be classified")
 
 
 def test_a_result_comes_before_the_next_image_is_read(folder: Path, picture: Path) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from hf_simplex.data import sources
+from hf_simplex.data.decoding import decode_rgb
 from hf_simplex.data.image_data import FASHION_MNIST_LABELS, load_image_data, stratified_indices
+from hf_simplex.data.whole_split import load_split
 
 
 @pytest.fixture(autouse=True)
@@ -258,7 +259,7 @@ def test_a_folder_without_data_is_an_error_that_lists_what_is_accepted(tmp_path:
         load_image_data(tmp_path)
 
 
-# ---- the Hub --------------------------------------------------------------------------------------------------------
+# ---- names and columns ----------------------------------------------------------------------------------------------
 
 
 def hub_like(folder: Path, splits: dict[str, Dataset]) -> Path:
@@ -267,33 +268,6 @@ def hub_like(folder: Path, splits: dict[str, Dataset]) -> Path:
     for split, dataset in splits.items():
         dataset.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
-
-
-def test_a_hub_id_is_loaded_with_revision_token_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = hub_like(
-        tmp_path / "hub", {"train": numbered([0, 1] * 3, CAT_DOG), "test": numbered([0, 1], CAT_DOG, start=50)}
-    )
-    asked: dict[str, Any] = {}
-
-    def load_from_folder(path: str, name: str | None, **arguments: Any) -> DatasetDict:
-        asked.update(path=path, name=name, **arguments)
-        return load_dataset(str(folder), cache_dir=arguments["cache_dir"])
-
-    monkeypatch.setattr(sources, "load_dataset", load_from_folder)
-    cache = tmp_path / "elsewhere"
-    data = load_image_data("someone/pets", config_name="small", revision="v2", token="secret", cache_dir=cache)
-    assert asked == dict(path="someone/pets", name="small", revision="v2", token="secret", cache_dir=str(cache))
-    assert (numbers(data.train), numbers(data.test), data.name) == (list(range(6)), [50, 51], "someone/pets")
-    assert cache.is_dir()
-
-
-def test_a_data_set_that_the_hub_does_not_have_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_found(*_: Any, **__: Any) -> DatasetDict:
-        raise sources.DatasetNotFoundError("Dataset 'someone/pets' doesn't exist on the Hub.")
-
-    monkeypatch.setattr(sources, "load_dataset", not_found)
-    with pytest.raises(ValueError, match=r"someone/pets.*Expected a Hub id"):
-        load_image_data("someone/pets")
 
 
 def test_an_unknown_name_is_an_error_that_lists_what_is_accepted() -> None:
@@ -369,6 +343,19 @@ def test_a_test_split_without_labels_is_an_error_that_says_to_choose_another(tmp
     with pytest.raises(ValueError, match=r"2 example.*test split.*choose another split with test_split"):
         load_image_data(tmp_path / "pets")
     assert numbers(load_image_data(tmp_path / "pets", test_split="validation").test) == [50, 51]
+
+
+def test_a_missing_image_is_named_before_training(tmp_path: Path) -> None:
+    features = Features({"image": Image(), "label": CAT_DOG})
+    images = [plain_image(0), plain_image(1), None, plain_image(3)]
+    train = Dataset.from_dict({"image": images, "label": [0, 1] * 2}, features=features)
+    train.save_to_disk(tmp_path / "pets")
+    with pytest.raises(ValueError, match=r"1 example\(s\) of the train split of .* have no image; the first is .* 2"):
+        load_image_data(tmp_path / "pets")
+    train.select([0, 1, 3]).save_to_disk(tmp_path / "others")
+    assert len(load_split(tmp_path / "others").images) == 3
+    with pytest.raises(ValueError, match=r"Cannot read the image \(no file name, 0 bytes\)"):
+        decode_rgb({"path": None, "bytes": None}, Image())
 
 
 def test_splits_with_other_columns_are_an_error(tmp_path: Path) -> None:
@@ -453,11 +440,10 @@ def test_several_splits_of_which_none_is_called_train_have_to_be_chosen_from(tmp
         load_image_data(tmp_path / "folds")
 
 
-def test_an_empty_split_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
     numbered([], CAT_DOG).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match="is empty"):
         load_image_data(tmp_path / "saved")
-    splits = DatasetDict({"train": numbered([0, 1], CAT_DOG), "test": numbered([], CAT_DOG)})
-    monkeypatch.setattr(sources, "load_dataset", lambda *_, **__: splits)
-    with pytest.raises(ValueError, match="The test split of someone/pets is empty"):
-        load_image_data("someone/pets")
+    splits = {"train": numbered([0, 1], CAT_DOG), "test": numbered([], CAT_DOG)}
+    with pytest.raises(ValueError, match=r"hub cannot be read: .*\"test\" corresponds to no data"):
+        load_image_data(hub_like(tmp_path / "hub", splits))

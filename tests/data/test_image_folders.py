@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 
 from hf_simplex.data.image_data import ImageData, load_image_data
 from hf_simplex.data.split_names import ROLES, choose_splits, role_of
+from hf_simplex.data.whole_split import load_split
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +200,18 @@ def test_folders_that_cannot_be_told_apart_are_an_error(tmp_path: Path, files: l
         load_image_data(tree(tmp_path, *files))
 
 
+@pytest.mark.parametrize("name", ["holdout", "tests", "validate", "query"])
+def test_a_folder_with_the_same_classes_may_be_the_test_split(tmp_path: Path, name: str) -> None:
+    root = tree(tmp_path, "train/cat/*5", "train/dog/*5", f"{name}/Cat/*2", "figures/*3")
+    for load, argument in ((load_image_data, "test_split"), (load_split, "split")):
+        with pytest.raises(ValueError, match=rf"'{name}' in .* may be a split\. Choose it with {argument}, or put it"):
+            load(root)
+    assert folders(load_split(root, name).images, root) == {f"{name}/Cat"}
+    assert folders(load_split(root, "train").images, root) == {"train/cat", "train/dog"}
+    tree(root, "test/cat/*2")
+    assert folders(load_image_data(root).test, root) == folders(load_split(root).images, root) == {"test/cat"}
+
+
 def test_a_class_may_be_called_train_in_a_training_folder(tmp_path: Path) -> None:
     root = tree(tmp_path, *(f"{split}/{name}/*2" for split in ("train", "test") for name in ("bus", "train", "test")))
     data = load_image_data(root)
@@ -359,7 +372,7 @@ def test_missing_labels_stay_missing_when_classes_are_matched_by_name(tmp_path: 
         load_image_data(saved(tmp_path / "pets", train=([0, 1], train), test=([0, -1], test)))
 
 
-def test_a_label_out_of_range_names_image_and_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_out_of_range_names_image_and_label(tmp_path: Path) -> None:
     root = tree(tmp_path, "0.png", "1.png", "2.png")
     names = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
     plain = Features({"image": Image(), "label": Value("int64")})
@@ -369,10 +382,9 @@ def test_a_label_out_of_range_names_image_and_label(tmp_path: Path, monkeypatch:
     wrong = Dataset(wrong.data, info=wrong.info.copy())
     wrong.info.features = names
     train = Dataset.from_dict({"image": files, "label": [0, 1, 1]}, features=names)
-    splits = DatasetDict({"train": train, "test": wrong})
-    monkeypatch.setattr("hf_simplex.data.sources.load_dataset", lambda *_, **__: splits)
+    DatasetDict({"train": train, "test": wrong}).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"the first is 7 .*, of image 2 \(.*2\.png\)"):
-        load_image_data("someone/pets")
+        load_image_data(tmp_path / "saved")
 
 
 # ---- names of data sets ---------------------------------------------------------------------------------------------
@@ -382,7 +394,7 @@ def test_a_label_out_of_range_names_image_and_label(tmp_path: Path, monkeypatch:
     "name", ["./pets", "../pets", "~/no/pets", "/no/pets", "a/b/c", "pets/", "me/pets.zip", "pets.tar.gz", "cat.png"]
 )
 def test_a_mistyped_path_is_no_such_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_simplex.data.sources.load_dataset", lambda *_, **__: pytest.fail("asked the Hub"))
+    monkeypatch.setattr("hf_simplex.data.sources.load_dataset_builder", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(FileNotFoundError, match=f"There is no file or folder {name} "):
         load_image_data(name)
 
@@ -398,7 +410,7 @@ def test_a_name_in_a_local_folder_is_a_path(tmp_path: Path, monkeypatch: pytest.
         asked.append(name)
         raise DatasetNotFoundError("not on the Hub")
 
-    monkeypatch.setattr("hf_simplex.data.sources.load_dataset", not_found)
+    monkeypatch.setattr("hf_simplex.data.sources.load_dataset_builder", not_found)
     with pytest.raises(FileNotFoundError, match=r"no file or folder data/petz .*write hf://datasets/data/petz"):
         load_image_data("data/petz")
     assert asked == []

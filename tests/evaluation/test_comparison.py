@@ -26,6 +26,22 @@ def compare(
     return results_of(*predict_parts(model, data, args, **kwargs))
 
 
+@pytest.mark.parametrize("label", [-100, -1, LABELS, 10**12])
+def test_a_label_out_of_range_names_image_and_label(label: int, tmp_path: Path) -> None:
+    data = Images(60)
+    data.labels[7] = label
+    for call in (predict_members, lambda model, *given: model.calibrate(given[0], args=given[1])):
+        with pytest.raises(ValueError, match=rf"Image 7 has the label {label}, but the ensemble has {LABELS} labels"):
+            call(ensemble("vit"), data, arguments(tmp_path))
+
+
+def test_labels_of_mixed_images_are_refused(tmp_path: Path) -> None:
+    data = Images(12)
+    data.labels = torch.eye(LABELS)[data.labels]
+    with pytest.raises(ValueError, match=rf"have the shape \[12, {LABELS}\] and the type float32; expected one"):
+        predict_members(ensemble("vit"), data, arguments(tmp_path))
+
+
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_each_result_equals_a_direct_computation(kind: str, tmp_path: Path) -> None:
     parts = [ensemble(kind, members=3), ensemble(kind, members=2, seed=5)]

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
@@ -178,13 +179,20 @@ def _lfs_info(blob: Blob, id_name: str) -> dict[str, Any]:
 
 @route("GET", f"{API}/tree/{REVISION}(?:/{FILE_PATH})?")
 def tree(hub: "LoopbackHub", request: Request, repo_id: str, revision: str, path: str = "") -> Response:
-    """Lists files at and below a folder. Data sets are looked up in folders that are not there."""
+    """Lists what is in a folder, and below it if asked. Data sets are looked up in folders that are not there."""
     commit = _readable(hub, request, repo_id).resolve(revision)
     prefix = f"{path}/" if path else ""
     found = sorted(file for file in commit.files if file.startswith(prefix))
     if path and not found:
         raise HubError(404, f"{path} does not exist on {revision}", "EntryNotFound", {"X-Repo-Commit": commit.id})
-    return Response.of_json([_entry(commit, file) for file in found])
+    above = {str(folder) for file in found for folder in PurePosixPath(file).parents if str(folder).startswith(prefix)}
+    folders = sorted(above - {".", path})
+    if not request.flag("recursive"):
+        found, folders = (
+            [name for name in names if "/" not in name.removeprefix(prefix)] for names in (found, folders)
+        )
+    entries = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in folders]
+    return Response.of_json(entries + [_entry(commit, file) for file in found])
 
 
 @route("POST", f"{API}/paths-info/{REVISION}")
