@@ -165,13 +165,13 @@ def _content(file: Path) -> Any:
 
 
 @torch.no_grad()
-def members(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def members(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """Time n members for one image, relative to n passes of the plain backbone."""
     plain = vit(args.image_size).to(device).eval()
     image = torch.randn(1, 3, args.image_size, args.image_size, device=device)
     last_three = adapters(args.rank, r".*\.(9|10|11)\..*")
     choices = {"adapters": adapters(args.rank), "adapters_in_last_three_blocks": last_three, **SHARES}
-    found: dict[str, Any] = {}
+    rows = []
     for name, choice in choices.items():
         model = simplex(args, choice, args.num_vertices).to(device)
         model.draw_members(args.num_members)
@@ -186,25 +186,26 @@ def members(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         }
         seconds = alternating(tasks, args.rounds, device, args.clock)
         difference = (ready(image).logits - batched(image).logits).abs().max().item()
-        found[name] = {
-            **{task: ratio(seconds, task, "plain", args.num_members) for task in ("one_after_the_other", "batched")},
-            "largest_difference_of_logits": difference,
-        }
-    return found
+        ways = ("one_after_the_other", "batched")
+        ratios = {way: ratio(seconds, way, "plain", args.num_members) for way in ways}
+        rows.append({"what": f"members, {name}", **ratios, "largest_difference_of_logits": difference})
+    return rows
 
 
 def memory(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the peak memory of each part in a process of its own."""
+    peaks: dict[str, dict[str, int]] = {}
     found: dict[str, Any] = {}
     for name in PARTS:
         command = [sys.executable, __file__, "--part", name]
         for argument in ("rank", "num_vertices", "batch_size", "image_size", "device", "threads", "seed"):
             command += [f"--{argument}", str(getattr(args, argument))]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found[name] = json.loads(output.splitlines()[-1])
-    expected = found["peft"]["peak_bytes"] + args.num_vertices * found["connector"]["trained_bytes"]
-    found["connector_to_peft_and_its_vertices"] = found["connector"]["peak_bytes"] / expected
-    found["mode_to_peft"] = found["mode"]["peak_bytes"] / found["peft"]["peak_bytes"]
+        peaks[name] = json.loads(output.splitlines()[-1])
+        found |= {f"{name}_{quantity}": bytes_ for quantity, bytes_ in peaks[name].items()}
+    expected = peaks["peft"]["peak_bytes"] + args.num_vertices * peaks["connector"]["trained_bytes"]
+    found["connector_to_peft_and_its_vertices"] = peaks["connector"]["peak_bytes"] / expected
+    found["mode_to_peft"] = peaks["mode"]["peak_bytes"] / peaks["peft"]["peak_bytes"]
     return found
 
 
@@ -237,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     rows = [
         {"what": "steps", **steps(args, device)},
         {"what": "sizes", **sizes(args)},
-        {"what": "members", **members(args, device)},
+        *members(args, device),
         {"what": "memory", **memory(args)},
     ]
     return report(args, device, rows)
