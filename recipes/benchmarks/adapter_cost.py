@@ -2,9 +2,9 @@
 
     python recipes/benchmarks/adapter_cost.py --threads 1 --clock cpu
 
-The backbone is ViT-B/16 of transformers with random weights; adapters are on the projections of the attention.
-`peft` is a step of AdamW on the model of `peft.get_peft_model`. `mode` is our step of a mode, `connector` our step of
-SPRO at one point, with the volume term, both on adapters. `full_*` are the same steps on all weights.
+The backbone is a ViT of transformers with random weights, by default ViT-B/16. Adapters are on the projections of the
+attention. `peft` is a step of AdamW on the model of `peft.get_peft_model`. `mode` is our step of a mode, `connector`
+our step of SPRO at one point, with the volume term, both on adapters. `full_*` are the same steps on all weights.
 
 Bytes are those of the saved files; `new_vertex_bytes` are the files that change when a vertex is added, which is what
 publishing it sends. Times of members are relative to as many passes of the plain backbone, for one image.
@@ -35,13 +35,8 @@ from hf_simplex.training.spro import GrowingVertex
 LABELS = 10
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 VOLUME_WEIGHT = 1e-8
+_FORWARDED = ("rank", "num_vertices", "batch_size", "image_size", "blocks", "width", "device", "threads", "seed")
 PARTS = ("peft", "mode", "connector", "full_mode", "full_connector")
-SHARES = {
-    "head": "head",
-    "last_block": ["*layers.11", "head"],
-    "last_three_blocks": ["*layers.9", "*layers.1?", "head"],
-}
-"""Other vertices whose members run as one batch, beside adapters in all blocks and in the last three."""
 
 
 class Part:
@@ -61,7 +56,7 @@ class Part:
         self.generator = torch.Generator().manual_seed(args.seed)
         if name == "peft":
             self.module: nn.Module = get_peft_model(
-                vit(args.image_size),
+                vit(args),
                 LoraConfig(r=args.rank, target_modules=PROJECTIONS, modules_to_save=["classifier"]),
             ).to(device)
         else:
@@ -101,11 +96,21 @@ class Part:
         return loss
 
 
-def vit(image_size: int) -> Any:
-    """Build ViT-B/16 with random weights."""
+def vit(args: argparse.Namespace) -> Any:
+    """Build a ViT with random weights."""
     # transformers accepts num_labels but does not declare it.
     labels: dict[str, Any] = {"num_labels": LABELS}
-    return ViTForImageClassification(ViTConfig(image_size=image_size, **labels))
+    heads = max(1, args.width // 64)
+    return ViTForImageClassification(
+        ViTConfig(
+            image_size=args.image_size,
+            num_hidden_layers=args.blocks,
+            hidden_size=args.width,
+            intermediate_size=4 * args.width,
+            num_attention_heads=heads,
+            **labels,
+        )
+    )
 
 
 def adapters(rank: int, blocks: str = r".*") -> dict[str, Any]:
@@ -115,7 +120,7 @@ def adapters(rank: int, blocks: str = r".*") -> dict[str, Any]:
 
 def simplex(args: argparse.Namespace, choice: Any, vertices: int) -> Any:
     """Build a simplex of random vertices near a random ViT."""
-    model = SimplexForImageClassification.from_backbone(vit(args.image_size), vertex_parameters=choice)
+    model = SimplexForImageClassification.from_backbone(vit(args), vertex_parameters=choice)
     for _ in range(vertices - 1):
         model.add_vertex()
     spread(model)
@@ -167,10 +172,17 @@ def _content(file: Path) -> Any:
 @torch.no_grad()
 def members(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """Time n members for one image, relative to n passes of the plain backbone."""
-    plain = vit(args.image_size).to(device).eval()
+    plain = vit(args).to(device).eval()
     image = torch.randn(1, 3, args.image_size, args.image_size, device=device)
-    last_three = adapters(args.rank, r".*\.(9|10|11)\..*")
-    choices = {"adapters": adapters(args.rank), "adapters_in_last_three_blocks": last_three, **SHARES}
+    last = [f"*layers.{block}" for block in range(args.blocks)][-3:]
+    blocks = "|".join(str(block) for block in range(args.blocks)[-3:])
+    choices: dict[str, Any] = {
+        "adapters": adapters(args.rank),
+        "adapters_in_last_three_blocks": adapters(args.rank, rf".*\.({blocks})\..*"),
+        "head": "head",
+        "last_block": [last[-1], "head"],
+        "last_three_blocks": [*last, "head"],
+    }
     rows = []
     for name, choice in choices.items():
         model = simplex(args, choice, args.num_vertices).to(device)
@@ -198,7 +210,17 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in PARTS:
         command = [sys.executable, __file__, "--part", name]
-        for argument in ("rank", "num_vertices", "batch_size", "image_size", "device", "threads", "seed"):
+        for argument in (
+            "rank",
+            "num_vertices",
+            "batch_size",
+            "image_size",
+            "blocks",
+            "width",
+            "device",
+            "threads",
+            "seed",
+        ):
             command += [f"--{argument}", str(getattr(args, argument))]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peaks[name] = json.loads(output.splitlines()[-1])
@@ -227,6 +249,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found.add_argument("--num_members", type=int, default=8)
     found.add_argument("--batch_size", type=int, default=4)
     found.add_argument("--image_size", type=int, default=224)
+    found.add_argument("--blocks", type=int, default=12)
+    found.add_argument("--width", type=int, default=768)
     found.add_argument(
         "--part", choices=PARTS, help="Measure only this part's memory, in this process, and print JSON."
     )

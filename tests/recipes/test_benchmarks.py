@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import adapter_cost
 import choose_members
 import ensemble_cost
 import loading_cost
@@ -189,6 +190,19 @@ def test_memory_cost(tmp_path: Path) -> None:
     rows = run(memory_cost.main, tmp_path, *SMALL, *argv)
     assert [row["frozen"] for row in rows] == ["bfloat16", "cpu"]
     assert all(row["growing_megabytes"] > 0 for row in rows)
+
+
+@pytest.mark.usefixtures("forks")
+def test_adapter_cost(tmp_path: Path) -> None:
+    size = ["--blocks", "4", "--width", "16", "--batch_size", "2", "--num_vertices", "2", "--num_members", "3"]
+    steps, sizes, *members, memory = run(adapter_cost.main, tmp_path, *SMALL, *size)
+    assert steps["peft_to_peft"]["median"] == 1 and steps["connector_to_peft"]["median"] > 0
+    assert sizes["adapters_vertex_bytes"] < sizes["full_vertex_bytes"] and sizes["full_shared_bytes"] == 0
+    # A new vertex sends its own file, the index and config.json, and nothing of what is shared.
+    assert sizes["adapters_vertex_bytes"] < sizes["adapters_new_vertex_bytes"] < sizes["full_vertex_bytes"]
+    assert [row["what"].partition(", ")[2] for row in members][:2] == ["adapters", "adapters_in_last_three_blocks"]
+    assert all(row["largest_difference_of_logits"] < 1e-5 for row in members)
+    assert memory["mode_trained_bytes"] == memory["peft_trained_bytes"] < memory["full_mode_trained_bytes"]
 
 
 def test_the_memory_that_is_expected_is_that_of_what_is_kept() -> None:
