@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing import start_processes
 from transformers import EvalPrediction, TrainerCallback, TrainerState
 
-from hf_simplex import SimplexTrainer, SimplexTrainingArguments
+from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
 from hf_simplex.evaluation.comparison import predict_members
 from hf_simplex.evaluation.surface_evaluation import classification, evaluate_points
 from hf_simplex.model.batch_norm import recompute_statistics
@@ -147,14 +147,28 @@ class Watch(TrainerCallback):
         return allreduce_hook(None, bucket)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        named = list(self.run.simplex.backbone.named_parameters())
+        named = [(name, p) for name, p in self.run.simplex.backbone.named_parameters() if p.requires_grad]
         self.is_sharded = all(isinstance(p, DTensor) for _, p in named)
         self.vertex = {name: full_tensor(p).detach().clone() for name, p in named}
         self.gradient = {name: full_tensor(p.grad).clone() for name, p in named}
 
 
-def grown(**arguments: Any) -> tuple[SimplexTrainer, Watch]:
-    """One step of a connector of `ensemble`, on images 0 to 3 in one process and 4 to 7 in the other."""
+def adapted() -> SimplexForImageClassification:
+    """A triangle of low-rank adapters, the same in both processes."""
+    choice = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "fc1"]}
+    model = SimplexForImageClassification.from_backbone(backbone("vit"), vertex_parameters=choice)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(2):
+        model.add_vertex()
+    with torch.no_grad():
+        for vertex in model.vertices:
+            for parameter in vertex.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def grown(model: SimplexForImageClassification | None = None, **arguments: Any) -> tuple[SimplexTrainer, Watch]:
+    """One step of a connector, on images 0 to 3 in one process and 4 to 7 in the other."""
     settings: dict[str, Any] = {
         "number": 8,
         "per_device_train_batch_size": 4,
@@ -167,7 +181,7 @@ def grown(**arguments: Any) -> tuple[SimplexTrainer, Watch]:
         "volume_weight_scaling": "none",
         "save_strategy": "no",
     }
-    run = trainer(DIRECTORY / "grown", model=ensemble("vit"), **{**settings, **arguments})
+    run = trainer(DIRECTORY / "grown", model=ensemble("vit") if model is None else model, **{**settings, **arguments})
     watch = Watch(run)
     run.add_callback(watch)
     with watch.patch:
@@ -178,7 +192,8 @@ def grown(**arguments: Any) -> tuple[SimplexTrainer, Watch]:
 def assert_gradient_is_that_of_all_points(run: SimplexTrainer, watch: Watch) -> None:
     points: list[Any] = [None, None]
     dist.all_gather_object(points, watch.points)
-    module, data = backbone("vit"), Images(8)
+    whole = run.simplex.config.vertex_parameters == "all"
+    module, data = backbone("vit") if whole else adapted().backbone, Images(8)
     module.load_state_dict(watch.vertex, strict=False)
     vertices = [dict(vertex) for vertex in run.simplex.weights[:3]] + [watch.vertex]
     growing = GrowingVertex(module, vertices, run.simplex.config.complex, 3, volume_weight=0.05)
@@ -189,7 +204,9 @@ def assert_gradient_is_that_of_all_points(run: SimplexTrainer, watch: Watch) -> 
             (coordinate * nn.functional.cross_entropy(module(pixels).logits, labels) / 4).backward()
     growing.add_volume_gradient()
     for name, parameter in module.named_parameters():
-        torch.testing.assert_close(watch.gradient[name], parameter.grad, rtol=1e-3, atol=1e-6)
+        assert (parameter.grad is None) == (name not in watch.gradient)
+        if parameter.grad is not None:
+            torch.testing.assert_close(watch.gradient[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 def averaged_gradient_is_that_of_one_process_given_the_same_points(rank: int) -> None:
@@ -203,6 +220,13 @@ def averaged_gradient_is_that_of_one_process_given_the_same_points(rank: int) ->
 def only_the_growing_vertex_is_communicated(rank: int) -> None:
     run, watch = grown(points_per_step=3)
     assert watch.bytes == sum(p.numel() * p.element_size() for p in run.simplex.backbone.parameters())
+
+
+def only_what_differs_between_vertices_is_communicated(rank: int) -> None:
+    run, watch = grown(adapted(), points_per_step=3)
+    own = sum(p.numel() * p.element_size() for p in run.simplex.vertices[3].parameters())
+    assert watch.bytes == own < sum(p.numel() * p.element_size() for p in run.simplex.shared.parameters()) / 4
+    assert_gradient_is_that_of_all_points(*grown(adapted()))
 
 
 def results_do_not_depend_on_data_loader_workers(rank: int) -> None:
@@ -349,6 +373,18 @@ def fsdp2_shares_points_and_takes_the_same_step(rank: int) -> None:
         assert run.evaluate()["eval_loss"] > 0
 
 
+def fsdp2_trains_adapters_and_keeps_what_they_share(rank: int) -> None:
+    model = adapted()
+    shared = {name: tensor.clone() for name, tensor in model.shared.tensors().items()}
+    with fsdp2_on_the_cpu():
+        run, watch = grown(model, parallelism_config=SHARDS)
+        assert watch.is_sharded
+        assert_gradient_is_that_of_all_points(run, watch)
+        assert all(torch.equal(tensor, shared[name]) for name, tensor in run.simplex.shared.tensors().items())
+        run.draw_members()
+        assert run.evaluate()["eval_loss"] > 0
+
+
 def replicas_draw_their_own_points(rank: int) -> None:
     for mesh, is_shared in ((init_device_mesh("cpu", (2,)), True), (replicated_shards(), False)):
         run = trainer(DIRECTORY / "replicas", model=ensemble("vit"))
@@ -367,6 +403,7 @@ CLAIMS = [
     weights_sharded_in_several_ways_are_refused,
     averaged_gradient_is_that_of_one_process_given_the_same_points,
     only_the_growing_vertex_is_communicated,
+    only_what_differs_between_vertices_is_communicated,
     results_do_not_depend_on_data_loader_workers,
     machines_with_a_shared_file_system_move_a_checkpoint_once,
     a_non_finite_loss_in_one_process_ends_both,
@@ -376,6 +413,7 @@ CLAIMS = [
     surfaces_are_divided_by_points,
     fsdp_is_refused_where_accelerate_would_run_ddp,
     fsdp2_shares_points_and_takes_the_same_step,
+    fsdp2_trains_adapters_and_keeps_what_they_share,
     replicas_draw_their_own_points,
 ]
 
