@@ -93,8 +93,8 @@ def save_lock(directory: Path, patience: float | None = None) -> Iterator[Callab
         else:
             time.sleep(0.02)
     ended = threading.Event()
-    threading.Thread(target=_renew, args=(path, token, ended), daemon=True).start()
     try:
+        threading.Thread(target=_renew, args=(path, token, ended), daemon=True).start()
         _remove_leftovers(directory)
         yield lambda: _check_held(path, token)
     finally:
