@@ -58,9 +58,9 @@ def test_the_lock_of_another_host_is_respected(tmp_path: Path) -> None:
 
 def test_a_lock_lasts_as_long_as_its_owner_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A save of more than an hour."""
-    monkeypatch.setattr(locks, "_LIFETIME", 0.5)
+    monkeypatch.setattr(locks, "_LIFETIME", 2.0)
     with save_lock(tmp_path):
-        time.sleep(1.2)
+        time.sleep(3)
         assert is_locked(tmp_path)
         with pytest.raises(OSError, match="has been saving"), save_lock(tmp_path, patience=0.1):
             pytest.fail("two owners")
