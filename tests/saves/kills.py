@@ -19,11 +19,13 @@ def _judge(kind: str, case: str, save: Save, folder: Path, problem: str | None, 
     """Look at what a kill has left, then recover."""
     found, fault = save.check(folder)
     if finish and fault is None:
-        # A killed save is completed by this as well, and holds what loading found.
         finish_saves(folder)
         finished, fault = save.check(folder)
-        if fault is None and (finished != found and found != "refused"):
+        # A killed save holds what loading found. transformers does not look aside, and finds the former export.
+        if fault is None and finished != found and "refused" not in save.allowed:
             fault = f"holds {finished} once it was finished, and {found} before"
+        if fault is None and finished == "refused":
+            fault = "is refused although it was finished"
     if fault is None:
         fault = save.recover(folder)
     return Outcome(kind, case, found, problem or fault)
