@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 from .backbones import set_labels
 from .checkpoint import (
@@ -39,7 +39,7 @@ def load_ensemble(
     simplex: int | Sequence[int] | None = None,
     num_members: int | None = None,
     **kwargs: Any,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any], tuple[str, bytes] | None]:
     """Load an ensemble or a part of one, and check that its files fit its configuration.
 
     Args:
@@ -52,7 +52,8 @@ def load_ensemble(
         **kwargs: arguments of `load`.
 
     Returns:
-        The model and the loading info of transformers.
+        The model, the loading info of transformers, and name and content of the file that describes the image
+        processor in a folder.
 
     Raises:
         OSError, FileNotFoundError, ValueError: see `SimplexForImageClassification.from_pretrained`.
@@ -60,7 +61,7 @@ def load_ensemble(
     Example::
 
         class Model(ComplexOfBackbones): ...
-        model, info = load_ensemble(Model.from_pretrained, Model, "me/ensemble", num_members=2)
+        model, info, processor = load_ensemble(Model.from_pretrained, Model, "me/ensemble", num_members=2)
     """
     if kwargs.pop("use_safetensors", True) is False:
         raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
@@ -82,7 +83,7 @@ def load_ensemble(
         forget_save(model.config)
     if (name := first_non_finite(model.state_dict())) is not None:
         logger.warning(f"{name} of {name_or_path} is not finite: its predictions will be NaN. Train it again.")
-    return model, loading
+    return model, loading, opened.image_processor
 
 
 def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
@@ -189,7 +190,8 @@ def export_backbone(
     if (name := first_non_finite(backbone.state_dict())) is not None:
         raise ValueError(f"{name} is not finite, so the backbone is not saved to {directory}. Train it again.")
     set_labels(backbone.config, config.id2label, config.label2id)
-    with atomic_write(directory) as aside:
+    # transformers reads these folders, and does not know of saves that were killed.
+    with atomic_write(directory, last=CONFIG_NAME) as aside:
         backbone.save_pretrained(aside, state_dict=_untied(backbone))
         save_image_processor(image_processor, aside)
 

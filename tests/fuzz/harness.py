@@ -35,25 +35,31 @@ class Outcome:
         file: the file that was changed.
         result: `loaded`, or the type of a documented error.
         fault: what should not have been; None for a right outcome.
+        seconds: processor time of the load.
     """
 
     number: int
     file: str
     result: str
     fault: str | None
+    seconds: float
 
 
 @dataclass
 class Report:
-    """Counts of outcomes by file and result, and the faults."""
+    """Counts of outcomes by file and result, the faults, and processor seconds in all and of the longest case."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     faults: list[Outcome] = field(default_factory=list)
+    seconds: float = 0.0
+    longest: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
         self.counts[outcome.file.split("-")[0], outcome.result] += 1
         if outcome.fault is not None:
             self.faults.append(outcome)
+        self.seconds += outcome.seconds
+        self.longest = max(self.longest, outcome.seconds)
 
 
 class Harness:
@@ -127,7 +133,7 @@ class Harness:
             fault = f"{seconds:.2f} s"
         if fault is None and offences:
             fault = f"outside: {offences[:3]}"
-        return Outcome(number, name, result, fault)
+        return Outcome(number, name, result, fault, seconds)
 
     def _compare(self, kind: str, model: SimplexForImageClassification) -> str | None:
         expected, found = self.states[kind], model.state_dict()
