@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test nightly fuzz docs lint format clean
+.PHONY: quickstart test nightly fuzz saves docs lint format clean
 
 quickstart: .venv/installed
 	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml \
@@ -12,13 +12,17 @@ quickstart: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-# Too slow for every change: the recipe, killed at many moments and resumed.
-nightly: .venv/installed
+# Too slow for every change: `make saves`, and the recipe, killed at many moments and resumed.
+nightly: saves
 	$(BIN)/python -m pytest -s tests/training/test_killed.py --kills 32 $(ARGS)
 
 # Loads 100,000 ensembles with a broken file each, in about half an hour on two cores.
 fuzz: .venv/installed
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
+# Kills saves at every operation on files and at random moments, fills disks, reads beside savers and follows links.
+saves: .venv/installed
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m saves $(SAVES)
 
 # The site, in docs/_build/html; a warning is an error.
 docs: .venv/installed

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash, has_file, is_offline_mode
 
-from .atomic_saves import atomic_write, committed_saves, finish_saves, is_plain_name
+from .atomic_saves import atomic_write, committed_saves, finish_saves, is_plain_name, is_regular_file
 from .digests import digest_of_all, header_digest, sort_metadata, tensor_digest
 from .json_files import read_json
 
@@ -307,7 +307,8 @@ def locate(name_or_path: str | os.PathLike[str], file: str, **kwargs: Any) -> Pa
     """
     if os.path.isdir(name_or_path):
         for folder in committed_saves(Path(name_or_path, kwargs.get("subfolder") or "")):
-            if (folder / file).is_file():
+            # As the next save, which moves no links.
+            if is_regular_file(folder / file):
                 return folder / file
     path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **_download_kwargs(kwargs))
     return None if path is None else Path(path)

@@ -1,20 +1,23 @@
 """The backbone's image processor: read at first use, checked against the backbone, saved with the ensemble."""
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedConfig
-from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
+from .checkpoint import locate
 from .json_files import read_json
 
 __all__ = [
     "LazyImageProcessor",
     "ProcessorSource",
     "check_image_processor",
+    "processor_file",
     "processor_source",
     "save_image_processor",
     "timm_settings",
@@ -32,6 +35,8 @@ class ProcessorSource:
     Attributes:
         name_or_path: a Hub id or folder.
         kwargs: arguments of `AutoImageProcessor.from_pretrained`.
+        described: name and content of the file that describes it, as it was beside the weights when they were read;
+            None: whatever is found.
 
     Example:
         >>> ProcessorSource("me/ensemble", {"revision": "v1"}).name_or_path
@@ -40,9 +45,12 @@ class ProcessorSource:
 
     name_or_path: str
     kwargs: dict[str, Any]
+    described: tuple[str, bytes] | None = None
 
 
-def processor_source(name_or_path: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> ProcessorSource:
+def processor_source(
+    name_or_path: str | os.PathLike[str], kwargs: Mapping[str, Any], described: tuple[str, bytes] | None = None
+) -> ProcessorSource:
     """Return the image processor's source, with the download arguments among `kwargs` of the model.
 
     Example:
@@ -50,7 +58,7 @@ def processor_source(name_or_path: str | os.PathLike[str], kwargs: Mapping[str, 
         {'revision': 'v1'}
     """
     found = {name: kwargs[name] for name in _DOWNLOAD_KWARGS if kwargs.get(name) is not None}
-    return ProcessorSource(os.fspath(name_or_path), found)
+    return ProcessorSource(os.fspath(name_or_path), found, described)
 
 
 class LazyImageProcessor:
@@ -80,31 +88,76 @@ class LazyImageProcessor:
             LazyImageProcessor(source=processor_source("me/ensemble", {})).load()
         """
         if self._processor is None and self._source is not None:
-            # Without an answer transformers would ask the user whether to trust code, and wait.
-            kwargs = {"trust_remote_code": False, **self._source.kwargs}
-            try:
-                self._processor = AutoImageProcessor.from_pretrained(self._source.name_or_path, **kwargs)
-            except Exception as error:
-                # Image processors check their settings each in its own way.
-                if (file := _processor_file(self._source)) is not None:
-                    raise ValueError(
-                        f"The image processor in {file} cannot be read. {type(error).__name__}: {error}"
-                    ) from error
+            self._processor = _read(self._source)
+            if self._processor is None:
                 self._source = None
         return self._processor
 
 
-def _processor_file(source: ProcessorSource) -> Path | None:
-    """The file that describes an image processor; None if there is none."""
-    kwargs = {name: value for name, value in source.kwargs.items() if name != "trust_remote_code"}
+def _read(source: ProcessorSource) -> BaseImageProcessor | None:
+    """Read an image processor; None where the folder or repository has none."""
+    # Without an answer transformers would ask the user whether to trust code, and wait.
+    kwargs = {"trust_remote_code": False, **source.kwargs}
+    found, failure = _attempt(source.name_or_path, kwargs)
+    if source.described is not None and not _is_in_place(source):
+        # It was left aside by a killed save, or another process has saved since the weights were read.
+        name, content = source.described
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, name).write_bytes(content)
+            found, failure = _attempt(folder, {**kwargs, "subfolder": ""})
+    if failure is not None and (broken := _file_of(source)) is not None:
+        # Image processors check their settings each in its own way.
+        raise ValueError(
+            f"The image processor in {broken} cannot be read. {type(failure).__name__}: {failure}"
+        ) from failure
+    return found
+
+
+def _attempt(name_or_path: str, kwargs: Mapping[str, Any]) -> tuple[BaseImageProcessor | None, Exception | None]:
+    try:
+        return AutoImageProcessor.from_pretrained(name_or_path, **kwargs), None
+    except Exception as error:
+        return None, error
+
+
+def _is_in_place(source: ProcessorSource) -> bool:
+    """Whether transformers has read the image processor that lay beside the weights."""
+    assert source.described is not None
+    name, content = source.described
+    folder = Path(source.name_or_path, source.kwargs.get("subfolder") or "")
+    try:
+        return _file_of(source) == folder / name and (folder / name).read_bytes() == content
+    except (OSError, ValueError):
+        # Another process saves at this moment.
+        return False
+
+
+def _file_of(source: ProcessorSource) -> Path | None:
+    return processor_file(source.name_or_path, **source.kwargs)
+
+
+def processor_file(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Path | None:
+    """Return the file that describes an image processor; None if there is none.
+
+    Args:
+        name_or_path: a folder or a Hub id.
+        **kwargs: arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: config.json is no JSON object.
+
+    Example:
+        >>> processor_file("no/such/folder") is None
+        True
+    """
     for name in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, CONFIG_NAME):
         try:
-            found = cached_file(source.name_or_path, name, _raise_exceptions_for_missing_entries=False, **kwargs)
+            found = locate(name_or_path, name, **kwargs)
         except OSError:
             return None
         # timm's settings are in config.json.
-        if found is not None and (name != CONFIG_NAME or "image_processor_type" in read_json(Path(found))):
-            return Path(found)
+        if found is not None and (name != CONFIG_NAME or "image_processor_type" in read_json(found)):
+            return found
     return None
 
 

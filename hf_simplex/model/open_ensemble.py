@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME
 
 from .atomic_saves import committed_saves
 from .checkpoint import (
@@ -27,6 +27,7 @@ from .checkpoint import (
 )
 from .configuration_simplex import SimplexConfig
 from .counts import check_counts, check_number_of_vertices
+from .image_processors import processor_file
 from .json_files import read_json
 from .save_lock import is_locked
 from .subset import read_part, select_part
@@ -35,6 +36,7 @@ __all__ = ["OpenedEnsemble", "open_ensemble"]
 
 # Opening takes milliseconds, as does the moment in which a saver renames its files.
 _ATTEMPTS, _PAUSE = 100, 0.02
+_SETTINGS = (CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class OpenedEnsemble:
         state: the part's tensors by their names in the model. Their values are read from the files when they are used.
         sources: the file of each of these tensors.
         dtype: the `dtype` in config.json.
+        image_processor: name and content of the file that describes the image processor; None for a repository, which
+            is read from one commit, and where there is none.
 
     Example::
 
@@ -61,6 +65,7 @@ class OpenedEnsemble:
     state: dict[str, Tensor]
     sources: dict[str, Path]
     dtype: str | None
+    image_processor: tuple[str, bytes] | None
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def _state_of(folder: Path) -> tuple[Any, ...] | None:
         try:
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if entry.name in (CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME) or is_weight_file(entry.name):
+                    if entry.name in _SETTINGS or is_weight_file(entry.name):
                         status = entry.stat()
                         found.append((entry.path, status.st_ino, status.st_size, status.st_mtime_ns))
         except OSError:
@@ -158,7 +163,9 @@ def _open(
     opened = {file: stack.enter_context(safe_open(path, framework="pt")) for file, path in files.items()}
     state = read_part(index.weight_map, opened, renamed)
     sources = {new: files[index.weight_map[name]] for name, new in renamed.items()}
-    return OpenedEnsemble(config, unused, index, state, sources, stored_dtype(name_or_path, **download))
+    processor = processor_file(name_or_path, **download) if os.path.isdir(name_or_path) else None
+    described = None if processor is None else (processor.name, processor.read_bytes())
+    return OpenedEnsemble(config, unused, index, state, sources, stored_dtype(name_or_path, **download), described)
 
 
 def _load_config(

@@ -48,7 +48,7 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
         """The backbone's image processor; None where its folder or repository has none.
 
         Raises:
-            ValueError: on assignment, if the image processor does not go with the backbone.
+            ValueError: it cannot be read; or, on assignment, it does not go with the backbone.
 
         Example::
 
@@ -100,7 +100,7 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
         """
         with_loading_info = kwargs.pop("output_loading_info", False)
         name_or_path = pretrained_model_name_or_path
-        model, loading = load_ensemble(
+        model, loading, processor = load_ensemble(
             super().from_pretrained,
             cls,
             name_or_path,
@@ -110,7 +110,7 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
             **kwargs,
         )
         revision = model.config._commit_hash or kwargs.get("revision")
-        source = processor_source(name_or_path, {**kwargs, "revision": revision})
+        source = processor_source(name_or_path, {**kwargs, "revision": revision}, processor)
         model._image_processor = LazyImageProcessor(source=source)
         return (model, loading) if with_loading_info else model
 

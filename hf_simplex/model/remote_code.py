@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME
@@ -64,11 +64,21 @@ def write_inference_code(directory: str | os.PathLike[str]) -> None:
         model.save_pretrained("ensemble")
         write_inference_code("ensemble")
     """
-    config_file = Path(directory) / CONFIG_NAME
-    if not config_file.is_file():
+    if not os.path.isdir(directory):
         raise FileNotFoundError(f"{directory} holds no {CONFIG_NAME}: save the ensemble there first.")
+    # Read under the lock: what another process saves meanwhile, or a killed save has left aside, is not undone.
+    with atomic_write(directory) as aside:
+        config = _config_for_code(Path(directory) / CONFIG_NAME)
+        for file in inference_files():
+            shutil.copyfile(file, aside / file.name)
+        (aside / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _config_for_code(config_file: Path) -> dict[str, Any]:
+    if not config_file.is_file():
+        raise FileNotFoundError(f"{config_file.parent} holds no {CONFIG_NAME}: save the ensemble there first.")
     try:
-        config = json.loads(config_file.read_text("utf-8"))
+        config = dict(json.loads(config_file.read_text("utf-8")))
         model_type = config["model_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{config_file} is not the configuration of a model ({error!r}).") from error
@@ -85,10 +95,7 @@ def write_inference_code(directory: str | os.PathLike[str]) -> None:
             "type": "image",
         }
     }
-    with atomic_write(directory) as aside:
-        for file in inference_files():
-            shutil.copyfile(file, aside / file.name)
-        (aside / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    return config
 
 
 def refers_to_code(config_file: Path) -> bool:

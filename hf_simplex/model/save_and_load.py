@@ -41,7 +41,7 @@ def load_ensemble(
     simplex: int | Sequence[int] | None = None,
     num_members: int | None = None,
     **kwargs: Any,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any], tuple[str, bytes] | None]:
     """Load an ensemble or a part of one, and check that its files fit its configuration.
 
     Args:
@@ -54,7 +54,8 @@ def load_ensemble(
         **kwargs: arguments of `load`.
 
     Returns:
-        The model and the loading info of transformers.
+        The model, the loading info of transformers, and name and content of the file that describes the image
+        processor in a folder.
 
     Raises:
         OSError, FileNotFoundError, ValueError: see `SimplexForImageClassification.from_pretrained`.
@@ -62,7 +63,7 @@ def load_ensemble(
     Example::
 
         class Model(ComplexOfBackbones): ...
-        model, info = load_ensemble(Model.from_pretrained, Model, "me/ensemble", num_members=2)
+        model, info, processor = load_ensemble(Model.from_pretrained, Model, "me/ensemble", num_members=2)
     """
     if kwargs.pop("use_safetensors", True) is False:
         raise ValueError("use_safetensors=False was given: weights are only read from safetensors files.")
@@ -88,7 +89,7 @@ def load_ensemble(
         forget_save(model.config)
     if (name := first_non_finite(model.state_dict())) is not None:
         logger.warning(f"{name} of {name_or_path} is not finite: its predictions will be NaN. Train it again.")
-    return model, loading
+    return model, loading, opened.image_processor
 
 
 def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
@@ -197,7 +198,8 @@ def export_backbone(
     if is_inserted(backbone):
         backbone = merged(backbone)
     set_labels(backbone.config, config.id2label, config.label2id)
-    with atomic_write(directory) as aside:
+    # transformers reads these folders, and does not know of saves that were killed.
+    with atomic_write(directory, last=CONFIG_NAME) as aside:
         backbone.save_pretrained(aside, state_dict=_untied(backbone))
         save_image_processor(image_processor, aside)
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import secrets
 import socket
 import stat
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,13 @@ from pathlib import Path
 __all__ = ["LOCK_FILE", "is_locked", "save_lock"]
 
 LOCK_FILE = ".save-lock"
-# Seconds to wait for another saver, and the age of a lock whose owner counts as dead wherever it runs.
-_PATIENCE, _LIFETIME = 600.0, 3600.0
+# Seconds to wait for another saver, and the age of a lock whose owner counts as dead wherever it runs. A living owner
+# renews its lock many times in a lifetime.
+_PATIENCE, _LIFETIME, _RENEWALS = 600.0, 3600.0, 60
 # An unreadable lock is one that its owner has just created, or that a crash left.
 _WRITING = 10.0
+# The lock of a dead owner while it is removed.
+_ASIDE = re.compile(rf"{re.escape(LOCK_FILE)}-[0-9a-f]{{16}}")
 _held: set[str] = set()
 
 
@@ -49,14 +54,19 @@ class _Owner:
 
 
 @contextmanager
-def save_lock(directory: Path, patience: float | None = None) -> Iterator[None]:
+def save_lock(directory: Path, patience: float | None = None) -> Iterator[Callable[[], None]]:
     """Hold the lock of a folder within the context. The lock of a dead process is taken over.
 
-    The lock file names its owner. An owner is dead if its process no longer runs on this host, or after an hour.
+    The lock file names its owner, who renews it every minute. An owner is dead if its process no longer runs on this
+    host, or has not renewed its lock for an hour.
 
     Args:
         directory: an existing folder.
         patience: seconds to wait for another owner; default: ten minutes.
+
+    Yields:
+        A function that raises OSError if the lock was lost: another process takes it from a process that was
+        suspended for an hour.
 
     Raises:
         OSError: another process still holds the lock.
@@ -82,12 +92,15 @@ def save_lock(directory: Path, patience: float | None = None) -> Iterator[None]:
             )
         else:
             time.sleep(0.02)
+    ended = threading.Event()
     try:
-        yield
+        threading.Thread(target=_renew, args=(path, token, ended), daemon=True).start()
+        _remove_leftovers(directory)
+        yield lambda: _check_held(path, token)
     finally:
+        ended.set()
         _held.discard(token)
-        current = _owner(path)
-        if current is not None and current.token == token:
+        if _is_held(path, token):
             with suppress(FileNotFoundError):
                 path.unlink()
 
@@ -111,9 +124,35 @@ def _create(path: Path, token: str) -> bool:
         return False
     _held.add(token)
     content = {"host": socket.gethostname(), "process": os.getpid(), "token": token}
-    with open(descriptor, "w", encoding="utf-8") as file:
-        json.dump(content, file)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+    except BaseException:
+        # The disk is full: an empty lock would keep the next saver waiting.
+        _held.discard(token)
+        path.unlink(missing_ok=True)
+        raise
     return True
+
+
+def _renew(path: Path, token: str, ended: threading.Event) -> None:
+    """Give a lock the present time again and again, until its owner has ended or lost it."""
+    while not ended.wait(_LIFETIME / _RENEWALS) and _is_held(path, token):
+        with suppress(OSError):
+            os.utime(path, follow_symlinks=os.utime not in os.supports_follow_symlinks)
+
+
+def _is_held(path: Path, token: str) -> bool:
+    owner = _owner(path)
+    return owner is not None and owner.token == token
+
+
+def _check_held(path: Path, token: str) -> None:
+    if not _is_held(path, token):
+        raise OSError(
+            f"This process has lost {path}: it did not run for an hour, and another process may have saved meanwhile. "
+            "Save again."
+        )
 
 
 def _owner(path: Path) -> _Owner | None:
@@ -145,3 +184,13 @@ def _remove_dead(path: Path, owner: _Owner) -> None:
             with suppress(FileExistsError):
                 os.link(aside, path)
         aside.unlink()
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove what processes left that were killed while they removed the lock of a dead owner."""
+    for name in os.listdir(directory):
+        if _ASIDE.fullmatch(name):
+            owner = _owner(directory / name)
+            # The lock of a living owner is put back by the process that took it by mistake.
+            if owner is not None and not owner.is_alive():
+                (directory / name).unlink(missing_ok=True)

@@ -25,7 +25,10 @@ def main() -> int:
                     print(f"case {outcome.number}, {outcome.file}: {outcome.fault}", flush=True)
     for (file, result), count in sorted(report.counts.items()):
         print(f"{file:35} {result:20} {count}")
-    print(f"{args.cases} cases in {time.monotonic() - began:.0f} s, {len(report.faults)} faults")
+    print(
+        f"{args.cases} cases from {args.first} in {time.monotonic() - began:.0f} s, {report.seconds:.0f} s of a "
+        f"processor, at most {report.longest:.2f} s for one; {len(report.faults)} faults"
+    )
     return 1 if report.faults else 0
 
 

@@ -25,9 +25,11 @@ class Audit:
 
     Args:
         folder: whose files may be read.
+        writes: they may be written as well.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, writes: bool = False) -> None:
+        self.writes = writes
         self.folder = os.path.realpath(folder)
         installed = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *sys.path[1:]}
         own = Path(hf_simplex.__file__).parent
@@ -51,14 +53,25 @@ class Audit:
             return
         if event == "open":
             self._check_open(*arguments)
-        elif event in _WRITES or event in _NEVER:
+        elif event in _NEVER or (event in _WRITES and not (self.writes and self._is_inside(arguments))):
             self.offences.append(f"{event} {arguments}")
+
+    def _is_inside(self, arguments: tuple[Any, ...]) -> bool:
+        """Whether all paths of an operation are in the folder. A link at the end of a path is not followed."""
+        paths = [os.fsdecode(argument) for argument in arguments if isinstance(argument, str | bytes | os.PathLike)]
+        return all(
+            f"{os.path.realpath(os.path.dirname(path))}{os.sep}".startswith(self.folder + os.sep) for path in paths
+        )
 
     def _check_open(self, path: Any, mode: Any, flags: Any) -> None:
         if isinstance(path, int):
             return
         place = os.path.realpath(os.fsdecode(path))
-        if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        is_write = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if is_write and flags & os.O_EXCL:
+            # This follows no link at the end of a path.
+            place = os.path.join(os.path.realpath(os.path.dirname(os.fsdecode(path))), os.path.basename(path))
+        if is_write and not (self.writes and place.startswith(self.folder + os.sep)):
             self.offences.append(f"write {place}")
         elif not any(
             place == allowed or place.startswith(allowed + os.sep) for allowed in (self.folder, *self.readable)

@@ -19,6 +19,8 @@ from hf_simplex import SimplexForImageClassification
 __all__ = ["CONFIG", "INDEX", "PROCESSOR", "Harness", "Outcome", "Report"]
 
 SECONDS = 1.0
+ENSEMBLES = {**{kind: (kind, "all") for kind in KINDS}, "shared": ("vit", "head"), "adapters": ("vit", "lora")}
+"""Backbone and vertex parameters of each ensemble whose files are broken."""
 CONFIG, INDEX, PROCESSOR = "config.json", "model.safetensors.index.json", "preprocessor_config.json"
 
 
@@ -35,25 +37,31 @@ class Outcome:
         file: the file that was changed.
         result: `loaded`, or the type of a documented error.
         fault: what should not have been; None for a right outcome.
+        seconds: processor time of the load.
     """
 
     number: int
     file: str
     result: str
     fault: str | None
+    seconds: float
 
 
 @dataclass
 class Report:
-    """Counts of outcomes by file and result, and the faults."""
+    """Counts of outcomes by file and result, the faults, and processor seconds in all and of the longest case."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     faults: list[Outcome] = field(default_factory=list)
+    seconds: float = 0.0
+    longest: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
         self.counts[outcome.file.split("-")[0], outcome.result] += 1
         if outcome.fault is not None:
             self.faults.append(outcome)
+        self.seconds += outcome.seconds
+        self.longest = max(self.longest, outcome.seconds)
 
 
 class Harness:
@@ -67,8 +75,10 @@ class Harness:
         self.directory = directory
         self.files: dict[str, dict[str, bytes]] = {}
         self.states: dict[str, dict[str, torch.Tensor]] = {}
-        for kind in KINDS:
-            model = SimplexForImageClassification.from_backbone(folder(kind, directory / f"{kind}-backbone"))
+        for kind, (backbone, choice) in ENSEMBLES.items():
+            model = SimplexForImageClassification.from_backbone(
+                folder(backbone, directory / f"{kind}-backbone"), vertex_parameters=choice
+            )
             model.add_vertex()
             model.draw_members(2, batches=batches())
             path = directory / kind
@@ -82,7 +92,7 @@ class Harness:
     def run(self, number: int) -> Outcome:
         """Run one case. The same number gives the same case."""
         rng = random.Random(number)
-        kind = rng.choice(KINDS)
+        kind = rng.choice(list(ENSEMBLES))
         files = self.files[kind]
         weights = [file for file in files if file.endswith(".safetensors")]
         name = rng.choice([CONFIG, CONFIG, CONFIG, INDEX, PROCESSOR, *weights])
@@ -127,7 +137,7 @@ class Harness:
             fault = f"{seconds:.2f} s"
         if fault is None and offences:
             fault = f"outside: {offences[:3]}"
-        return Outcome(number, name, result, fault)
+        return Outcome(number, name, result, fault, seconds)
 
     def _compare(self, kind: str, model: SimplexForImageClassification) -> str | None:
         expected, found = self.states[kind], model.state_dict()

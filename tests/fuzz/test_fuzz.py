@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import pytest
 import transformers
 
 from fuzz.harness import CONFIG, INDEX, PROCESSOR, Harness, Report
@@ -10,8 +11,10 @@ from fuzz.harness import CONFIG, INDEX, PROCESSOR, Harness, Report
 CASES = 2000
 
 
-def test_broken_files_give_right_values_or_documented_errors(tmp_path: Path) -> None:
+def test_broken_files_give_right_values_or_documented_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`make fuzz` runs more of them. `python -m fuzz --first NUMBER --cases 1` runs one again."""
+    # As in `fuzz.processes`.
+    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(logging.CRITICAL)
     transformers.logging.disable_progress_bar()

@@ -1,7 +1,9 @@
 """Savers exclude each other, readers see one save, and nobody's files are touched."""
 
+import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -11,14 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import complete, contents, ensemble, images, same_tensors
+from tiny import SIZE, complete, contents, ensemble, images, same_tensors
+from transformers import AutoConfig, ViTImageProcessor
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.hub.model_card import write_card
-from hf_simplex.model import save_lock as locks
 from hf_simplex.model.atomic_saves import atomic_write, finish_saves
 from hf_simplex.model.remote_code import write_inference_code
-from hf_simplex.model.save_lock import LOCK_FILE, save_lock
+from hf_simplex.model.save_lock import LOCK_FILE
 
 NAME = "0123456789abcdef"
 
@@ -127,6 +129,130 @@ def test_the_next_save_cleans_what_a_killed_one_left(call: int, tmp_path: Path) 
     assert not list(tmp_path.glob(".sav*"))
 
 
+@pytest.mark.parametrize("left", [{}, {".saving.json": ""}, {".save.json": '{"form'}], ids=["mark", "cut", "manifest"])
+def test_a_save_killed_while_it_marks_its_folder_is_cleaned_up(left: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / f".saving-{NAME}"
+    folder.mkdir()
+    for name, content in left.items():
+        (folder / name).write_text(content)
+    finish_saves(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_save_killed_within_its_manifest_is_cleaned_up(tmp_path: Path) -> None:
+    with atomic_write(tmp_path) as aside:
+        mark = (aside / ".saving.json").read_text()
+    folder = tmp_path / f".saving-{NAME}"
+    folder.mkdir()
+    for name, content in {".saving.json": mark, ".save.json": '{"form', "config.json": "new"}.items():
+        (folder / name).write_text(content)
+    finish_saves(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def leave_committed(model: SimplexForImageClassification, directory: Path) -> None:
+    """A save that was killed when it had decided."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        replace, calls = os.replace, []
+
+        def cut(*args: Path) -> None:
+            calls.append(args)
+            if len(calls) > 1:
+                raise KeyboardInterrupt
+            replace(*args)
+
+        patch.setattr(os, "replace", cut)
+        model.save_pretrained(directory)
+
+
+def two_ensembles() -> list[SimplexForImageClassification]:
+    models = [complete("vit"), complete("vit", seed=10)]
+    for model, mean in zip(models, (0.25, 0.75), strict=True):
+        model.image_processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=[mean] * 3)
+    return models
+
+
+def mean_of(model: SimplexForImageClassification) -> float:
+    assert model.image_processor is not None
+    return float(model.image_processor.image_mean[0])
+
+
+def test_the_image_processor_of_a_killed_save_is_read(tmp_path: Path) -> None:
+    one, other = two_ensembles()
+    one.save_pretrained(tmp_path)
+    leave_committed(other, tmp_path)
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    assert same_tensors(loaded, other) and mean_of(loaded) == 0.75
+
+
+def test_the_image_processor_goes_with_the_weights_that_were_read(tmp_path: Path) -> None:
+    """It is read at first use, when another process may have saved."""
+    one, other = two_ensembles()
+    one.save_pretrained(tmp_path)
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    other.save_pretrained(tmp_path)
+    assert same_tensors(loaded, one) and mean_of(loaded) == 0.25
+    assert mean_of(SimplexForImageClassification.from_pretrained(tmp_path)) == 0.75
+
+
+def test_code_beside_a_killed_save_refers_to_its_configuration(tmp_path: Path) -> None:
+    one, other = two_ensembles()
+    one.save_pretrained(tmp_path)
+    leave_committed(other, tmp_path)
+    write_inference_code(tmp_path)
+    assert same_tensors(SimplexForImageClassification.from_pretrained(tmp_path), other)
+
+
+def test_a_link_in_a_committed_save_is_not_read(tmp_path: Path) -> None:
+    one, other = two_ensembles()
+    one.save_pretrained(tmp_path / "ensemble")
+    other.save_pretrained(tmp_path / "outside")
+    folder = tmp_path / "ensemble" / f".saved-{NAME}"
+    folder.mkdir()
+    files = sorted(path.name for path in (tmp_path / "outside").iterdir())
+    for name in files:
+        (folder / name).symlink_to(tmp_path / "outside" / name)
+    (folder / ".save.json").write_text(json.dumps({"format": "hf-simplex save 1", "files": files, "removed": []}))
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path / "ensemble")
+    assert same_tensors(loaded, one) and mean_of(loaded) == 0.25
+
+
+def test_an_export_that_is_cut_short_is_refused_and_completed(tmp_path: Path) -> None:
+    """transformers reads no files aside, and would mix two exports."""
+    one, other = two_ensembles()
+    one.export_centroid(tmp_path / "export")
+    other.export_centroid(tmp_path / "other")
+    replace, seen = os.replace, []
+
+    def cut(source: Path, target: Path) -> None:
+        seen.append(Path(target).name)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", cut)
+        other.export_centroid(tmp_path / "export")
+    assert seen[1:] == ["model.safetensors", "preprocessor_config.json"]
+    with pytest.raises(ValueError, match=r"config\.json"):
+        AutoConfig.from_pretrained(tmp_path / "export")
+    finish_saves(tmp_path / "export")
+    assert contents(tmp_path / "export") == contents(tmp_path / "other")
+
+
+def test_a_full_disk_is_named_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system names no file where it fails to write an open one."""
+    (tmp_path / "config.json").write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=re.escape(str(tmp_path))) as caught, atomic_write(tmp_path) as aside:
+        (aside / "config.json").write_text("new")
+    assert caught.value.errno == errno.ENOSPC and contents(tmp_path) == {"config.json": b"old"}
+
+
 def test_a_save_that_fails_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(KeyError), atomic_write(tmp_path / "a" / "b"):
         raise KeyError
@@ -152,42 +278,6 @@ def test_savers_take_turns(tmp_path: Path) -> None:
         thread.join()
     assert len(order) == 8 and order[::2] == order[1::2]
     assert not list(tmp_path.iterdir())
-
-
-def test_a_saver_that_waits_too_long_names_the_other(tmp_path: Path) -> None:
-    message = rf"Process {os.getpid()} on .* has been saving"
-    with save_lock(tmp_path), pytest.raises(OSError, match=message), save_lock(tmp_path, patience=0.1):
-        pytest.fail("two owners")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("owner", ["ended", "restarted", "old", "empty", "link"])
-def test_the_lock_of_a_dead_owner_is_taken_over(owner: str, tmp_path: Path) -> None:
-    path = tmp_path / LOCK_FILE
-    content = {"host": locks.socket.gethostname(), "process": os.getpid(), "token": "0" * 16}
-    if owner == "ended":
-        process = subprocess.Popen([sys.executable, "-c", ""])
-        process.wait()
-        content["process"] = process.pid
-    if owner == "old":
-        content["host"] = "another"
-    if owner == "link":
-        (tmp_path / "mine").write_text("mine")
-        path.symlink_to(tmp_path / "mine")
-    else:
-        path.write_text("" if owner == "empty" else json.dumps(content))
-    if owner not in ("ended", "restarted"):
-        os.utime(path, (0, 0), follow_symlinks=False)
-    with save_lock(tmp_path, patience=1):
-        assert not path.is_symlink() and json.loads(path.read_text())["token"] != content["token"]
-    assert tree(tmp_path) == ({"mine": b"mine"} if owner == "link" else {})
-
-
-def test_the_lock_of_another_host_is_respected(tmp_path: Path) -> None:
-    (tmp_path / LOCK_FILE).write_text(json.dumps({"host": "another", "process": 1, "token": "0" * 16}))
-    with pytest.raises(OSError, match="Process 1 on another"), save_lock(tmp_path, patience=0.1):
-        pytest.fail("two owners")
-    assert (tmp_path / LOCK_FILE).exists()
 
 
 # ---- readers beside a saver --------------------------------------------------------------------------------------
