@@ -22,6 +22,9 @@ def export(
     simplex: Annotated[int, typer.Option(help="Index of the simplex, for --centroid.")] = 0,
     vertex: Annotated[int | None, typer.Option(help="Export a vertex, by index.")] = None,
     member: Annotated[int | None, typer.Option(help="Export a member, by index.")] = None,
+    as_adapter: Annotated[
+        bool, typer.Option("--as-adapter", help="Write an adapter of peft instead of a whole model.")
+    ] = False,
     revision: Revision = None,
     token: Token = None,
 ) -> None:
@@ -32,17 +35,19 @@ def export(
     Example: hf-simplex export me/resnet50-simplex --vertex 0 mode/
 
     Example: hf-simplex export me/resnet50-simplex --member 2 member/
+
+    Example: hf-simplex export me/vit-adapters --vertex 0 --as-adapter adapter/
     """
     if centroid + (vertex is not None) + (member is not None) != 1:
         raise typer.BadParameter("Give exactly one of --centroid, --vertex and --member.")
     check_free(directory)
     model = load(ensemble, revision, token)
     if vertex is not None:
-        model.export_vertex(vertex, directory)
+        model.export_vertex(vertex, directory, as_adapter=as_adapter)
     elif member is not None:
-        model.export_member(member, directory)
+        model.export_member(member, directory, as_adapter=as_adapter)
     else:
-        model.export_centroid(directory, simplex)
+        model.export_centroid(directory, simplex, as_adapter=as_adapter)
     typer.echo(f"Written to {directory}")
 
 

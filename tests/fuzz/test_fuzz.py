@@ -27,5 +27,5 @@ def test_broken_files_give_right_values_or_documented_errors(tmp_path: Path, mon
         transformers.logging.set_verbosity(verbosity)
     assert not report.faults
     files = {file for file, _ in report.counts}
-    assert files == {CONFIG, INDEX, PROCESSOR, "vertex", "members.safetensors"}
+    assert files == {CONFIG, INDEX, PROCESSOR, "vertex", "shared.safetensors", "members.safetensors"}
     assert {result for _, result in report.counts} >= {"loaded", "ValueError", "OSError"}
