@@ -116,7 +116,8 @@ def evaluate_points(
             "The module has BatchNorm, and statistics of one point do not hold at another: give batch_norm_batches, "
             "training inputs to recompute them from."
         )
-    former_weights = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    written = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    former_weights = [parameter.detach().clone() for parameter in written]
     former_statistics = copy_statistics(batch_norm_statistics(module))
     former_flags = {child: child.training for child in module.modules()}
     module.eval()
@@ -137,8 +138,8 @@ def evaluate_points(
             rows = coordinates.tolist()
             results = map_over_ranks(rows, at) if among_processes else [at(row) for row in rows]
     finally:
-        for name, parameter in module.named_parameters():
-            parameter.copy_(former_weights[name])
+        for parameter, former in zip(written, former_weights, strict=True):
+            parameter.copy_(former)
         for name, buffer in batch_norm_statistics(module).items():
             buffer.copy_(former_statistics[name])
         for child, training in former_flags.items():

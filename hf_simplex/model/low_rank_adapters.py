@@ -217,14 +217,19 @@ def insert_adapters(module: PreTrainedModel, stored: Mapping[str, Any]) -> set[s
     """
     peft = _peft()
     known = {name for name, _ in module.named_modules()}
-    if missing := sorted(set(stored.get("target_modules") or ()) - known):
+    if missing := sorted(set(stored["target_modules"]) - known):
         raise ValueError(f"target_modules has {missing[0]!r}, which the backbone has not.")
     try:
         # modules_to_save is ours: peft would wrap those modules and rename their parameters.
         config = peft.LoraConfig(**_settings(stored, without=("modules_to_save",)))
         peft.inject_adapter_in_model(config, module, _ADAPTER)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"peft cannot insert the adapters of vertex_parameters: {error}") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # peft checks its settings each in its own way, or not at all.
+        raise ValueError(
+            f"peft cannot insert the adapters of vertex_parameters. {type(error).__name__}: {error}"
+        ) from error
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 

@@ -42,12 +42,23 @@ def check_vertex_parameters(value: Any) -> None:
         >>> from hf_simplex.model.vertex_parameters import check_vertex_parameters
         >>> check_vertex_parameters(["classifier", "vit.layers.11.*"])
     """
-    patterns = isinstance(value, list) and value and all(isinstance(name, str) and name for name in value)
-    if value != ALL and not patterns and not is_adapter_config(value):
+    if is_adapter_config(value):
+        for setting, may_be_empty in (("target_modules", False), ("modules_to_save", True)):
+            names = value.get(setting)
+            if not _are_names(names) or not (names or may_be_empty):
+                raise ValueError(
+                    f"vertex_parameters has {setting}={names!s:.100}; expected a list of names of modules."
+                )
+        return
+    if value != ALL and not (_are_names(value) and value):
         raise ValueError(
             f"vertex_parameters is {value!r}; expected 'all', a list of names of parameters or modules, or the "
             "dictionary of a peft LoraConfig, with peft_type 'LORA'."
         )
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
 
 
 def describe_vertex_parameters(value: Any) -> str:

@@ -13,7 +13,7 @@ import torch
 from tiny import KINDS, batches, folder
 
 from fuzz.audit import Audit
-from fuzz.mutations import mutate_bytes, mutate_header, mutate_json
+from fuzz.mutations import mutate_header, mutate_json, mutate_start
 from hf_simplex import SimplexForImageClassification
 
 __all__ = ["CONFIG", "INDEX", "PROCESSOR", "Harness", "Outcome", "Report"]
@@ -101,7 +101,7 @@ class Harness:
         if name.endswith(".json"):
             content = mutate_json(files[name], rng)
         else:
-            content = mutate_header(files[name], rng) if rng.random() < 0.8 else mutate_bytes(files[name][:2000], rng)
+            content = mutate_header(files[name], rng) if rng.random() < 0.8 else mutate_start(files[name], rng)
         path = self.directory / kind / name
         path.write_bytes(content)
         try:

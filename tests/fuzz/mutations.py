@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["mutate_bytes", "mutate_header", "mutate_json"]
+__all__ = ["mutate_bytes", "mutate_header", "mutate_json", "mutate_start"]
 
 ODD: tuple[Callable[[], Any], ...] = tuple(
     (lambda value=value: copy.deepcopy(value))
@@ -88,3 +88,9 @@ def mutate_header(content: bytes, rng: random.Random) -> bytes:
     if rng.random() < 0.1:
         return rng.randbytes(8) + header + data
     return len(header).to_bytes(8, "little") + header + data
+
+
+def mutate_start(content: bytes, rng: random.Random) -> bytes:
+    """A safetensors file whose first bytes are changed, and that is cut off. Loading does not read the data after them."""
+    length = 8 + int.from_bytes(content[:8], "little")
+    return mutate_bytes(content[: min(length, 2000)], rng)

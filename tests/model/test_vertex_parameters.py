@@ -252,7 +252,14 @@ def test_a_quantized_backbone_is_refused() -> None:
         SimplexForImageClassification.from_backbone(given, vertex_parameters="lora")
 
 
-@pytest.mark.parametrize("value", ["head", [], [1], {"r": 3}, 5, {"peft_type": "IA3"}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "head", [], [1], {"r": 3}, 5, {"peft_type": "IA3"}, {"peft_type": "LORA"},
+        {"peft_type": "LORA", "target_modules": float("nan"), "modules_to_save": []},
+        {"peft_type": "LORA", "target_modules": ["q_proj"], "modules_to_save": "classifier"},
+    ],
+)  # fmt: skip
 def test_a_configuration_with_other_vertex_parameters_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="vertex_parameters"):
         SimplexConfig(vertex_parameters=value)
