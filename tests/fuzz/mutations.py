@@ -91,6 +91,6 @@ def mutate_header(content: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_start(content: bytes, rng: random.Random) -> bytes:
-    """A safetensors file whose first bytes are changed, and that is cut off. Loading does not read the data after them."""
+    """A safetensors file with other first bytes, and cut off: loading does not look at the data after them."""
     length = 8 + int.from_bytes(content[:8], "little")
     return mutate_bytes(content[: min(length, 2000)], rng)
