@@ -24,6 +24,7 @@ __all__ = [
     "TASK",
     "SimplexConfig",
     "check_labels",
+    "check_number_of_points",
     "remove_local_paths",
 ]
 
@@ -154,14 +155,16 @@ class SimplexConfig(PreTrainedConfig):
             coordinates: [points, vertices] barycentric coordinates.
 
         Raises:
-            ValueError: a point does not lie in any simplex, or has the wrong number of coordinates.
+            ValueError: a point does not lie in any simplex, or has the wrong number of coordinates; or there are more
+                than 10,000 points.
 
         Example:
             >>> SimplexConfig(simplexes=[[0, 1]], roles=["mode", "mode"]).check_points([[0.5, 0.5]])
         """
+        check_number_of_points(len(coordinates))
         structure = self.complex
-        if any(len(point) != self.num_vertices for point in coordinates):
-            raise ValueError(f"Every point needs {self.num_vertices} coordinates, one for each vertex: {coordinates}.")
+        if wrong := [point for point in coordinates if len(point) != self.num_vertices]:
+            raise ValueError(f"Every point needs {self.num_vertices} coordinates, one for each vertex: {wrong[0]}.")
         points = torch.tensor(coordinates, dtype=torch.float64).reshape(len(coordinates), self.num_vertices)
         validate_coordinates(points, structure)
 
@@ -206,6 +209,8 @@ class SimplexConfig(PreTrainedConfig):
                 raise ValueError(f"model_type is {kind!r}; expected {cls.model_type!r}.")
             _check_dtype(config_dict)
             _check_label_counts(config_dict)
+            if isinstance(members := config_dict.get("members"), list):
+                check_number_of_points(len(members))
             return super().from_dict(config_dict, **kwargs)
         except (OSError, ImportError, MemoryError):
             raise
@@ -269,6 +274,22 @@ class SimplexConfig(PreTrainedConfig):
         return output
 
 
+def check_number_of_points(number: int) -> None:
+    """Check that an ensemble can have as many members.
+
+    Args:
+        number: of members.
+
+    Raises:
+        ValueError: it is above 10,000. More would take seconds to read, and as many forward passes for an image.
+
+    Example:
+        >>> check_number_of_points(20)
+    """
+    if number > _MAX_MEMBERS:
+        raise ValueError(f"{number} points were given; expected at most {_MAX_MEMBERS}, a member each.")
+
+
 def check_labels(id2label: Any, label2id: Any = None) -> None:
     """Check the names of labels.
 
@@ -317,6 +338,7 @@ def _default_label2id(labels: int) -> dict[str, int]:
 
 
 _MAX_LABELS = 200_000
+_MAX_MEMBERS = 10_000
 _LABEL_COUNTS = ("num_labels", "num_classes")
 _TIMM_FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 _REMOTE_CODE_KEYS = ("auto_map", "custom_pipelines")

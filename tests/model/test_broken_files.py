@@ -70,6 +70,30 @@ def test_a_field_of_the_wrong_kind_is_named_at_once(
             AutoModelForImageClassification.from_pretrained(path)
 
 
+@pytest.mark.parametrize("kind", ["vit", "batch norm"])
+def test_more_members_than_an_ensemble_can_have_are_refused_at_once(
+    kind: str, saved: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    if kind == "vit":
+        path, message = restore(saved["vit"], tmp_path), "200000 points were given; expected at most 10000"
+    else:
+        complete("resnet").save_pretrained(path := tmp_path)
+        message = r"missing keys, members\.\d.*config.json has 200000 members"
+    change(path, members=[[1 / 3] * 3] * 200_000)
+    began = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        SimplexForImageClassification.from_pretrained(path)
+    assert time.process_time() - began < 1.5, "a second, and a slow machine"
+    # transformers reads the file twice before it asks.
+    began = time.process_time()
+    with pytest.raises(ValueError, match="200000 points were given"):
+        AutoModelForImageClassification.from_pretrained(path)
+    assert time.process_time() - began < 3
+    change(path, members=["a"] * 200_000)
+    with pytest.raises(ValueError, match="200000"):
+        SimplexForImageClassification.from_pretrained(path)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -60,6 +60,8 @@ def test_alone_a_backbone_is_one_simplex_of_one_vertex_with_its_labels(kind: str
         ({"members": [[1.5, -0.5, 0.0]]}, "negative"),
         ({"members": [[0.5, 0.5]]}, "3 coordinates"),
         ({"members": [[0.5, 0.0, 0.5]]}, "outside the complex"),
+        ({"members": [[1.0, 0.0, 0.0]] * 10_001}, "10001 points were given; expected at most 10000"),
+        ({"members": [*[[1.0, 0.0, 0.0]] * 9_998, [0.5, 0.0, 0.5]]}, "Point 9998, .* lies outside the complex"),
         ({"members": [[float("nan"), 0.5, 0.5]]}, "finite"),
         ({"members": [0.5, 0.5, 0.0]}, r"members \[0.5, 0.5, 0.0\]"),
         ({"members": [["much", 0.5, 0.0]]}, "'much'"),
