@@ -16,7 +16,10 @@ except ImportError:
     # A published ensemble loads without Pillow, for pixel values alone. transformers' pipelines say to install it.
     pass
 
-__all__ = ["array_to_rgb", "load_rgb", "to_rgb"]
+__all__ = ["TRANSPARENCY", "array_to_rgb", "load_rgb", "to_rgb"]
+
+TRANSPARENCY = {"transparency": "white"}
+"""What the settings of a saved image processor say of transparent pixels. transformers ignores it."""
 
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}

@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_simplex import TASK, SimplexConfig
 from .image_pixels import load_rgb
+from .image_processors import check_processor_settings
 from .uncertainty import mutual_information, predictive_entropy, standard_deviation, vote_share
 
 __all__ = ["DEFAULT_MAX_MEMBER_BYTES", "SimplexImageClassificationPipeline"]
@@ -53,7 +54,8 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         **kwargs: arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`, `top_k`, `timeout`, ...
 
     Raises:
-        ValueError: the model is not an ensemble or has no image processor; or see `materialize`.
+        ValueError: the model is not an ensemble or has no image processor, or that has a setting with an impossible
+            value; or see `materialize`.
 
     Example::
 
@@ -82,6 +84,7 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
             raise ValueError(
                 "There is no image processor: give image_processor=, the one that the backbone came with."
             )
+        check_processor_settings(self.image_processor)
         model: Any = self.model
         in_one_place = len(set((getattr(model, "hf_device_map", None) or {}).values())) <= 1
         if model.config.members and not model.num_materialized and in_one_place:
