@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -77,25 +77,11 @@ def merge(
                 f"{first} and {second} are the same ensemble, or one is a part of the other: their vertices are "
                 "equal. Give components that were trained with different seeds."
             )
-        if _processor_settings(one) != _processor_settings(other):
-            raise ValueError(
-                f"{first} and {second} have different image processors, and a merged ensemble has one. Give "
-                "components that were trained on images of the same size, mean and standard deviation."
-            )
     merged = SimplexForImageClassification.disjoint_union(components)
-    config = merged.config
-    records = [component.config.provenance.get("images") for component in components]
-    if any(record != records[0] for record in records):
-        # The union's would be that of the first, and its test images may be training images of another.
-        config.provenance.pop("images", None)
-        typer.echo(
-            "warning: the ensembles do not record the same training, validation and test images, so the merged one "
-            "has no record of them. Test it on images that none was trained on.",
-            err=True,
-        )
     merged.save_pretrained(directory)
     if not merge_trained_images(ensembles, directory):
         typer.echo("note: not every ensemble has hashes of its training images, so the merged one has none.", err=True)
+    config = merged.config
     typer.echo(
         f"Written to {directory}: {len(config.simplexes)} simplexes, {config.num_vertices} vertices, "
         f"{len(config.members)} members"
@@ -106,11 +92,6 @@ def _vertex_digests(model: "SimplexForImageClassification") -> set[str]:
     from hf_simplex.model.digests import tensor_digest
 
     return {tensor_digest(vertex) for vertex in model.weights}
-
-
-def _processor_settings(model: "SimplexForImageClassification") -> dict[str, Any] | None:
-    processor = model.image_processor
-    return None if processor is None else processor.to_dict()
 
 
 def push(

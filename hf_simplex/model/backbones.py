@@ -11,15 +11,18 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .checkpoint import DOWNLOAD_KWARGS
 from .classification_head import head_parameters
 from .configuration_simplex import SimplexConfig, check_labels
 from .image_processors import ProcessorSource, processor_source
 from .sharding import full_tensor
+from .tensor_tree import first_non_finite
 from .vertex_parameters import describe_vertex_parameters
 from .vertex_selection import separate_shared
 
@@ -37,6 +40,12 @@ __all__ = [
 ]
 
 logger = logging.get_logger(__name__)
+
+# Arguments of from_pretrained that say how to load, not what to build.
+_LOADING_KWARGS = (
+    *DOWNLOAD_KWARGS, "attn_implementation", "device_map", "dtype", "id2label", "ignore_mismatched_sizes", "label2id",
+    "low_cpu_mem_usage", "max_memory", "offload_folder", "torch_dtype", "trust_remote_code",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,9 @@ def copy_backbone(backbone: PreTrainedModel, num_labels: int | None = None, **kw
             "first, or give its Hub id or folder here."
         )
     copied = copy.deepcopy(backbone)
+    if copied.config.architectures is None:
+        # A model that was never saved. Where a model_type has several classifiers, transformers builds the named one.
+        copied.config.architectures = [type(copied).__name__]
     if dtype in (None, "auto"):
         _widen(copied, asked=dtype is not None)
     else:
@@ -121,7 +133,8 @@ def load_backbone(
 
     Raises:
         OSError: the backbone does not exist or cannot be read.
-        ValueError: the weights are pickled, empty or truncated, or labels contradict each other.
+        ValueError: the weights are pickled, empty or truncated, labels contradict each other, or the settings among
+            `kwargs`, such as `image_size`, fit neither the weights nor the architecture.
 
     Example::
 
@@ -161,6 +174,10 @@ def load_backbone(
         raise OSError(f"The backbone {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
     except SafetensorError as error:
         raise ValueError(f"The weights of {os.fspath(name_or_path)!r} are empty or not whole: {error}") from error
+    except (RuntimeError, StrictDataclassError, TypeError, ArithmeticError) as error:
+        if (problem := _unfit_settings(error, {**labels, **kwargs})) is None:
+            raise
+        raise ValueError(f"The backbone {os.fspath(name_or_path)!r} could not be loaded: {problem}") from error
     _widen(module, asked=not {"dtype", "torch_dtype"}.isdisjoint(kwargs))
     mismatched = {key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]}
     new = frozenset(loading["missing_keys"]) | mismatched
@@ -172,6 +189,21 @@ def load_backbone(
         )
     _tell_of_weights(os.fspath(name_or_path), module, new, loading["unexpected_keys"])
     return LoadedBackbone(module, not new, source, new)
+
+
+def _unfit_settings(error: Exception, kwargs: Mapping[str, Any]) -> str | None:
+    """Say which settings do not fit the backbone; None for an error of another cause."""
+    given = {name: value for name, value in kwargs.items() if name not in _LOADING_KWARGS}
+    shown = ", ".join(f"{name}={value!r:.200}" for name, value in given.items())
+    if "ignore_mismatched_sizes" in str(error):
+        cause = f"{shown} is another size than that of the weights" if shown else "config.json gives other sizes"
+        return (
+            f"{cause}. The report above names the weights. Leave it out, or give ignore_mismatched_sizes=True for new "
+            "weights in their place."
+        )
+    if not given.keys() - {"num_labels"} or isinstance(error, torch.OutOfMemoryError):
+        return None
+    return f"{shown} does not fit it. {type(error).__name__}: {error}"
 
 
 class _HeldReports(Filter):
@@ -260,14 +292,15 @@ def _new_head(module: PreTrainedModel) -> set[str]:
 
 
 def check_classifier(module: PreTrainedModel) -> None:
-    """Check that a backbone sorts RGB images into several labels, one for each image.
+    """Check that a backbone sorts RGB images into several labels, one for each image, with finite weights.
 
     Args:
         module: the backbone.
 
     Raises:
         ValueError: the backbone is for several labels of an image or for regression, has a single label, takes images
-            of another number of channels than 3, or takes no labels, so that it has no loss.
+            of another number of channels than 3, takes no labels, so that it has no loss, or has a weight that is not
+            finite.
 
     Example:
         >>> from transformers import ViTConfig, ViTForImageClassification
@@ -290,6 +323,11 @@ def check_classifier(module: PreTrainedModel) -> None:
         raise ValueError(
             f"The given {name} takes no labels, so it has no loss to train by. Give an image classifier with one, for "
             f"which the architectures of config.json name {name.removesuffix('WithTeacher')!r} or another class."
+        )
+    if (weight := first_non_finite(module.state_dict())) is not None:
+        raise ValueError(
+            f"{weight} of the given {name} is not finite, so all predictions would be NaN. Give a backbone of an "
+            "earlier checkpoint, or train it again."
         )
 
 

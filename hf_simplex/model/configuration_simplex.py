@@ -9,10 +9,12 @@ from typing import Any, Self
 
 import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.utils import logging
 
 from .complexes import SimplicialComplex
 from .coordinates import validate_coordinates
 from .decisions import Decisions
+from .image_pixels import TRANSPARENCY
 from .vertex_parameters import ALL, check_vertex_parameters
 
 __all__ = [
@@ -24,8 +26,11 @@ __all__ = [
     "TASK",
     "SimplexConfig",
     "check_labels",
+    "check_number_of_points",
     "remove_local_paths",
 ]
+
+logger = logging.get_logger(__name__)
 
 PRETRAINED = "pretrained"
 MODE = "mode"
@@ -95,6 +100,7 @@ class SimplexConfig(PreTrainedConfig):
         self.provenance = dict(provenance or {})
         self.decisions = decisions
         self.vertex_parameters = vertex_parameters
+        _add_missing_labels(kwargs)
         if self.backbone_config is not None and "id2label" not in kwargs and "num_labels" not in kwargs:
             kwargs["id2label"] = self.backbone_config.id2label
             kwargs["label2id"] = self.backbone_config.label2id
@@ -154,14 +160,16 @@ class SimplexConfig(PreTrainedConfig):
             coordinates: [points, vertices] barycentric coordinates.
 
         Raises:
-            ValueError: a point does not lie in any simplex, or has the wrong number of coordinates.
+            ValueError: a point does not lie in any simplex, or has the wrong number of coordinates; or there are more
+                than 10,000 points.
 
         Example:
             >>> SimplexConfig(simplexes=[[0, 1]], roles=["mode", "mode"]).check_points([[0.5, 0.5]])
         """
+        check_number_of_points(len(coordinates))
         structure = self.complex
-        if any(len(point) != self.num_vertices for point in coordinates):
-            raise ValueError(f"Every point needs {self.num_vertices} coordinates, one for each vertex: {coordinates}.")
+        if wrong := [point for point in coordinates if len(point) != self.num_vertices]:
+            raise ValueError(f"Every point needs {self.num_vertices} coordinates, one for each vertex: {wrong[0]}.")
         points = torch.tensor(coordinates, dtype=torch.float64).reshape(len(coordinates), self.num_vertices)
         validate_coordinates(points, structure)
 
@@ -206,6 +214,9 @@ class SimplexConfig(PreTrainedConfig):
                 raise ValueError(f"model_type is {kind!r}; expected {cls.model_type!r}.")
             _check_dtype(config_dict)
             _check_label_counts(config_dict)
+            if isinstance(members := config_dict.get("members"), list):
+                check_number_of_points(len(members))
+            _add_missing_labels(kwargs)
             return super().from_dict(config_dict, **kwargs)
         except (OSError, ImportError, MemoryError):
             raise
@@ -220,7 +231,8 @@ class SimplexConfig(PreTrainedConfig):
 
         Backbone, labels, sampling, provenance and vertex parameters are those of the first. Members are kept if every
         configuration has some. `stages` of all provenances are kept, with their vertices renumbered. Decisions are
-        not: they were fitted for other members.
+        not: they were fitted for other members. The record of training, validation and test images is kept if all
+        have the same, else it is left out with a warning.
 
         Args:
             configs: at least one.
@@ -240,13 +252,21 @@ class SimplexConfig(PreTrainedConfig):
             for stage in config.provenance.get("stages", []):
                 stages.append({**stage, "vertex": before + stage["vertex"]})
             before += config.num_vertices
+        provenance = {**copy.deepcopy(first.provenance), "stages": stages}
+        if any(config.provenance.get("images") != first.provenance.get("images") for config in configs):
+            # The test images of one may be training images of another.
+            provenance.pop("images", None)
+            logger.warning(
+                "The components do not record the same training, validation and test images, so their union has no "
+                "record of them. Test it on images that none was trained on."
+            )
         return cls(
             backbone_config=copy.deepcopy(first.backbone_config),
             simplexes=structure.simplexes,
             roles=[role for config in configs for role in config.roles],
             members=members if all(config.members for config in configs) else (),
             sampling=first.sampling,
-            provenance={**copy.deepcopy(first.provenance), "stages": stages},
+            provenance=provenance,
             id2label=first.id2label,
             label2id=first.label2id,
             vertex_parameters=copy.deepcopy(first.vertex_parameters),
@@ -266,7 +286,24 @@ class SimplexConfig(PreTrainedConfig):
             output["pretrained_cfg"] = backbone_config["pretrained_cfg"]
             output["architecture"] = backbone_config["architecture"]
             output["image_processor_type"] = "TimmWrapperImageProcessor"
+            output |= TRANSPARENCY
         return output
+
+
+def check_number_of_points(number: int) -> None:
+    """Check that an ensemble can have as many members.
+
+    Args:
+        number: of members.
+
+    Raises:
+        ValueError: it is above 10,000. More would take seconds to read, and as many forward passes for an image.
+
+    Example:
+        >>> check_number_of_points(20)
+    """
+    if number > _MAX_MEMBERS:
+        raise ValueError(f"{number} points were given; expected at most {_MAX_MEMBERS}, a member each.")
 
 
 def check_labels(id2label: Any, label2id: Any = None) -> None:
@@ -311,16 +348,34 @@ def check_labels(id2label: Any, label2id: Any = None) -> None:
             )
 
 
+def _add_missing_labels(kwargs: dict[str, Any]) -> None:
+    """Add the labels that `label2id` names where it is given without `id2label`."""
+    label2id = kwargs.get("label2id")
+    if label2id is None or kwargs.get("id2label") is not None:
+        return
+    if not isinstance(label2id, Mapping):
+        raise ValueError(f"label2id is {label2id!r}; expected a dictionary such as {{'cat': 0, 'dog': 1}}.")
+    id2label = {label: name for name, label in label2id.items()}
+    try:
+        check_labels(id2label, label2id)
+    except ValueError as error:
+        raise ValueError(f"label2id is {dict(label2id)!r:.200}, without id2label. Of its labels: {error}") from error
+    if kwargs.get("num_labels") not in (None, len(id2label)):
+        raise ValueError(f"num_labels={kwargs['num_labels']} contradicts the {len(id2label)} labels of label2id.")
+    kwargs["id2label"] = {int(label): id2label[label] for label in sorted(id2label, key=int)}
+
+
 def _default_label2id(labels: int) -> dict[str, int]:
     """What transformers calls labels without names."""
     return {f"LABEL_{label}": label for label in range(labels)}
 
 
 _MAX_LABELS = 200_000
+_MAX_MEMBERS = 10_000
 _LABEL_COUNTS = ("num_labels", "num_classes")
 _TIMM_FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 _REMOTE_CODE_KEYS = ("auto_map", "custom_pipelines")
-_IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type")
+_IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type", *TRANSPARENCY)
 
 
 def remove_local_paths(config: dict[str, Any]) -> None:

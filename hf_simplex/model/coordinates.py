@@ -124,7 +124,9 @@ def validate_coordinates(coordinates: Tensor, complex: SimplicialComplex, tolera
             f"Expected coordinates of shape [points, {complex.num_vertices}], one column for each vertex, got "
             f"{list(coordinates.shape)}."
         )
-    for row, values in enumerate(coordinates.detach().cpu().double().tolist()):
+    points = coordinates.detach().cpu().double()
+    for row in _suspicious_rows(points, complex, tolerance):
+        values = points[row].tolist()
         total = math.fsum(values) if all(map(math.isfinite, values)) else math.nan
         if math.isnan(total):
             raise ValueError(f"The coordinates of point {row} are not all finite: {values}.")
@@ -138,6 +140,17 @@ def validate_coordinates(coordinates: Tensor, complex: SimplicialComplex, tolera
                 f"Point {row}, {values}, lies outside the complex: no simplex holds all of the vertices {support}. "
                 f"The simplexes are {[list(simplex) for simplex in complex.simplexes]}."
             )
+
+
+def _suspicious_rows(points: Tensor, complex: SimplicialComplex, tolerance: float) -> list[int]:
+    """Return rows in one pass, all wrong ones among them."""
+    if not len(points):
+        return []
+    # Sums in another order than math.fsum differ in the last digits.
+    wrong = ~((points.sum(dim=1) - 1).abs() < tolerance - 1e-9) | (points < -tolerance).any(dim=1)
+    supports, inverse = torch.unique(points > tolerance, dim=0, return_inverse=True)
+    outside = [not complex.holds(support.nonzero()[:, 0].tolist()) for support in supports]
+    return (wrong | torch.tensor(outside, device="cpu")[inverse]).nonzero()[:, 0].tolist()
 
 
 def _equal_coordinates(complex: SimplicialComplex, vertices: Sequence[int]) -> Tensor:

@@ -1,13 +1,13 @@
 """Checks that a configuration asks for as many parts as its index has, before anything of that size is built."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .checkpoint import SHARED, Index
-from .configuration_simplex import SimplexConfig
+from .configuration_simplex import SimplexConfig, check_number_of_points
 
-__all__ = ["check_counts", "check_number_of_vertices"]
+__all__ = ["check_counts", "check_stored_counts"]
 
 # Settings of backbones that count modules.
 _DEPTHS = ("layers", "depth", "blocks", "stages")
@@ -52,24 +52,33 @@ def check_counts(index: Index, config: SimplexConfig, name_or_path: str | os.Pat
             )
 
 
-def check_number_of_vertices(index: Index, roles: Any, name_or_path: str | os.PathLike[str]) -> None:
-    """Check the number of roles in config.json against the index, before the structure is built from them.
+def check_stored_counts(index: Index, content: Mapping[str, Any], name_or_path: str | os.PathLike[str]) -> None:
+    """Check the number of roles and members in config.json, before the structure is built from them.
 
     Args:
         index: of the ensemble.
-        roles: of config.json. Other values than lists are left to the configuration.
+        content: of config.json. Other values than lists are left to the configuration.
         name_or_path: the folder or Hub id, for the error message.
 
     Raises:
-        ValueError: the two contradict each other.
+        ValueError: there are more members than an ensemble can have, or a number contradicts the index.
 
     Example:
         >>> index = Index({"vertices.0.bias": "vertex-00000.safetensors"}, None)
-        >>> check_number_of_vertices(index, ["mode"], "ensemble")
+        >>> check_stored_counts(index, {"roles": ["mode"]}, "ensemble")
     """
-    if isinstance(roles, list):
-        found = {int(name.split(".", 2)[1]) for name in index.weight_map if name.startswith("vertices.")}
-        _check_numbers("vertices", len(roles), found, name_or_path)
+    for kind, field in (("vertices", "roles"), ("members", "members")):
+        if not isinstance(values := content.get(field), list):
+            continue
+        found = {int(name.split(".", 2)[1]) for name in index.weight_map if name.startswith(f"{kind}.")}
+        # Without BatchNorm the index names no members.
+        if kind == "vertices" or found:
+            _check_numbers(kind, len(values), found, name_or_path)
+        if kind == "members":
+            try:
+                check_number_of_points(len(values))
+            except ValueError as error:
+                raise ValueError(f"{name_or_path}: members in config.json: {error}") from error
 
 
 def _check_numbers(kind: str, count: int, found: set[int], name_or_path: str | os.PathLike[str]) -> None:

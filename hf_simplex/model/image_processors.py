@@ -1,8 +1,10 @@
 """The backbone's image processor: read at first use, checked against the backbone, saved with the ensemble."""
 
+import json
+import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedConfi
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
 from .checkpoint import locate
+from .image_pixels import TRANSPARENCY
 from .json_files import read_json
 
 __all__ = [
     "LazyImageProcessor",
     "ProcessorSource",
     "check_image_processor",
+    "check_processor_settings",
+    "common_image_processor",
     "processor_file",
     "processor_source",
     "save_image_processor",
@@ -115,9 +120,11 @@ def _read(source: ProcessorSource) -> BaseImageProcessor | None:
 
 def _attempt(name_or_path: str, kwargs: Mapping[str, Any]) -> tuple[BaseImageProcessor | None, Exception | None]:
     try:
-        return AutoImageProcessor.from_pretrained(name_or_path, **kwargs), None
+        processor = AutoImageProcessor.from_pretrained(name_or_path, **kwargs)
+        check_processor_settings(processor)
     except Exception as error:
         return None, error
+    return processor, None
 
 
 def _is_in_place(source: ProcessorSource) -> bool:
@@ -178,7 +185,7 @@ def check_image_processor(processor: BaseImageProcessor, backbone_config: PreTra
     """Check that an image processor can be saved with a backbone.
 
     Raises:
-        ValueError: only one of the two is timm's.
+        ValueError: only one of the two is timm's, or a setting has an impossible value.
 
     Example:
         >>> from transformers import ViTConfig, ViTImageProcessor
@@ -189,13 +196,92 @@ def check_image_processor(processor: BaseImageProcessor, backbone_config: PreTra
             f"A {type(processor).__name__} does not go with this backbone: timm's backbones need a "
             "TimmWrapperImageProcessor, and only they can have one."
         )
+    check_processor_settings(processor)
+
+
+def check_processor_settings(processor: BaseImageProcessor) -> None:
+    """Check the settings that scale and normalize pixels. transformers takes any value for them.
+
+    Raises:
+        ValueError: mean, standard deviation, scale or size of images is no finite number, or no size. The message
+            names the setting.
+
+    Example:
+        >>> from transformers import ViTImageProcessor
+        >>> check_processor_settings(ViTImageProcessor())
+    """
+    for name, least, expected in (
+        ("image_mean", -math.inf, "a number, or one for each of 3 channels"),
+        ("image_std", 0.0, "a number above 0, or one for each of 3 channels"),
+        ("rescale_factor", 0.0, "a number above 0, such as 1 / 255"),
+    ):
+        value = getattr(processor, name, None)
+        values = list(value) if isinstance(value, list | tuple) and name != "rescale_factor" else [value]
+        if value is not None and not (len(values) in (1, 3) and all(_is_above(each, least) for each in values)):
+            raise ValueError(f"{name} is {value!r}; expected {expected}.")
+    for name in ("size", "crop_size"):
+        size: Any = getattr(processor, name, None)
+        # A SizeDict of transformers, or a dictionary.
+        for side, pixels in dict(size).items() if hasattr(size, "__getitem__") else ():
+            if pixels is not None and not (isinstance(pixels, int) and _is_above(pixels, 0)):
+                raise ValueError(f"{side} of {name} is {pixels!r}; expected a number of pixels.")
+
+
+def _is_above(value: Any, least: float) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > least
+
+
+def common_image_processor(
+    processors: Sequence[BaseImageProcessor | None], names: Sequence[str]
+) -> BaseImageProcessor | None:
+    """Return the image processor of several models that see images alike.
+
+    Args:
+        processors: of each model.
+        names: of each model, for the error message.
+
+    Returns:
+        The first one. None where no model has any.
+
+    Raises:
+        ValueError: two differ, or only some models have one. The message names the models and the setting.
+
+    Example:
+        >>> from transformers import ViTImageProcessor
+        >>> common_image_processor([ViTImageProcessor(), ViTImageProcessor()], ["a", "b"]) is None
+        False
+    """
+    settings = [_settings(processor) for processor in processors]
+    if missing := [name for name, found in zip(names, settings, strict=True) if not found and any(settings)]:
+        raise ValueError(f"{missing[0]} has no image processor, and others have one: assign its image_processor.")
+    for name, other in zip(names, settings, strict=True):
+        if differing := sorted(key for key in settings[0].keys() | other if settings[0].get(key) != other.get(key)):
+            key = differing[0]
+            raise ValueError(
+                f"{names[0]} and {name} have different image processors, and an ensemble has one: {key} is "
+                f"{settings[0].get(key)!r} and {other.get(key)!r}. Give components that were trained on images of the "
+                "same size, mean and standard deviation."
+            )
+    return processors[0]
+
+
+def _settings(processor: BaseImageProcessor | None) -> dict[str, Any]:
+    """What an image processor does. Its record of transparency, which older files lack, does nothing."""
+    settings = {} if processor is None else json.loads(processor.to_json_string())
+    return {name: value for name, value in settings.items() if name not in TRANSPARENCY}
 
 
 def save_image_processor(processor: BaseImageProcessor | None, directory: Path) -> None:
     """Write preprocessor_config.json, unless config.json holds the settings (timm) or there is no image processor.
+
+    The file records that transparent pixels are composited on white (see `image_pixels.to_rgb`).
 
     Example:
         >>> save_image_processor(None, Path("ensemble"))
     """
     if processor is not None and timm_settings(processor) is None:
         processor.save_pretrained(directory)
+        file = Path(directory, IMAGE_PROCESSOR_NAME)
+        content = {**read_json(file), **TRANSPARENCY}
+        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -5,6 +5,7 @@ import math
 from torch import Generator, Tensor
 
 from .complexes import SimplicialComplex
+from .configuration_simplex import check_number_of_points
 from .coordinates import centroid_coordinates, vertex_coordinates
 from .sampling import sample_complex
 
@@ -40,7 +41,7 @@ def draw_members(
         [members, vertices] barycentric coordinates, as Python floats.
 
     Raises:
-        ValueError: there are too few members, or see `sample_complex`.
+        ValueError: there are too few members or more than 10,000, or see `sample_complex`.
 
     Example:
         >>> members = draw_members(SimplicialComplex(3, ((0, 1, 2),)), 5, seed=0)
@@ -54,6 +55,7 @@ def draw_members(
             f"{num_members} members cannot be spread over {len(structure.simplexes)} simplexes: "
             "ask for at least one member for each simplex."
         )
+    check_number_of_points(num_members)
     generator = Generator().manual_seed(seed)
     coordinates = sample_complex(
         structure,

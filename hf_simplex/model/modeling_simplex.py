@@ -27,7 +27,7 @@ from .complexes import SimplicialComplex
 from .configuration_simplex import MODE, PRETRAINED, SimplexConfig
 from .cuda_graph import member_logits
 from .decisions import scale_log_probabilities
-from .image_processors import LazyImageProcessor
+from .image_processors import LazyImageProcessor, common_image_processor
 from .members import DEFAULT_RULE, draw_members, place_members
 from .pretrained_simplex import SimplexPreTrainedModel
 from .processes import map_over_ranks
@@ -198,10 +198,12 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
                 weights; they are copied.
 
         Returns:
-            The ensemble of all vertices, simplexes and members, component after component, in evaluation mode.
+            The ensemble of all vertices, simplexes and members, component after component, in evaluation mode. It
+            has the record of the images only if all components have the same, else a warning says so.
 
         Raises:
-            ValueError: there is no model, or two differ in architecture, labels, vertex parameters or shared weights.
+            ValueError: there is no model, or two differ in architecture, labels, vertex parameters, shared weights or
+                image processor.
 
         Example::
 
@@ -225,7 +227,9 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         if config.members:
             united.members = nn.ModuleList(copy.deepcopy(tree) for model in models for tree in model.members)
             united.centroids = nn.ModuleList(copy.deepcopy(tree) for model in models for tree in model.centroids)
-        united._image_processor = first._image_processor
+        names = [model.config.name_or_path or f"component {number}" for number, model in enumerate(models, start=1)]
+        common = common_image_processor([model.image_processor for model in models], names)
+        united._image_processor = LazyImageProcessor(common)
         return united.eval()
 
     @classmethod
@@ -243,8 +247,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
             One simplex of all their vertices, without members, in evaluation mode.
 
         Raises:
-            ValueError: there is no model, two differ in architecture, labels, vertex parameters or shared weights, or
-                the simplex would have more dimensions than a vertex has weights.
+            ValueError: see `disjoint_union`; or the simplex would have more dimensions than a vertex has weights.
 
         Example::
 

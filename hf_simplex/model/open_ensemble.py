@@ -26,7 +26,7 @@ from .checkpoint import (
     stored_dtype,
 )
 from .configuration_simplex import SimplexConfig
-from .counts import check_counts, check_number_of_vertices
+from .counts import check_counts, check_stored_counts
 from .image_processors import processor_file
 from .json_files import read_json
 from .save_lock import is_locked
@@ -184,7 +184,7 @@ def _load_config(
     if given is None and os.path.isdir(name_or_path):
         source, others["subfolder"] = _folder_of_config(name_or_path, kwargs), ""
     if (config_file := locate(name_or_path, CONFIG_NAME, **_download(kwargs))) is not None and given is None:
-        check_number_of_vertices(index, read_json(config_file).get("roles"), name_or_path)
+        check_stored_counts(index, read_json(config_file), name_or_path)
     config, unused = SimplexConfig.from_pretrained(source, return_unused_kwargs=True, **others)
     return config, unused | dtypes
 

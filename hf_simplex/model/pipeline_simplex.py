@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_simplex import TASK, SimplexConfig
 from .image_pixels import load_rgb
+from .image_processors import check_processor_settings
 from .uncertainty import mutual_information, predictive_entropy, standard_deviation, vote_share
 
 __all__ = ["DEFAULT_MAX_MEMBER_BYTES", "SimplexImageClassificationPipeline"]
@@ -53,7 +54,8 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         **kwargs: arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`, `top_k`, `timeout`, ...
 
     Raises:
-        ValueError: the model is not an ensemble or has no image processor; or see `materialize`.
+        ValueError: the model is not an ensemble or has no image processor, or that has a setting with an impossible
+            value; or see `materialize`.
 
     Example::
 
@@ -82,6 +84,7 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
             raise ValueError(
                 "There is no image processor: give image_processor=, the one that the backbone came with."
             )
+        check_processor_settings(self.image_processor)
         model: Any = self.model
         in_one_place = len(set((getattr(model, "hf_device_map", None) or {}).values())) <= 1
         if model.config.members and not model.num_materialized and in_one_place:
@@ -93,8 +96,9 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
 
         Args:
             inputs: one image, a collection or an iterator. An image is a path, a URL, a `PIL.Image`, the bytes of an
-                image file, an array or tensor, or a data set row with the column `image`. A collection is a list, a
-                tuple, a data set (of torch or `datasets`) or a column of one. An iterator is read lazily.
+                image file, an array or tensor of pixels (see `image_pixels.array_to_rgb`), or a data set row with the
+                column `image`. A collection is a list, a tuple, a data set (of torch or `datasets`) or a column of
+                one. An iterator is read lazily.
             **kwargs: `top_k` (1 or more, default 5), `batch_size` (default 1), `num_workers`, `timeout` in seconds.
 
         Returns:
@@ -102,7 +106,7 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
 
         Raises:
             TypeError: `inputs` is neither an image nor a collection of images.
-            ValueError: an image cannot be read. The message has its number, from 0.
+            ValueError: an image cannot be read. The message has its number, from 0. Or scores are not finite.
         """
         classify: Any = super().__call__
         if _is_image(inputs):
@@ -140,10 +144,8 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         if isinstance(image, str):
             name += f" ({image[:200]})"
         try:
-            if not isinstance(image, np.ndarray | torch.Tensor):
-                # transformers' own conversion to RGB spoils transparent, 16-bit and float images.
-                image = load_rgb(image, timeout=timeout)
-            return super().preprocess(image, timeout=timeout)
+            # transformers' own conversion to RGB spoils transparent, 16-bit and float images.
+            return super().preprocess(load_rgb(image, timeout=timeout), timeout=timeout)
         except Exception as error:
             raise ValueError(f"Image{name} cannot be read: {error}") from error
 
@@ -152,10 +154,19 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         return output
 
     def postprocess(self, model_outputs: Any, top_k: int = 5) -> dict[str, Any]:  # type: ignore[override]
-        """See `transformers.ImageClassificationPipeline.postprocess`. The class describes the result."""
+        """Describe the prediction for one image, as the class says.
+
+        Raises:
+            ValueError: scores are not finite.
+        """
         names: Any = self.model.config.id2label
         scores = softmax(model_outputs["logits"][0].numpy())
         members = model_outputs["member_probabilities"][0]
+        if not (np.isfinite(scores).all() and bool(members.isfinite().all())):
+            raise ValueError(
+                "the probabilities are not finite. Look for weights that are not finite, which from_pretrained warns "
+                "of, or compute in float32 (dtype='float32')."
+            )
         deviations = standard_deviation(members).tolist()
         # Sort positions, not names: ImageNet has two labels named "crane".
         best = sorted(range(len(scores)), key=lambda label: scores[label], reverse=True)[:top_k]

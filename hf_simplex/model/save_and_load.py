@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -27,8 +27,9 @@ from .image_processors import save_image_processor
 from .low_rank_adapters import check_adapters, is_inserted, merged, write_adapter
 from .open_ensemble import OpenedEnsemble, open_ensemble
 from .remote_code import write_inference_code
+from .tensor_tree import first_non_finite
 
-__all__ = ["export_adapter", "export_backbone", "first_non_finite", "load_ensemble", "save_ensemble"]
+__all__ = ["export_adapter", "export_backbone", "load_ensemble", "save_ensemble"]
 
 logger = logging.get_logger(__name__)
 
@@ -90,18 +91,6 @@ def load_ensemble(
     if (name := first_non_finite(model.state_dict())) is not None:
         logger.warning(f"{name} of {name_or_path} is not finite: its predictions will be NaN. Train it again.")
     return model, loading, opened.image_processor
-
-
-def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor with a value that is not finite; None if there is none.
-
-    Example:
-        >>> first_non_finite({"weight": torch.ones(2), "bias": torch.tensor([0.0, float("nan")])})
-        'bias'
-    """
-    return next(
-        (name for name, tensor in state.items() if not tensor.is_meta and not bool(tensor.isfinite().all())), None
-    )
 
 
 def _check_fit(

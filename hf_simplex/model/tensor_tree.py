@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TensorTree", "empty_like"]
+__all__ = ["TensorTree", "empty_like", "first_non_finite"]
 
 
 class TensorTree(nn.Module):
@@ -70,3 +70,15 @@ def empty_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         torch.Size([3])
     """
     return {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
+
+
+def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor with a value that is not finite; None if there is none.
+
+    Example:
+        >>> first_non_finite({"weight": torch.ones(2), "bias": torch.tensor([0.0, float("nan")])})
+        'bias'
+    """
+    return next(
+        (name for name, tensor in state.items() if not tensor.is_meta and not bool(tensor.isfinite().all())), None
+    )

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from command import invoke, mistake, run, save
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import ensemble
+from tiny import ensemble, forget_digests
 
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.evaluation.answers import answer_line
@@ -121,10 +120,9 @@ def test_probabilities_that_are_not_finite_are_an_error_and_no_result(picture: P
     broken = save(ensemble("vit"), tmp_path / "broken")
     file = broken / "vertex-00001.safetensors"
     tensors = load_file(file)
-    with safe_open(file, "pt") as stored:
-        metadata = stored.metadata()
     tensors["vertices.1.classifier.weight"][0, 0] = float("nan")
-    save_file(tensors, file, metadata)
+    save_file(tensors, file, {"format": "pt"})
+    forget_digests(broken)
     for options in ((), ("--json",), ("--batch-size", 2)):
         result = invoke("predict", broken, picture, picture, *options)
         assert result.exit_code == 1 and "NaN" not in result.stdout and "nan" not in result.stdout

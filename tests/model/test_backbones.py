@@ -11,10 +11,11 @@ import pytest
 import timm
 import torch
 from loopback_hub import LoopbackHub
-from tiny import KINDS, LABELS, Trap, backbone, batches, ensemble, folder, images, same_tensors
+from tiny import KINDS, LABELS, SIZE, Trap, backbone, batches, ensemble, folder, images, same_tensors
 from transformers import (
     AutoModelForImageClassification,
     DeiTConfig,
+    DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
@@ -94,7 +95,7 @@ def test_loading_arguments_reach_the_backbone(kind: str, tmp_path: Path) -> None
     for dtype in (torch.bfloat16, "bfloat16"):
         model = SimplexForImageClassification.from_backbone(path, dtype=dtype)
         assert {p.dtype for p in (*model.parameters(), *model.backbone.parameters())} == {torch.bfloat16}
-    with pytest.raises(RuntimeError, match=r"mismatch|size"):
+    with pytest.raises(ValueError, match="num_labels=5 is another size than that of the weights"):
         SimplexForImageClassification.from_backbone(path, num_labels=5, ignore_mismatched_sizes=False)
 
 
@@ -248,3 +249,63 @@ def test_models_for_another_task_are_refused_by_name(source: str, tmp_path: Path
         SimplexForImageClassification.from_backbone(
             folder("vit", tmp_path / "vit"), problem_type="multi_label_classification"
         )
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("vit", 13, "could not be loaded: image_size=13 is another size than that of the weights. The report"),
+        ("vit", "x", "image_size='x' does not fit it.*Validation error for field 'image_size'"),
+        ("vit", -8, "image_size=-8"),
+        ("resnet", 13, "image_size=13 does not fit it.*unexpected keyword argument 'image_size'"),
+        ("timm", 13, "image_size=13 does not fit it.*unexpected keyword argument 'image_size'"),
+    ],
+)
+def test_an_image_size_that_does_not_fit_is_refused_by_name(
+    kind: str, size: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SimplexForImageClassification.from_backbone(folder(kind, tmp_path), image_size=size, token="secret")
+
+
+def test_other_weights_are_new_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = folder("vit", tmp_path)
+    model = SimplexForImageClassification.from_backbone(path, image_size=2 * SIZE, ignore_mismatched_sizes=True)
+    assert model.new_weights == {"vit.embeddings.position_embeddings"} and model.config.roles == ["pretrained"]
+    assert model(torch.zeros(1, 3, 2 * SIZE, 2 * SIZE)).logits.shape == (1, LABELS)
+
+
+def test_a_model_that_was_never_saved_is_the_class_that_it_is(tmp_path: Path) -> None:
+    """DeiT has two image classifiers, and only `architectures` tells them apart."""
+    config = DeiTConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=SIZE, patch_size=4
+    )
+    module = DeiTForImageClassification(config).eval()
+    assert module.config.architectures is None
+    model = SimplexForImageClassification.from_backbone(module)
+    assert module.config.architectures is None, "the given model is copied"
+    model.save_pretrained(tmp_path)
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    pixel_values = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected = module(pixel_values).logits.log_softmax(-1)
+    for each in (model, loaded):
+        assert type(each.backbone) is DeiTForImageClassification
+        assert torch.equal(each(pixel_values).logits, expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path: Path) -> None:
+    vit, resnet = backbone("vit"), backbone("resnet")
+    with torch.no_grad():
+        vit.classifier.weight[0, 0] = value
+        next(buffer for name, buffer in resnet.named_buffers() if name.endswith("running_var"))[1] = value
+    with pytest.raises(ValueError, match=r"classifier\.weight of the given ViTForImageClassification is not finite"):
+        SimplexForImageClassification.from_backbone(vit)
+    with pytest.raises(ValueError, match=r"running_var of the given ResNetForImageClassification is not finite"):
+        SimplexForImageClassification.from_backbone(resnet)
+    vit.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"classifier\.weight of the given"):
+        SimplexForImageClassification.from_backbone(tmp_path)
+    # The spoilt head is left behind.
+    assert SimplexForImageClassification.from_backbone(tmp_path, num_labels=5).config.num_labels == 5

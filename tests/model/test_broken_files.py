@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import torch
 from tiny import backbone, complete, ensemble, folder
-from transformers import AutoModelForImageClassification, TimmWrapperConfig, TimmWrapperForImageClassification
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTImageProcessor,
+    pipeline,
+)
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.hub.publishing import publish_folder
@@ -70,6 +77,30 @@ def test_a_field_of_the_wrong_kind_is_named_at_once(
             AutoModelForImageClassification.from_pretrained(path)
 
 
+@pytest.mark.parametrize("kind", ["vit", "batch norm"])
+def test_more_members_than_an_ensemble_can_have_are_refused_at_once(
+    kind: str, saved: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    if kind == "vit":
+        path, message = restore(saved["vit"], tmp_path), "200000 points were given; expected at most 10000"
+    else:
+        complete("resnet").save_pretrained(path := tmp_path)
+        message = r"missing keys, members\.\d.*config.json has 200000 members"
+    change(path, members=[[1 / 3] * 3] * 200_000)
+    began = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        SimplexForImageClassification.from_pretrained(path)
+    assert time.process_time() - began < 1.5, "a second, and a slow machine"
+    # transformers reads the file twice before it asks.
+    began = time.process_time()
+    with pytest.raises(ValueError, match="200000 points were given"):
+        AutoModelForImageClassification.from_pretrained(path)
+    assert time.process_time() - began < 3
+    change(path, members=["a"] * 200_000)
+    with pytest.raises(ValueError, match="200000"):
+        SimplexForImageClassification.from_pretrained(path)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -109,6 +140,50 @@ def test_json_that_is_nested_without_end_is_refused(
     (path / name).write_text("[" * 100_000)
     with pytest.raises(ValueError, match=name):
         SimplexForImageClassification.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"image_mean": "x"}, "image_mean is 'x'; expected a number"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean is .0.5, 0.5."),
+        ({"image_mean": [0.5, 0.5, float("nan")]}, "image_mean"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std is .*; expected a number above 0"),
+        ({"rescale_factor": "x"}, "rescale_factor is 'x'"),
+        ({"size": {"height": "x", "width": 16}}, "height of size is 'x'; expected a number of pixels"),
+        ({"size": {"height": 16, "width": 0}}, "width of size is 0"),
+        ({"crop_size": {"height": -1, "width": 16}}, "height of crop_size is -1"),
+    ],
+)
+def test_a_setting_of_the_image_processor_that_cannot_be_is_named_with_its_file(
+    setting: dict[str, Any], message: str, saved: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    path = restore(saved["vit"], tmp_path)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(path)
+    model = SimplexForImageClassification.from_pretrained(path)
+    assert model.image_processor is not None
+    change(path, "preprocessor_config.json", **setting)
+    model = SimplexForImageClassification.from_pretrained(path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"preprocessor_config\.json cannot be read\. ValueError: {message}"):
+            _ = model.image_processor
+    with pytest.raises(ValueError, match=message):
+        model.image_processor = AutoImageProcessor.from_pretrained(path)
+    with pytest.raises(ValueError, match=message):
+        pipeline("simplex-image-classification", model=str(path))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"image_mean": None, "image_std": None}, {"image_mean": 0.5, "image_std": [1]}, {"size": 16}]
+)
+def test_every_form_of_a_setting_is_taken(
+    setting: dict[str, Any], saved: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    path = restore(saved["vit"], tmp_path)
+    (path / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "ViTImageProcessor", **setting})
+    )
+    assert SimplexForImageClassification.from_pretrained(path).image_processor is not None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"image_processor_type": "NoSuchProcessor"}'])

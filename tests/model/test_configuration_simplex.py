@@ -60,6 +60,8 @@ def test_alone_a_backbone_is_one_simplex_of_one_vertex_with_its_labels(kind: str
         ({"members": [[1.5, -0.5, 0.0]]}, "negative"),
         ({"members": [[0.5, 0.5]]}, "3 coordinates"),
         ({"members": [[0.5, 0.0, 0.5]]}, "outside the complex"),
+        ({"members": [[1.0, 0.0, 0.0]] * 10_001}, "10001 points were given; expected at most 10000"),
+        ({"members": [*[[1.0, 0.0, 0.0]] * 9_998, [0.5, 0.0, 0.5]]}, "Point 9998, .* lies outside the complex"),
         ({"members": [[float("nan"), 0.5, 0.5]]}, "finite"),
         ({"members": [0.5, 0.5, 0.0]}, r"members \[0.5, 0.5, 0.0\]"),
         ({"members": [["much", 0.5, 0.0]]}, "'much'"),
@@ -135,3 +137,32 @@ def test_names_of_a_backbone_without_the_way_back_get_it() -> None:
     module.config.label2id = {"ant": 2, "bee": 1, "cat": 0}
     with pytest.raises(ValueError, match="label2id gives 'ant' the label 2"):
         SimplexConfig(backbone_config=module.config)
+
+
+@pytest.mark.parametrize("labels", [{"ant": 0, "bee": 1, "cat": 2}, {"cat": "2", "ant": "0", "bee": "1"}])
+def test_label2id_alone_names_the_labels(labels: dict[str, Any], tmp_path: Path) -> None:
+    config = SimplexConfig(backbone_config=backbone("vit").config, label2id=labels)
+    assert config.id2label == NAMES and list(config.id2label) == [0, 1, 2] and config.num_labels == 3
+    SimplexConfig(backbone_config=backbone("vit").config).save_pretrained(tmp_path)
+    assert SimplexConfig.from_pretrained(tmp_path, label2id=labels).id2label == NAMES
+
+
+@pytest.mark.parametrize(
+    ("label2id", "further", "message"),
+    [
+        ({"ant": 0, "bee": 2}, {}, "label2id is .*'bee': 2.*, without id2label.* no label 1"),
+        ({"ant": 0, "bee": 0, "cat": 1}, {}, "label2id gives 'ant' the label 0"),
+        ({"ant": "first"}, {}, "the key 'first'"),
+        ({0: "ant", 1: "bee"}, {}, "the key 'ant'"),
+        (["ant", "bee", "cat"], {}, r"label2id is \['ant'"),
+        ({"ant": 0, "bee": 1}, {"num_labels": 3}, "num_labels=3 contradicts the 2 labels of label2id"),
+    ],
+)
+def test_label2id_alone_that_contradicts_itself_is_refused(
+    label2id: Any, further: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SimplexConfig(backbone_config=backbone("vit").config, label2id=label2id, **further)
+    SimplexConfig(backbone_config=backbone("vit").config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        SimplexConfig.from_pretrained(tmp_path, label2id=label2id, **further)

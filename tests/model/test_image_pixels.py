@@ -1,4 +1,4 @@
-"""Claims about `to_rgb` and `load_rgb`: every mode of an image becomes the RGB image that a viewer shows."""
+"""Claims about `to_rgb`, `array_to_rgb` and `load_rgb`: every image becomes the RGB image that a viewer shows."""
 
 import base64
 import io
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
-from hf_simplex.model.image_pixels import load_rgb, to_rgb
+from hf_simplex.model.image_pixels import array_to_rgb, load_rgb, to_rgb
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -133,3 +134,62 @@ def test_a_mistyped_name_is_no_such_file(name: str) -> None:
 def test_another_type_is_no_image() -> None:
     with pytest.raises(TypeError, match="Incorrect format used for image: int"):
         load_rgb(3)
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 7, 4), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_arrays_of_every_dtype_and_layout_are_the_image_of_their_pixels(channels: int) -> None:
+    pixels = PIXELS[:, :, :channels]
+    image = PIL.Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    assert image.mode == {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    expected = np.asarray(to_rgb(image))
+    if channels == 3:
+        assert np.array_equal(expected, pixels)
+    same: list[Any] = [pixels, pixels.astype(np.uint16) * 257]
+    same += [pixels.astype(dtype) for dtype in (np.int16, np.int32, np.int64, np.uint32, np.uint64)]
+    same += [(pixels / 255).astype(dtype) for dtype in (np.float16, np.float32, np.float64, np.longdouble)]
+    same += [pixels.astype(">u2") * np.uint16(257), pixels.astype(">i4")]
+    same += [torch.from_numpy(array.copy()) for array in same if array.dtype.isnative and array.dtype != np.longdouble]
+    assert {str(tensor.dtype) for tensor in same if isinstance(tensor, torch.Tensor)} >= {
+        "torch.uint8", "torch.uint16", "torch.int16", "torch.int32", "torch.int64", "torch.float16", "torch.float64"
+    }  # fmt: skip
+    same.append(torch.from_numpy(pixels / 255).requires_grad_())
+    for array in same:
+        first = array.permute(2, 0, 1) if isinstance(array, torch.Tensor) else array.transpose(2, 0, 1)
+        for layout in (array, first, *([array[:, :, 0]] if channels == 1 else [])):
+            assert np.array_equal(np.asarray(array_to_rgb(layout)), expected), (array.dtype, layout.shape)
+            assert load_rgb(layout).tobytes() == expected.tobytes()
+
+
+def test_booleans_and_bfloat16_are_black_and_white() -> None:
+    values = np.array([[True, False, True, True, False]])
+    for array in (values, torch.from_numpy(values), torch.from_numpy(values).to(torch.bfloat16)):
+        assert np.asarray(array_to_rgb(array))[0].tolist() == [[255 * value] * 3 for value in values[0].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (
+            torch.tensor([[-1.5, 2.0]]),
+            r"dtype float32 has values from -1\.5 to 2; expected 0 to 1.*not normalized",
+        ),
+        (np.array([[0.0, 255.0]]), "dtype float64 has values from 0 to 255; expected 0 to 1"),
+        (np.array([[0.5, np.nan]], np.float32), "from nan to nan"),
+        (np.array([[0.5, np.inf]], np.float32), "from 0.5 to inf"),
+        (np.array([[0, 65535]], np.int32), "dtype int32 has values from 0 to 65535; expected 0 to 255"),
+        (torch.tensor([[-1, 3]]), "dtype int64 has values from -1 to 3"),
+        (np.array([[1j, 0]]), "dtype complex128 is no image"),
+        (np.array([["a", "b"]]), "dtype <U1 is no image"),
+        (np.zeros((8, 8, 5), np.uint8), r"shape \[8, 8, 5\] is no image"),
+        (np.zeros((1, 8, 8, 3), np.uint8), r"shape \[1, 8, 8, 3\] is no image"),
+        (np.zeros(3, np.uint8), r"shape \[3\] is no image"),
+        (np.zeros((3, 8, 3), np.uint8), r"shape \[3, 8, 3\] may have its channels first or last"),
+        (np.zeros((0, 8, 3), np.uint8), r"shape \[0, 8, 3\] has no pixels"),
+    ],
+)
+def test_arrays_of_unknown_range_or_shape_are_refused_by_name(array: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        array_to_rgb(array)

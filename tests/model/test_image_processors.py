@@ -1,10 +1,13 @@
 """The image processor that goes with a backbone is saved with the ensemble."""
 
+import json
+import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny import PICTURE, backbone, folder
+from tiny import PICTURE, backbone, ensemble, folder
 from transformers import (
     AutoImageProcessor,
     TimmWrapperImageProcessor,
@@ -34,3 +37,73 @@ def test_a_given_image_processor_is_saved(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{type(other).__name__} does not go with this backbone"):
             SimplexForImageClassification.from_backbone(backbone(kind), image_processor=other)
     assert SimplexForImageClassification.from_backbone(backbone("vit")).image_processor is None
+
+
+def test_the_files_record_that_transparent_pixels_are_white(tmp_path: Path) -> None:
+    given = ViTImageProcessor(size={"height": 8, "width": 8})
+    before = given.to_dict()
+    model = SimplexForImageClassification.from_backbone(backbone("vit"), image_processor=given)
+    for name in ("first", "second"):
+        model.save_pretrained(tmp_path / name)
+        content = json.loads((tmp_path / name / "preprocessor_config.json").read_text("utf-8"))
+        assert content == {**json.loads(given.to_json_string()), "transparency": "white"}
+        model = SimplexForImageClassification.from_pretrained(tmp_path / name)
+    assert given.to_dict() == before
+    model.export_vertex(0, tmp_path / "vertex")
+    assert json.loads((tmp_path / "vertex" / "preprocessor_config.json").read_text("utf-8"))["transparency"] == "white"
+    for name in ("first", "vertex"):
+        pixels = AutoImageProcessor.from_pretrained(tmp_path / name)(PICTURE, return_tensors="pt")["pixel_values"]
+        assert torch.equal(pixels, given(PICTURE, return_tensors="pt")["pixel_values"])
+
+
+def test_timms_settings_record_it_in_the_configuration(tmp_path: Path) -> None:
+    model = ensemble("timm")
+    model.save_pretrained(tmp_path / "first")
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path / "first")
+    assert not hasattr(loaded.config, "transparency")
+    loaded.save_pretrained(tmp_path / "second")
+    for name in ("first", "second"):
+        assert json.loads((tmp_path / name / "config.json").read_text("utf-8"))["transparency"] == "white"
+        assert isinstance(AutoImageProcessor.from_pretrained(tmp_path / name), TimmWrapperImageProcessor)
+    assert "transparency" not in ensemble("vit").config.to_dict(), "preprocessor_config.json has it"
+
+
+def seeing(**settings: Any) -> SimplexForImageClassification:
+    model = SimplexForImageClassification.from_backbone(backbone("vit"))
+    model.image_processor = ViTImageProcessor(size={"height": 8, "width": 8}, **settings)
+    return model
+
+
+@pytest.mark.parametrize("unite", ["disjoint_union", "simplex_of_modes"])
+def test_models_that_see_images_differently_are_not_combined(unite: str, tmp_path: Path) -> None:
+    combine = getattr(SimplexForImageClassification, unite)
+    same = seeing(image_mean=[0.5] * 3)
+    same.save_pretrained(tmp_path)
+    # Only the file records transparency.
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    assert combine([same, loaded]).image_processor is same.image_processor
+    with pytest.raises(ValueError, match=r"component 1 and component 2 have different .*processors.*image_mean is"):
+        combine([same, seeing(image_mean=[0.1] * 3)])
+    with pytest.raises(ValueError, match=f"{tmp_path} and component 2 have different image processors.*image_std is"):
+        combine([loaded, seeing(image_std=[0.1] * 3)])
+    with pytest.raises(ValueError, match="component 2 has no image processor"):
+        combine([same, SimplexForImageClassification.from_backbone(backbone("vit"))])
+
+
+@pytest.mark.parametrize("unite", ["disjoint_union", "simplex_of_modes"])
+def test_models_of_other_images_keep_no_record_of_them(
+    unite: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("transformers", "hf_simplex"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    combine = getattr(SimplexForImageClassification, unite)
+    models = [SimplexForImageClassification.from_backbone(backbone("vit")) for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        model.config.provenance["images"] = {"test": {"source": "train", "seed": seed}}
+    assert combine(models[:2]).config.provenance["images"] == {"test": {"source": "train", "seed": 0}}
+    assert "do not record the same" not in caplog.text
+    assert "images" not in combine(models).config.provenance
+    assert "do not record the same training, validation and test images" in caplog.text
+    del models[0].config.provenance["images"]
+    assert "images" not in combine(models[:2]).config.provenance
+    assert models[1].config.provenance["images"]["test"]["seed"] == 0, "the models stay as they are"

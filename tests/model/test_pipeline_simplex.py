@@ -210,6 +210,44 @@ def test_one_image_in_every_form_is_the_same_image(
     assert classifier(torch.from_numpy(array.copy()).permute(2, 0, 1)) == expected[0]
 
 
+def test_an_array_is_the_image_of_its_pixels_whatever_its_dtype(
+    classifier: SimplexImageClassificationPipeline, pictures: list[Image.Image], expected: list[dict[str, Any]]
+) -> None:
+    array = np.asarray(pictures[0])
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    opaque = np.dstack([array, np.full(array.shape[:2], 255, np.uint8)])
+    same = [
+        array.astype(np.uint16) * 257,
+        array.astype(np.int32),
+        array.astype(np.float32) / 255,
+        opaque,
+        tensor / 255,
+    ]
+    for image in same:
+        assert classifier(image) == expected[0], image.dtype
+    assert classifier(same) == [expected[0]] * len(same)
+    grey = pictures[0].convert("L")
+    for image in (np.asarray(grey), np.asarray(grey)[:, :, None], np.asarray(grey.convert("LA"))):
+        assert classifier(image) == classifier(grey), image.shape
+
+
+def test_normalized_pixels_and_nan_are_refused(classifier: SimplexImageClassificationPipeline) -> None:
+    normalized = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"Image cannot be read: .* float32 has values from -.*normalized"):
+        classifier(normalized)
+    with pytest.raises(ValueError, match=r"Image 1 cannot be read: .*from nan to nan"):
+        classifier([np.zeros((16, 16, 3), np.float32), np.full((16, 16, 3), np.nan, np.float32)])
+
+
+def test_scores_that_are_not_finite_are_no_result(pictures: list[Image.Image]) -> None:
+    model = ensemble("vit")
+    with torch.no_grad():
+        model.weights[1]["classifier.weight"][0, 0] = float("nan")
+    broken = pipeline(TASK, model=model, image_processor=image_processor())
+    with pytest.raises(ValueError, match="the probabilities are not finite"):
+        broken(pictures[0])
+
+
 MANY: dict[str, Callable[[list[Image.Image]], Any]] = {
     "list": list,
     "tuple": tuple,
