@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .adaptable_layers import is_adaptable
+
 __all__ = [
     "insert_adapters",
     "check_adapters",
@@ -98,7 +100,8 @@ def normalized_adapter_config(value: Any, module: PreTrainedModel, head: Sequenc
     """Turn a peft `LoraConfig` into the dictionary that a configuration stores.
 
     Targets are stored by their full names. Without targets, all linear layers and all convolutions without groups get
-    adapters. Without `modules_to_save`, the head varies as a whole; give an empty list to keep it shared.
+    adapters, if these merge into their weights (see `adaptable_layers.is_adaptable`). Without `modules_to_save`, the
+    head varies as a whole; give an empty list to keep it shared.
 
     Args:
         value: a `LoraConfig`, its dictionary, or None for the defaults of peft.
@@ -170,7 +173,9 @@ def _targets(asked: Any, settings: Mapping[str, Any], module: PreTrainedModel) -
     if asked is None or asked == "all-linear":
         kinds = nn.Linear if asked else (nn.Linear, nn.Conv2d)
         found = [
-            name for name, layer in layers.items() if isinstance(layer, kinds) and getattr(layer, "groups", 1) == 1
+            name
+            for name, layer in layers.items()
+            if isinstance(layer, kinds) and getattr(layer, "groups", 1) == 1 and is_adaptable(layer)
         ]
         if not found:
             raise ValueError(f"The given {type(module).__name__} has no layer for adapters: give target_modules.")
@@ -191,7 +196,13 @@ def _targets(asked: Any, settings: Mapping[str, Any], module: PreTrainedModel) -
         peft.inject_adapter_in_model(config, trial, _ADAPTER)
     except (ValueError, TypeError) as error:
         raise ValueError(f"peft cannot insert adapters at target_modules={asked!r}: {error}") from error
-    return [name for name, layer in trial.named_modules() if _is_adapted(layer) and name in layers]
+    found = [name for name, layer in trial.named_modules() if _is_adapted(layer) and name in layers]
+    if wrong := [name for name in found if not is_adaptable(layers[name])]:
+        raise ValueError(
+            f"target_modules has {wrong[0]}, whose adapter would not merge into its weight: this "
+            f"{type(layers[wrong[0]]).__name__} computes something else than W x + b. Leave it out."
+        )
+    return found
 
 
 def _settings(stored: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
@@ -233,9 +244,18 @@ def insert_adapters(module: PreTrainedModel, stored: Mapping[str, Any]) -> set[s
         # modules_to_save is ours: peft would wrap those modules and rename their parameters.
         config = peft.LoraConfig(**_settings(stored, without=("modules_to_save",)))
         peft.inject_adapter_in_model(config, module, _ADAPTER)
+        _keep_settings_of_convolutions(module)
     except (ValueError, TypeError) as error:
         raise ValueError(f"peft cannot insert the adapters of vertex_parameters: {error}") from error
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _keep_settings_of_convolutions(module: nn.Module) -> None:
+    """Let adapted convolutions say their stride and padding, by which some backbones (MobileNet) pad their input."""
+    for layer in module.modules():
+        if _is_adapted(layer) and isinstance(base := layer.base_layer, nn.Conv2d):
+            for name in ("kernel_size", "stride", "padding", "dilation", "groups"):
+                setattr(layer, name, getattr(base, name))
 
 
 @torch.no_grad()
