@@ -41,14 +41,17 @@ def is_adaptable(layer: nn.Module) -> bool:
 @torch.no_grad()
 def _is_linear_in_its_weight(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> bool:
     """Whether twice the weight gives twice the output: the layer has a forward pass of its own."""
-    trial = copy.deepcopy(layer).to("cpu", torch.float32)
+    trial, generator = copy.deepcopy(layer).to("cpu", torch.float32), torch.Generator().manual_seed(0)
+    for parameter in trial.parameters():
+        # Its own values may be zero, twice which is zero too.
+        parameter.normal_(generator=generator)
     if trial.bias is not None:
         trial.bias.zero_()
     if isinstance(trial, nn.Linear):
         shape = [1, trial.in_features]
     else:
         shape = [1, trial.in_channels, *(size + 1 for size in trial.kernel_size)]
-    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(shape, generator=generator)
     try:
         once = trial(inputs)
         trial.weight.mul_(2)

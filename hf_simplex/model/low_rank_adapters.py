@@ -3,6 +3,7 @@
 import copy
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -60,7 +61,8 @@ def is_inserted(module: nn.Module) -> bool:
         >>> is_inserted(nn.Linear(2, 2))
         False
     """
-    return any("lora_" in name or ".base_layer" in name for name, _ in module.named_parameters())
+    # Not by names: a backbone may have a base_layer of its own (timm's dla).
+    return any(type(layer).__module__.partition(".")[0] == "peft" for layer in module.modules())
 
 
 def check_adapters(value: Any, statistics: Mapping[str, Tensor]) -> None:
@@ -175,7 +177,10 @@ def _targets(asked: Any, settings: Mapping[str, Any], module: PreTrainedModel) -
         found = [
             name
             for name, layer in layers.items()
-            if isinstance(layer, kinds) and getattr(layer, "groups", 1) == 1 and is_adaptable(layer)
+            if isinstance(layer, kinds)
+            and getattr(layer, "groups", 1) == 1
+            and is_adaptable(layer)
+            and not _is_excluded(name, settings.get("exclude_modules"))
         ]
         if not found:
             raise ValueError(f"The given {type(module).__name__} has no layer for adapters: give target_modules.")
@@ -203,6 +208,13 @@ def _targets(asked: Any, settings: Mapping[str, Any], module: PreTrainedModel) -
             f"{type(layers[wrong[0]]).__name__} computes something else than W x + b. Leave it out."
         )
     return found
+
+
+def _is_excluded(name: str, excluded: Any) -> bool:
+    """As in peft: a pattern for the whole name, or names of modules."""
+    if isinstance(excluded, str):
+        return re.fullmatch(excluded, name) is not None
+    return any(name == module or name.endswith(f".{module}") for module in excluded or ())
 
 
 def _settings(stored: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:

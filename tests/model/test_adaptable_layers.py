@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import images
+from tiny import backbone, images
 from torch import nn
 from transformers import (
     AutoModelForImageClassification,
@@ -12,6 +12,8 @@ from transformers import (
     BitForImageClassification,
     MobileNetV1Config,
     MobileNetV1ForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
 )
 
 from hf_simplex import SimplexForImageClassification
@@ -33,6 +35,11 @@ class Standardized(nn.Conv2d):
         return nn.functional.conv2d(inputs, weight, self.bias)
 
 
+def zero(layer: nn.Conv2d) -> nn.Conv2d:
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [
@@ -41,6 +48,7 @@ class Standardized(nn.Conv2d):
         (nn.Embedding(2, 3), True),
         (Padded(2, 3, 3), True),
         (Standardized(2, 3, 3), False),
+        (zero(Standardized(2, 3, 3)), False),
         (nn.Conv2d(2, 3, 3, dilation=2), False),
         (nn.Conv2d(2, 3, 3, padding_mode="reflect"), False),
         (nn.MultiheadAttention(2, 1).out_proj, False),
@@ -81,3 +89,26 @@ def test_convolutions_keep_their_stride_and_the_export_is_the_vertex(tmp_path: P
     model.export_vertex(0, tmp_path)
     plain = AutoModelForImageClassification.from_pretrained(tmp_path).double()
     assert torch.allclose(plain(images().double()).logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("excluded", [["q_proj", "fc1"], r".*\.(q_proj|fc1)"])
+def test_excluded_modules_get_no_adapters_by_default(excluded: list[str] | str) -> None:
+    settings = {"peft_type": "LORA", "r": 2, "exclude_modules": excluded}
+    model = SimplexForImageClassification.from_backbone(backbone("vit"), vertex_parameters=settings)
+    names = {name.partition(".lora_")[0].rpartition(".")[2] for name in model.vertex_parameter_names if "lora" in name}
+    assert names == {"k_proj", "v_proj", "o_proj", "fc2", "projection"}
+
+
+def test_a_backbone_with_a_base_layer_of_its_own_has_no_adapters() -> None:
+    """timm's dla names its first convolution so."""
+    config = TimmWrapperConfig.from_dict(
+        {
+            "architecture": "dla46x_c",
+            "num_classes": 3,
+            "pretrained_cfg": {"input_size": [3, 32, 32], "num_classes": 3, "mean": [0.5] * 3, "std": [0.5] * 3},
+        }
+    )
+    module = TimmWrapperForImageClassification(config)
+    assert any(".base_layer" in name for name, _ in module.named_parameters())
+    model = SimplexForImageClassification.from_backbone(module, vertex_parameters="head")
+    assert model.vertex_parameter_names == ["timm_model.fc.weight", "timm_model.fc.bias"]
