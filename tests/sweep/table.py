@@ -23,8 +23,8 @@ family of timm it takes the architecture with the fewest parameters, with fewer 
 the smallest image size that works. Of transformers it takes every image classifier, in a tiny configuration.
 
 The logits at e_0 equal those of the given backbone bit for bit. So do the logits of the loaded ensemble those of the
-saved one. The logits of the exported vertex, loaded without hf_simplex, may differ by 1e-5, relative to the largest
-logit where that is above 1. Adapters are merged for it, and merging may change logits in float64 by as much.
+saved one. The logits of the exported vertex, loaded without hf_simplex, may differ by 1e-5 in float64, relative to the
+largest logit where that is above 1. Merging adapters into the weights may change logits in float64 by as much.
 """
 
 

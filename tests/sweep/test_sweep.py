@@ -27,7 +27,7 @@ PASSED, REFUSED = "passed", "refused"
         # Index buffers of windows.
         ("transformers", "SwinForImageClassification", None, dict.fromkeys(CHOICES, PASSED)),
         # Convolutions that standardize their weights.
-        ("transformers", "BitForImageClassification", None, {"lora": PASSED}),
+        ("transformers", "BitForImageClassification", None, {"head": PASSED, "lora": REFUSED}),
         # Padding by the stride of a convolution that has an adapter.
         ("transformers", "MobileNetV1ForImageClassification", None, {"lora": PASSED}),
         # Two heads and no loss.
