@@ -114,9 +114,9 @@ def dry_step(
     idle = [name for name, weight in module.named_parameters() if weight.requires_grad and weight.grad is None]
     if adapters := [name for name in idle if ".lora_" in name]:
         raise ValueError(
-            f"{where}: the adapters of {adapters[0].partition('.lora_')[0]} get no gradient: the backbone uses "
-            "the weights of that layer without calling it. Leave it out of target_modules, or give "
-            f"exclude_modules={_leaves(adapters)} of a LoraConfig. Nothing was trained."
+            f"{where}: the adapters of {adapters[0].partition('.lora_')[0]} get no gradient: the backbone "
+            "uses the weights of that layer without calling it, or not at all. Leave it out of target_modules, or "
+            f"give exclude_modules={_leaves(adapters)} of a LoraConfig. Nothing was trained."
         )
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != num_labels:
