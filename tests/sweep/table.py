@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sweep.backbones import kinds
 from sweep.steps import CHOICES
 
 __all__ = ["PAGE", "RESULTS", "page", "read", "write"]
@@ -35,9 +36,11 @@ def read(path: Path = RESULTS) -> dict[str, Any]:
 
 
 def write(rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> None:
-    """Write the results and the page."""
+    """Write the results and the page. Kinds without a row are named as not run."""
+    run = {(row["library"], row["name"]) for row in rows}
+    not_run = [kind.name for kind in kinds() if (kind.library, kind.name) not in run]
     ordered = sorted(rows, key=lambda row: (row["library"], row["name"]))
-    RESULTS.write_text(json.dumps({"versions": dict(versions), "rows": ordered}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({"versions": dict(versions), "not_run": not_run, "rows": ordered}, indent=1) + "\n")
     PAGE.write_text(page(read()))
 
 
@@ -61,6 +64,8 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         "A kind is refused if an error names the reason before anything is trained, for all choices or for one.",
     ]
+    if not_run := results.get("not_run"):
+        lines += ["", f"{len(not_run)} kinds have not been run yet: {', '.join(not_run)}."]
     lines += _reasons(rows)
     for library, first in (("timm", "family | smallest member"), ("transformers", "class")):
         lines += ["", f"## {library}", "", f"| {first} | parameters | pixels | " + " | ".join(CHOICES) + " |"]
