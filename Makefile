@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test nightly fuzz saves docs lint format clean
+.PHONY: quickstart test nightly fuzz saves sweep docs lint format clean
 
 quickstart: .venv/installed
 	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml \
@@ -23,6 +23,11 @@ fuzz: .venv/installed
 # Kills saves at every operation on files and at random moments, fills disks, reads beside savers and follows links.
 saves: .venv/installed
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m saves $(SAVES)
+
+# Takes a backbone of every family of timm and every class of transformers through an ensemble's life, in about half
+# an hour on two cores, and writes docs/backbones.md.
+sweep: .venv/installed
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m sweep $(ARGS)
 
 # The site, in docs/_build/html; a warning is an error.
 docs: .venv/installed

@@ -96,9 +96,8 @@ def copy_backbone(backbone: PreTrainedModel, num_labels: int | None = None, **kw
             "first, or give its Hub id or folder here."
         )
     copied = copy.deepcopy(backbone)
-    if copied.config.architectures is None:
-        # A model that was never saved. Where a model_type has several classifiers, transformers builds the named one.
-        copied.config.architectures = [type(copied).__name__]
+    # As save_pretrained does: for some configurations there are several classes, and they name none of them.
+    copied.config.architectures = [type(copied).__name__]
     if dtype in (None, "auto"):
         _widen(copied, asked=dtype is not None)
     else:
@@ -299,8 +298,8 @@ def check_classifier(module: PreTrainedModel) -> None:
 
     Raises:
         ValueError: the backbone is for several labels of an image or for regression, has a single label, takes images
-            of another number of channels than 3, takes no labels, so that it has no loss, or has a weight that is not
-            finite.
+            of another number of channels than 3, takes other inputs than images (tokens, patches), or takes no labels,
+            so that it has no loss; or a weight is not finite.
 
     Example:
         >>> from transformers import ViTConfig, ViTForImageClassification
@@ -319,16 +318,30 @@ def check_classifier(module: PreTrainedModel) -> None:
             f"The given {name} takes images of {channels} channels (num_channels, in timm in_chans), but images are "
             "read as RGB. Give a backbone for 3 channels."
         )
-    if "labels" not in inspect.signature(module.forward).parameters:
+    inputs = inspect.signature(module.forward).parameters
+    if others := [found for found in _OTHER_INPUTS if found in inputs]:
         raise ValueError(
-            f"The given {name} takes no labels, so it has no loss to train by. Give an image classifier with one, for "
-            f"which the architectures of config.json name {name.removesuffix('WithTeacher')!r} or another class."
+            f"The given {name} takes {', '.join(others)}, which no image processor makes from an image alone. Give an "
+            "image classifier that takes pixel_values of [batch, channels, height, width]."
+        )
+    if "labels" not in inputs:
+        raise ValueError(
+            f"The given {name} takes no labels, so it has no loss to train by. "
+            + (
+                f"Load it as {name.removesuffix('WithTeacher')}: let the architectures of config.json name that class."
+                if name.endswith("WithTeacher")
+                else "Give an image classifier with one."
+            )
         )
     if (weight := first_non_finite(module.state_dict())) is not None:
         raise ValueError(
             f"{weight} of the given {name} is not finite, so all predictions would be NaN. Give a backbone of an "
             "earlier checkpoint, or train it again."
         )
+
+
+_OTHER_INPUTS = ("input_ids", "spatial_shapes")
+"""Arguments of `forward` for inputs besides images: tokens, and the grids of images that are given as patches."""
 
 
 def _channels(config: PreTrainedConfig) -> int:
@@ -442,6 +455,10 @@ def _architecture(config: SimplexConfig) -> dict[str, Any]:
 def set_labels(config: PreTrainedConfig, id2label: Any, label2id: Any) -> None:
     """Set the labels of a backbone's configuration, in timm's form too.
 
+    Args:
+        config: of a backbone.
+        id2label, label2id: None for `"LABEL_0"`, ..., which transformers leaves to do for some architectures (PVT).
+
     Example:
         >>> from transformers import ViTConfig
         >>> config = ViTConfig()
@@ -449,6 +466,9 @@ def set_labels(config: PreTrainedConfig, id2label: Any, label2id: Any) -> None:
         >>> config.id2label[1]
         'bee'
     """
+    if id2label is None:
+        id2label = {label: f"LABEL_{label}" for label in range(config.num_labels or 0)}
+        label2id = {name: label for label, name in id2label.items()}
     config.id2label, config.label2id = id2label, label2id
     if hasattr(config, "label_names"):
         # timm saves label_names instead of id2label. Update them: they may belong to the former task.

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .adaptable_layers import is_adaptable
 from .vertex_parameters import is_adapter_config
 
 __all__ = [
@@ -48,7 +50,8 @@ def is_inserted(module: nn.Module) -> bool:
         >>> is_inserted(nn.Linear(2, 2))
         False
     """
-    return any("lora_" in name or ".base_layer" in name for name, _ in module.named_parameters())
+    # Not by names: a backbone may have a base_layer of its own (timm's dla).
+    return any(type(layer).__module__.partition(".")[0] == "peft" for layer in module.modules())
 
 
 def check_adapters(value: Any, statistics: Mapping[str, Tensor]) -> None:
@@ -88,7 +91,8 @@ def normalized_adapter_config(value: Any, module: PreTrainedModel, head: Sequenc
     """Turn a peft `LoraConfig` into the dictionary that a configuration stores.
 
     Targets are stored by their full names. Without targets, all linear layers and all convolutions without groups get
-    adapters. Without `modules_to_save`, the head varies as a whole; give an empty list to keep it shared.
+    adapters, if these merge into their weights (see `adaptable_layers.is_adaptable`). Without `modules_to_save`, the
+    head varies as a whole; give an empty list to keep it shared.
 
     Args:
         value: a `LoraConfig`, its dictionary, or None for the defaults of peft.
@@ -160,7 +164,12 @@ def _targets(asked: Any, settings: Mapping[str, Any], module: PreTrainedModel) -
     if asked is None or asked == "all-linear":
         kinds = nn.Linear if asked else (nn.Linear, nn.Conv2d)
         found = [
-            name for name, layer in layers.items() if isinstance(layer, kinds) and getattr(layer, "groups", 1) == 1
+            name
+            for name, layer in layers.items()
+            if isinstance(layer, kinds)
+            and getattr(layer, "groups", 1) == 1
+            and is_adaptable(layer)
+            and not _is_excluded(name, settings.get("exclude_modules"))
         ]
         if not found:
             raise ValueError(f"The given {type(module).__name__} has no layer for adapters: give target_modules.")
@@ -181,7 +190,20 @@ def _targets(asked: Any, settings: Mapping[str, Any], module: PreTrainedModel) -
         peft.inject_adapter_in_model(config, trial, _ADAPTER)
     except (ValueError, TypeError) as error:
         raise ValueError(f"peft cannot insert adapters at target_modules={asked!r}: {error}") from error
-    return [name for name, layer in trial.named_modules() if _is_adapted(layer) and name in layers]
+    found = [name for name, layer in trial.named_modules() if _is_adapted(layer) and name in layers]
+    if wrong := [name for name in found if not is_adaptable(layers[name])]:
+        raise ValueError(
+            f"target_modules has {wrong[0]}, whose adapter would not merge into its weight: this "
+            f"{type(layers[wrong[0]]).__name__} computes something else than W x + b. Leave it out."
+        )
+    return found
+
+
+def _is_excluded(name: str, excluded: Any) -> bool:
+    """As in peft: a pattern for the whole name, or names of modules."""
+    if isinstance(excluded, str):
+        return re.fullmatch(excluded, name) is not None
+    return any(name == module or name.endswith(f".{module}") for module in excluded or ())
 
 
 def _settings(stored: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
@@ -223,6 +245,7 @@ def insert_adapters(module: PreTrainedModel, stored: Mapping[str, Any]) -> set[s
         # modules_to_save is ours: peft would wrap those modules and rename their parameters.
         config = peft.LoraConfig(**_settings(stored, without=("modules_to_save",)))
         peft.inject_adapter_in_model(config, module, _ADAPTER)
+        _keep_settings_of_convolutions(module)
     except (OSError, MemoryError):
         raise
     except Exception as error:
@@ -231,6 +254,14 @@ def insert_adapters(module: PreTrainedModel, stored: Mapping[str, Any]) -> set[s
             f"peft cannot insert the adapters of vertex_parameters. {type(error).__name__}: {error}"
         ) from error
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _keep_settings_of_convolutions(module: nn.Module) -> None:
+    """Let adapted convolutions say their stride and padding, by which some backbones (MobileNet) pad their input."""
+    for layer in module.modules():
+        if _is_adapted(layer) and isinstance(base := layer.base_layer, nn.Conv2d):
+            for name in ("kernel_size", "stride", "padding", "dilation", "groups"):
+                setattr(layer, name, getattr(base, name))
 
 
 @torch.no_grad()

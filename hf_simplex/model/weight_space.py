@@ -79,6 +79,19 @@ def write_point(module: nn.Module, vertices: Sequence[Weights], coordinates: Seq
     parameters = local_parameters(module)
     sources = [[vertices[index][name] for name in parameters] for index in found]
     mix(list(parameters.values()), sources, list(found.values()))
+    _forget_derived(module)
+
+
+def _forget_derived(module: nn.Module) -> None:
+    """Drop what layers keep of former weights in evaluation mode, such as attention biases (LeViT, TinyViT).
+
+    They drop it themselves on their way to training mode.
+    """
+    for layer in list(module.modules()):
+        if type(layer).train is not nn.Module.train:
+            mode = layer.training
+            layer.train(True)
+            layer.train(mode)
 
 
 @torch.no_grad()

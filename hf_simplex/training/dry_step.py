@@ -1,7 +1,7 @@
 """A dry step: one forward and backward pass before training, which changes nothing."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,6 +61,11 @@ def without_traces(module: nn.Module, device: torch.device) -> Iterator[nn.Modul
         yield copy.deepcopy(module).to(device).train()
 
 
+def _leaves(adapters: Sequence[str]) -> list[str]:
+    """The last names of the layers of adapters, each once."""
+    return list(dict.fromkeys(name.partition(".lora_")[0].rpartition(".")[2] for name in adapters))
+
+
 def dry_step(
     module: nn.Module,
     batch: Mapping[str, Any],
@@ -109,8 +114,9 @@ def dry_step(
     idle = [name for name, weight in module.named_parameters() if weight.requires_grad and weight.grad is None]
     if adapters := [name for name in idle if ".lora_" in name]:
         raise ValueError(
-            f"{where}: the adapters of {adapters[0].partition('.lora_')[0]} get no gradient: the backbone uses "
-            "the weights of that layer without calling it. Leave it out of target_modules. Nothing was trained."
+            f"{where}: the adapters of {adapters[0].partition('.lora_')[0]} get no gradient: the backbone "
+            "uses the weights of that layer without calling it, or not at all. Leave it out of target_modules, or "
+            f"give exclude_modules={_leaves(adapters)} of a LoraConfig. Nothing was trained."
         )
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != num_labels:

@@ -17,6 +17,12 @@ from transformers import (
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
+    ImageGPTConfig,
+    ImageGPTForImageClassification,
+    PvtConfig,
+    PvtForImageClassification,
+    Siglip2Config,
+    Siglip2ForImageClassification,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTConfig,
@@ -238,6 +244,12 @@ def test_models_for_another_task_are_refused_by_name(source: str, tmp_path: Path
         "DeiTForImageClassificationWithTeacher takes no labels": DeiTForImageClassificationWithTeacher(
             DeiTConfig(**small)
         ),
+        "ImageGPTForImageClassification takes input_ids": ImageGPTForImageClassification(
+            ImageGPTConfig(vocab_size=8, n_positions=16, n_embd=8, n_layer=1, n_head=1)
+        ),
+        "Siglip2ForImageClassification takes spatial_shapes": Siglip2ForImageClassification(
+            Siglip2Config(vision_config={"hidden_size": 12, "intermediate_size": 12, "num_hidden_layers": 1})
+        ),
     }
     for number, (message, module) in enumerate(cases.items()):
         given: Any = module
@@ -309,3 +321,27 @@ def test_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path:
         SimplexForImageClassification.from_backbone(tmp_path)
     # The spoilt head is left behind.
     assert SimplexForImageClassification.from_backbone(tmp_path, num_labels=5).config.num_labels == 5
+
+
+def test_a_class_is_a_backbone_that_its_configuration_does_not_name(tmp_path: Path) -> None:
+    """The configuration of DeiT goes with two classes; a model that was loaded as one may name the other."""
+    small = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    for architectures in (None, ["DeiTForImageClassificationWithTeacher"]):
+        module = DeiTForImageClassification(DeiTConfig(**small, num_labels=LABELS)).eval()
+        module.config.architectures = architectures
+        SimplexForImageClassification.from_backbone(module).save_pretrained(tmp_path)
+        loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+        assert type(loaded.backbone) is DeiTForImageClassification
+        assert torch.equal(loaded(images()).logits, module(images()).logits.log_softmax(-1))
+        assert module.config.architectures == architectures
+
+
+def test_labels_without_names_get_the_default_ones(tmp_path: Path) -> None:
+    """The configuration of PVT counts its labels and names none."""
+    config = PvtConfig(depths=[1] * 4, hidden_sizes=[8] * 4, num_attention_heads=[1] * 4, image_size=32, num_labels=5)
+    assert config.id2label is None
+    model = SimplexForImageClassification.from_backbone(PvtForImageClassification(config))
+    model.save_pretrained(tmp_path)
+    loaded = SimplexForImageClassification.from_pretrained(tmp_path)
+    assert loaded.config.id2label == {label: f"LABEL_{label}" for label in range(5)}
+    assert loaded(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 5)
