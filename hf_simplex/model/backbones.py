@@ -1,7 +1,6 @@
 """Backbones: loads, builds and compares the image classifiers whose weights span the simplexes."""
 
 import copy
-import inspect
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -22,14 +21,12 @@ from .classification_head import head_parameters
 from .configuration_simplex import SimplexConfig, check_labels
 from .image_processors import ProcessorSource, processor_source
 from .sharding import full_tensor
-from .tensor_tree import first_non_finite
 from .vertex_parameters import describe_vertex_parameters
 from .vertex_selection import separate_shared
 
 __all__ = [
     "LoadedBackbone",
     "build_backbone",
-    "check_classifier",
     "check_same_architecture",
     "copy_backbone",
     "copy_tensors",
@@ -288,67 +285,6 @@ def _new_head(module: PreTrainedModel) -> set[str]:
         if name in head:
             parameter.copy_(drawn[name])
     return head
-
-
-def check_classifier(module: PreTrainedModel) -> None:
-    """Check that a backbone sorts RGB images into several labels, one for each image, with finite weights.
-
-    Args:
-        module: the backbone.
-
-    Raises:
-        ValueError: the backbone is for several labels of an image or for regression, has a single label, takes images
-            of another number of channels than 3, takes other inputs than images (tokens, patches), or takes no labels,
-            so that it has no loss; or a weight is not finite.
-
-    Example:
-        >>> from transformers import ViTConfig, ViTForImageClassification
-        >>> check_classifier(ViTForImageClassification(ViTConfig(hidden_size=12, num_hidden_layers=1)))
-    """
-    name, config = type(module).__name__, module.config
-    if config.problem_type not in (None, "single_label_classification"):
-        raise ValueError(
-            f"The problem_type of the given {name} is {config.problem_type!r}, but an ensemble gives each image one "
-            "label. Give a backbone with problem_type 'single_label_classification'."
-        )
-    if (config.num_labels or 0) < 2:
-        raise ValueError(f"The given {name} has {config.num_labels} label: expected at least 2 to choose from.")
-    if (channels := _channels(config)) != 3:
-        raise ValueError(
-            f"The given {name} takes images of {channels} channels (num_channels, in timm in_chans), but images are "
-            "read as RGB. Give a backbone for 3 channels."
-        )
-    inputs = inspect.signature(module.forward).parameters
-    if others := [found for found in _OTHER_INPUTS if found in inputs]:
-        raise ValueError(
-            f"The given {name} takes {', '.join(others)}, which no image processor makes from an image alone. Give an "
-            "image classifier that takes pixel_values of [batch, channels, height, width]."
-        )
-    if "labels" not in inputs:
-        raise ValueError(
-            f"The given {name} takes no labels, so it has no loss to train by. "
-            + (
-                f"Load it as {name.removesuffix('WithTeacher')}: let the architectures of config.json name that class."
-                if name.endswith("WithTeacher")
-                else "Give an image classifier with one."
-            )
-        )
-    if (weight := first_non_finite(module.state_dict())) is not None:
-        raise ValueError(
-            f"{weight} of the given {name} is not finite, so all predictions would be NaN. Give a backbone of an "
-            "earlier checkpoint, or train it again."
-        )
-
-
-_OTHER_INPUTS = ("input_ids", "spatial_shapes")
-"""Arguments of `forward` for inputs besides images: tokens, and the grids of images that are given as patches."""
-
-
-def _channels(config: PreTrainedConfig) -> int:
-    if hasattr(config, "pretrained_cfg"):
-        default = (config.pretrained_cfg or {}).get("input_size", [3])[0]
-        return int((config.model_args or {}).get("in_chans", default))
-    return int(getattr(config, "num_channels", 3))
 
 
 def build_backbone(config: SimplexConfig) -> PreTrainedModel:

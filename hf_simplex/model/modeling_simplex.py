@@ -14,7 +14,6 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from .backbones import (
-    check_classifier,
     check_same_architecture,
     copy_backbone,
     load_backbone,
@@ -23,6 +22,7 @@ from .backbones import (
     shapes,
 )
 from .batch_norm import batch_norm_statistics, copy_statistics
+from .classifier_checks import check_classifier
 from .complexes import SimplicialComplex
 from .configuration_simplex import MODE, PRETRAINED, SimplexConfig
 from .cuda_graph import member_logits
@@ -136,7 +136,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
                 type.
             ValueError: `vertex_parameters` matches nothing or does not fit (see `resolve_vertex_parameters`), the
                 weights are not complete safetensors files, label counts contradict each other, or the backbone is not
-                a classifier of RGB images with one label each (see `backbones.check_classifier`).
+                a classifier of RGB images with one label each (see `classifier_checks.check_classifier`).
 
         Example::
 
