@@ -55,8 +55,8 @@ class BackboneArguments:
     given_mode_epochs: float = field(
         default=0.0, metadata={"help": "Training epochs of each given mode, counted in the results."}
     )
-    # HfArgumentParser takes the second type for the flag.
-    vertex_parameters: dict | str | list = field(
+    # Without None among the types, HfArgumentParser takes `dict` for the flag, not `str`.
+    vertex_parameters: dict | str | list | None = field(
         default="all",
         metadata={
             "help": "What differs between vertices: 'all' parameters; the 'head'; names of parameters or modules with "
