@@ -7,9 +7,10 @@ Every choice and seed is a run of train_espro.py: modes, the barrier between the
 plain ensemble of modes that are adapters is a LoRA-Ensemble with adapters of the same parts. Flags that this script
 does not know go to train_espro.py, as `--name=value`.
 
-The learning rate of a choice is the recipe's times one of `--rate_factors`: the one whose modes have the lowest
-calibrated NLL on the validation images of `--rate_seeds`. A connector has `--connector_factor` times the rate of its
-mode. The seed also draws the training and validation images. All choices of a seed have the same images.
+The learning rate of a choice is the recipe's times one of `--rate_factors` (`--full_rate_factors` for full vertices):
+the one whose modes have the lowest calibrated NLL on the validation images of `--rate_seeds`. A connector has
+`--connector_factor` times the rate of its mode. The seed also draws the training and validation images. All choices of
+a seed have the same images.
 
 Raw figures are those of the mean probability. Calibrated ones have a temperature of their own, fitted on the
 validation images. Differences are paired by seed: mean, and standard error over the seeds. Each finished run is kept
@@ -191,7 +192,7 @@ def kept(args: argparse.Namespace, name: str, make: Any) -> dict[str, Any]:
 
 def find_rate(args: argparse.Namespace, choice: str) -> tuple[float, dict[str, float]]:
     """Choose the learning rate of a choice. Returns it, and the mean NLL by rate."""
-    factors = [1.0] if choice == FULL else args.rate_factors
+    factors = args.full_rate_factors if choice == FULL else args.rate_factors
     if len(factors) == 1 or not args.rate_seeds:
         return factors[0] * args.learning_rate, {}
     losses = {}
@@ -256,7 +257,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     found.add_argument("--rate_seeds", type=int, nargs="*", default=[100, 101])
     found.add_argument("--rate_factors", type=float, nargs="+", default=[1.0, 3.0, 10.0])
-    found.add_argument("--learning_rate", type=float, required=True, help="Learning rate of full vertices.")
+    found.add_argument("--full_rate_factors", type=float, nargs="+", default=[1.0, 3.0])
+    found.add_argument("--learning_rate", type=float, required=True, help="The recipe's, for full vertices.")
     found.add_argument("--connector_factor", type=float, default=0.3)
     found.add_argument("--rank", type=int, default=8)
     found.add_argument("--last_block", default="head", help="Names and patterns of the last block, and the head.")
@@ -273,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             runs[choice].append(
                 kept(
                     args,
-                    f"{choice}-{seed}",
+                    f"{choice}-{rate:g}-{seed}",
                     lambda choice=choice, rate=rate, seed=seed: measure_run(args, choice, rate, seed),
                 )
             )

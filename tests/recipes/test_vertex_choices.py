@@ -38,7 +38,7 @@ def tiny_config(path: Path) -> Path:
 def test_choices_are_compared_seed_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "result.json"
     argv = [str(tiny_config(tmp_path)), *FLAGS, "--runs", str(tmp_path / "runs"), "--output", str(output)]
-    argv += ["--choices", "full", "lora", "head", "--rate_factors", "1"]
+    argv += ["--choices", "full", "lora", "head", "--rate_factors", "1", "--full_rate_factors", "1"]
     result = vertex_choices.main(argv)
     assert json.loads(output.read_text("utf-8")) == json.loads(json.dumps(result))
     rows = {(row["choice"], row["members"]): row for row in result["rows"]}
@@ -75,10 +75,11 @@ def test_the_rate_of_the_lowest_mean_loss_is_taken(tmp_path: Path, monkeypatch: 
         vertex_choices, "rate_nll", lambda args, choice, rate, seed: {"nll": found[round(rate, 3), seed]}
     )
     args = argparse.Namespace(runs=tmp_path, rate_factors=[1, 3, 10], rate_seeds=[100, 101], learning_rate=0.1)
+    args.full_rate_factors = [1]
     rate, losses = vertex_choices.find_rate(args, "lora")
     assert rate == pytest.approx(0.3)
     assert losses == pytest.approx({"0.1": 2.0, "0.3": 1.6, "1": 4.75})
-    assert vertex_choices.find_rate(args, "full") == (0.1, {}), "full vertices keep the rate of the recipe"
+    assert vertex_choices.find_rate(args, "full") == (0.1, {}), "one factor leaves nothing to find"
 
 
 def test_the_standard_error_is_that_of_paired_differences() -> None:
