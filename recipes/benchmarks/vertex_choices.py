@@ -249,6 +249,12 @@ def summarize(runs: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, An
     return rows
 
 
+def without_folder(flag: str) -> str:
+    """Keep the name only of a path in a flag: folders of a machine are not part of the result."""
+    name, equals, value = flag.partition("=")
+    return f"{name}={Path(value).name}" if equals and Path(value).is_absolute() else flag
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure. Returns the content of the result file."""
     found = parser(__doc__.splitlines()[0], "vertex_choices")
@@ -281,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             )
             print(f"{choice}, seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
     args.single_runs = runs
+    args.recipe_flags = [without_folder(flag) for flag in args.recipe_flags]
     return report(args, device, summarize(runs))
 
 

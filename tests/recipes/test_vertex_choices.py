@@ -87,6 +87,12 @@ def test_the_standard_error_is_that_of_paired_differences() -> None:
     assert vertex_choices.difference([1.0], [0.5]) == {"mean": 0.5, "standard_error": None}
 
 
+def test_folders_of_a_machine_are_left_out_of_the_result() -> None:
+    flags = ["--backbone=/home/me/backbones/vit", "--backbone=me/vit", "--image_size=32"]
+    expected = ["--backbone=vit", *flags[1:]]
+    assert [vertex_choices.without_folder(flag) for flag in flags] == expected
+
+
 def test_a_run_without_validation_images_is_refused(tmp_path: Path) -> None:
     argv = [str(tiny_config(tmp_path)), *FLAGS, "--runs", str(tmp_path / "runs"), "--validation_fraction=0"]
     with pytest.raises(SystemExit, match="validation_fraction"):
