@@ -12,6 +12,9 @@ the one whose modes have the lowest calibrated NLL on the validation images of `
 `--connector_factor` times the rate of its mode. The seed also draws the training and validation images. All choices of
 a seed have the same images.
 
+Statistics of BatchNorm at a mode are running averages of its training, those at a point between vertices are computed
+from training images. "modes, recomputed" are the modes with statistics that are computed in the same way.
+
 Raw figures are those of the mean probability. Calibrated ones have a temperature of their own, fitted on the
 validation images. Differences are paired by seed: mean, and standard error over the seeds. Each finished run is kept
 as a file in `--runs`, and not repeated. Seconds of training are CPU time of the process with `--clock cpu`.
@@ -28,6 +31,7 @@ from typing import Any
 
 import numpy as np
 from measure import CLOCKS, parser, report, start
+from torch import Tensor
 
 # The recipe is a script in the folder above.
 sys.path.append(str(Path(__file__).parents[1]))
@@ -42,6 +46,7 @@ from hf_simplex.evaluation.comparison import MemberPredictions, predict_members
 from hf_simplex.evaluation.inputs import FloatArray
 from hf_simplex.evaluation.member_selection import choose_members
 from hf_simplex.evaluation.metrics import classification_metrics
+from hf_simplex.model.batch_norm import batch_norm_statistics, copy_statistics, recompute_statistics
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.training.batch_norm_images import batch_norm_batches
 
@@ -49,7 +54,9 @@ FULL = "full"
 CHOICES = (FULL, "lora", "last_block", "head")
 PLAIN = "modes"
 """The plain ensemble of the modes."""
-MEMBERS = ("one mode", PLAIN, "chosen", "centroid", "vertices and centroids", "symmetric")
+RECOMPUTED = "modes, recomputed"
+"""The same with BatchNorm statistics that are recomputed as those of a centroid are."""
+MEMBERS = ("one mode", PLAIN, RECOMPUTED, "chosen", "centroid", "vertices and centroids", "symmetric")
 METRICS = ("error", "nll", "calibrated_nll")
 
 
@@ -125,10 +132,16 @@ def measure_run(args: argparse.Namespace, choice: str, rate: float, seed: int) -
         collate=collate,
     )
     points = candidate_points(model, batches)
-    on_points = model.with_members(points.coordinates, points.statistics)
+    modes = [points.coordinates[mode] for mode in points.modes]
+    statistics = recomputed_statistics(model, modes, batches)
+    on_points = model.with_members(points.coordinates + modes, points.statistics + statistics)
     validation, test = (predict(run, on_points, images) for images in (run.validation, run.test))
-    selection = choose_members(validation.probabilities, validation.references, points.rules, points.modes)
-    members = members_of(points) | {"chosen": selection.points}
+    selection = choose_members(
+        validation.probabilities[:, : len(points.coordinates)], validation.references, points.rules, points.modes
+    )
+    number = len(points.coordinates)
+    recomputed = tuple(range(number, number + len(modes)))
+    members = members_of(points) | {"chosen": selection.points, RECOMPUTED: recomputed}
     return {
         "choice": choice,
         "seed": seed,
@@ -145,6 +158,18 @@ def measure_run(args: argparse.Namespace, choice: str, rate: float, seed: int) -
         },
         "members": {name: evaluate(validation, test, members[name]) for name in MEMBERS},
     }
+
+
+def recomputed_statistics(
+    model: SimplexForImageClassification, modes: Sequence[Sequence[float]], batches: Any
+) -> list[Mapping[str, Tensor]]:
+    """Recompute the BatchNorm statistics of modes, whose own are running averages of their training."""
+    found: list[Mapping[str, Tensor]] = []
+    for mode in modes:
+        backbone = model.backbone_at(mode)
+        recompute_statistics(backbone, batches)
+        found.append(copy_statistics(batch_norm_statistics(backbone)))
+    return found
 
 
 def members_of(points: CandidatePoints) -> dict[str, tuple[int, ...]]:
@@ -233,9 +258,10 @@ def summarize(runs: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, An
                 if FULL in runs and choice != FULL:
                     full = figures(FULL, members, metric)
                     row[f"{metric}_over_full"] = difference(figures(choice, members, metric), full)
-                if members != PLAIN:
-                    plain = figures(choice, PLAIN, metric)
-                    row[f"{metric}_over_modes"] = difference(figures(choice, members, metric), plain)
+                for plain, name in ((PLAIN, "modes"), (RECOMPUTED, "recomputed")):
+                    if members != plain:
+                        rival = figures(choice, plain, metric)
+                        row[f"{metric}_over_{name}"] = difference(figures(choice, members, metric), rival)
             if members == PLAIN:
                 heights = [max(run["barriers"]) for run in own]
                 row |= {

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import vertex_choices
-from tiny import SIZE, folder
+from tiny import SIZE, backbone, batches, folder
 from tiny_recipes import write_config
+
+from hf_simplex import SimplexForImageClassification
+from hf_simplex.model.batch_norm import recompute_statistics
 
 FLAGS = ["--seeds", "0", "1", "--rate_seeds", "--threads", "1", "--learning_rate", "1e-2", "--rank", "2"]
 
@@ -60,6 +64,20 @@ def test_choices_are_compared_seed_by_seed(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(vertex_choices, "prepare", fail)
     assert vertex_choices.main(argv)["rows"] == result["rows"]
+
+
+def test_statistics_of_modes_are_recomputed_from_training_images() -> None:
+    model = SimplexForImageClassification.from_backbone(backbone("resnet"))
+    inputs = batches()
+    (found,) = vertex_choices.recomputed_statistics(model, [[1.0]], inputs)
+    own = model.vertex_statistics(0)
+    assert found.keys() == own.keys() and any(not torch.equal(found[name], own[name]) for name in own)
+    expected = backbone("resnet")
+    recompute_statistics(expected, inputs)
+    buffers = dict(expected.named_buffers())
+    assert all(torch.allclose(tensor, buffers[name]) for name, tensor in found.items())
+    vit = SimplexForImageClassification.from_backbone(backbone("vit"))
+    assert vertex_choices.recomputed_statistics(vit, [[1.0]], inputs) == [{}]
 
 
 def test_a_rate_is_trained_and_measured_on_validation_images(tmp_path: Path) -> None:
