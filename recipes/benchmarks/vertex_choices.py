@@ -295,7 +295,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found.add_argument("--rank", type=int, default=8)
     found.add_argument("--last_block", default="head", help="Names and patterns of the last block, and the head.")
     found.add_argument("--runs", type=Path, default=Path("output/vertex_choices"), help="Folder of finished runs.")
-    args, args.recipe_flags = found.parse_known_args(argv)
+    args, flags = found.parse_known_args(argv)
+    args.recipe_flags = flags
     device = start(args)
     args.rates = {choice: find_rate(args, choice) for choice in args.choices}
     # Seed by seed: what is missing when time runs out is a seed of all choices.
