@@ -215,6 +215,21 @@ def kept(args: argparse.Namespace, name: str, make: Any) -> dict[str, Any]:
     return result
 
 
+def check_runs(args: argparse.Namespace) -> None:
+    """Keep the settings of the runs in a folder. A folder of other settings ends the benchmark."""
+    names = ("config", "recipe_flags", "rank", "last_block", "connector_factor", "device")
+    settings = {name: str(getattr(args, name)) for name in names}
+    file = args.runs / "settings.json"
+    if file.exists() and (former := json.loads(file.read_text("utf-8"))) != settings:
+        name = next(name for name in names if former.get(name) != settings[name])
+        raise SystemExit(
+            f"error: --runs {args.runs} holds runs with {name} {former.get(name)}, not {settings[name]}: "
+            "name another folder."
+        )
+    with atomic_write(args.runs) as aside:
+        (aside / file.name).write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+
+
 def find_rate(args: argparse.Namespace, choice: str) -> tuple[float, dict[str, float]]:
     """Choose the learning rate of a choice. Returns it, and the mean NLL by rate."""
     factors = args.full_rate_factors if choice == FULL else args.rate_factors
@@ -298,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args, flags = found.parse_known_args(argv)
     args.recipe_flags = flags
     device = start(args)
+    check_runs(args)
     args.rates = {choice: find_rate(args, choice) for choice in args.choices}
     # Seed by seed: what is missing when time runs out is a seed of all choices.
     runs: dict[str, list[dict[str, Any]]] = {choice: [] for choice in args.choices}

@@ -64,6 +64,8 @@ def test_choices_are_compared_seed_by_seed(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(vertex_choices, "prepare", fail)
     assert vertex_choices.main(argv)["rows"] == result["rows"]
+    with pytest.raises(SystemExit, match=r"rank 2, not 3: name another folder"):
+        vertex_choices.main([*argv, "--rank", "3"])
 
 
 def test_statistics_of_modes_are_recomputed_from_training_images() -> None:
