@@ -158,6 +158,11 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
 
         Raises:
             ValueError: scores are not finite.
+
+        Example::
+
+            classify = pipeline("simplex-image-classification", model="me/resnet50-simplex")
+            classify("cat.png", top_k=1)["labels"]   # calls postprocess
         """
         names: Any = self.model.config.id2label
         scores = softmax(model_outputs["logits"][0].numpy())

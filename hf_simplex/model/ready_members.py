@@ -26,6 +26,8 @@ class ReadyMembers:
         batched: all members in one pass of one backbone, or None. There are no ready modules then.
 
     Example:
+        >>> from torch import nn
+        >>> from hf_simplex.model.ready_members import ReadyMembers
         >>> ready = ReadyMembers()
         >>> ready.fill([nn.Linear(2, 3)], 1, member_bytes=36)
         1
@@ -80,6 +82,8 @@ class ReadyMembers:
             ValueError: `max_bytes` is negative; or with `cuda_graph` or `batched`, not all members fit.
 
         Example:
+            >>> from torch import nn
+            >>> from hf_simplex.model.ready_members import ReadyMembers
             >>> ReadyMembers().fill([nn.Linear(2, 3), nn.Linear(2, 3)], 2, member_bytes=36, max_bytes=40)
             1
         """

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import alternating, parser, ratio, report, start
-from memory_cost import resident
+from measure import alternating, parser, ratio, report, resident, start
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification

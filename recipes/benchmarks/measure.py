@@ -120,6 +120,12 @@ def ratio(seconds: Mapping[str, Sequence[float]], of: str, to: str, times: float
     return Ratio(statistics.median(ratios), lower, upper, 1e3 * statistics.median(seconds[of]))
 
 
+def resident(of: str = "VmRSS") -> int:
+    """Return the resident bytes of this process. getrusage inherits the peak of the parent process."""
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{of}:"))
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware and load of the machine."""
     packages = ("torch", "transformers", "timm", "safetensors")

@@ -13,11 +13,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from measure import parser, report, start
+from measure import parser, report, resident, start
 from workloads import Steps
 
 from hf_simplex.training.frozen_vertices import FROZEN_VERTICES
@@ -35,12 +34,6 @@ def peak(args: argparse.Namespace, device: torch.device) -> dict[str, int]:
     taken = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM") - before
     size = sum(p.numel() * p.element_size() for p in steps.module.parameters())
     return {"peak": taken, "backbone": size}
-
-
-def resident(of: str = "VmRSS") -> int:
-    """Return the resident bytes of this process. getrusage inherits the peak of the parent process."""
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{of}:"))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

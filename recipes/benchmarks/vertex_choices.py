@@ -23,7 +23,7 @@ as a file in `--runs`, and not repeated. Seconds of training are CPU time of the
 import argparse
 import json
 import math
-import sys
+import runpy
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,11 +32,6 @@ from typing import Any
 import numpy as np
 from measure import CLOCKS, parser, report, start
 from torch import Tensor
-
-# The recipe is a script in the folder above.
-sys.path.append(str(Path(__file__).parents[1]))
-
-import train_espro
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.data.image_transforms import collate
@@ -49,6 +44,9 @@ from hf_simplex.evaluation.metrics import classification_metrics
 from hf_simplex.model.batch_norm import batch_norm_statistics, copy_statistics, recompute_statistics
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.training.batch_norm_images import batch_norm_batches
+
+RECIPE: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "train_espro.py"))
+"""The functions of the recipe, which is a script of its own."""
 
 FULL = "full"
 CHOICES = (FULL, "lora", "last_block", "head")
@@ -88,9 +86,9 @@ def recipe_arguments(args: argparse.Namespace, choice: str, rate: float, seed: i
     ]
 
 
-def prepare(args: argparse.Namespace, choice: str, rate: float, seed: int, *flags: str) -> train_espro.Run:
+def prepare(args: argparse.Namespace, choice: str, rate: float, seed: int, *flags: str) -> Any:
     """Prepare a run of train_espro.py. A run that lacks what is measured ends the benchmark."""
-    run = train_espro.prepare([*recipe_arguments(args, choice, rate, seed), *flags])
+    run = RECIPE["prepare"]([*recipe_arguments(args, choice, rate, seed), *flags])
     if run.validation is None or run.calibration.strategy != "auto":
         raise SystemExit("error: expected strategy: auto, and a validation_fraction of at least 50 images.")
     return run
@@ -102,7 +100,7 @@ def calibrated_nll(probabilities: FloatArray, fitted_on: FloatArray, labels: Any
     return float(classification_metrics(scaled, labels)["nll"])
 
 
-def predict(run: train_espro.Run, model: SimplexForImageClassification, images: Any) -> MemberPredictions:
+def predict(run: Any, model: SimplexForImageClassification, images: Any) -> MemberPredictions:
     """Predict with each member."""
     return predict_members(model, images, run.args, collate)
 
@@ -110,7 +108,7 @@ def predict(run: train_espro.Run, model: SimplexForImageClassification, images: 
 def rate_nll(args: argparse.Namespace, choice: str, rate: float, seed: int) -> dict[str, Any]:
     """Train the first mode of a run, and evaluate it on the validation images."""
     run = prepare(args, choice, rate, seed, "--component=0")
-    train_espro.grow(run)
+    RECIPE["grow"](run)
     found = predict(run, run.components[0], run.validation)
     probabilities = found.probabilities.mean(axis=1)
     return {"nll": calibrated_nll(probabilities, probabilities, found.references, found.references)}
@@ -121,7 +119,7 @@ def measure_run(args: argparse.Namespace, choice: str, rate: float, seed: int) -
     run = prepare(args, choice, rate, seed)
     clock = CLOCKS[args.clock]
     started = clock()
-    train_espro.grow(run)
+    RECIPE["grow"](run)
     seconds = clock() - started
     assert run.choice is not None
     model = SimplexForImageClassification.disjoint_union(run.components)

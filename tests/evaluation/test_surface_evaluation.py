@@ -12,7 +12,6 @@ from hf_simplex import SimplexForImageClassification
 from hf_simplex.evaluation.surface_evaluation import evaluate_points, model_surface
 from hf_simplex.evaluation.surface_points import plane_points
 from hf_simplex.model.batch_norm import recompute_statistics
-from hf_simplex.model.weight_space import trainable_names
 
 
 def test_values_are_those_of_the_point_evaluated_directly() -> None:
@@ -71,7 +70,7 @@ def test_a_models_surface_is_that_of_its_backbone_with_statistics_of_its_own(kin
         [SimplexForImageClassification.from_backbone(tiny.backbone(kind, seed)) for seed in range(3)]
     )
     data = [{"pixel_values": tiny.images(7, seed=3), "labels": torch.arange(7) % tiny.LABELS}]
-    names = trainable_names(model.vertices[0])
+    names = model.vertex_parameter_names
     points = plane_points(model.config.complex, model.weights, names, resolution=2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     surface = model_surface(model, points, data, batch_norm_batches=tiny.batches())

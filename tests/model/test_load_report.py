@@ -69,6 +69,6 @@ def test_after_an_error_the_table_is_shown(tmp_path: Path, said: list[str]) -> N
     weights["classifier.bias"] = weights["classifier.bias"][:3].clone()
     save_file(weights, file, metadata={"format": "pt"})
     said.clear()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"other sizes\. The report above names the weights"):
         SimplexForImageClassification.from_backbone(name)
     assert sum("LOAD REPORT" in message and "classifier.bias" in message for message in said) == 1

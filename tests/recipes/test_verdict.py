@@ -100,7 +100,7 @@ def test_decisions_are_told_with_what_they_are_worth() -> None:
     }
     text = "\n".join(verdict(found, decisions, ENSEMBLE))
     assert "The temperature is 1.5: the members alone are overconfident." in text
-    assert "answer where the confidence is at least 0.800: 75% of the validation images." in text
+    assert "answer where the confidence is at least 0.800: 75 % of the validation images." in text
     assert "On test images it answers 70 % with an error of 3.1 %." in text
     assert "the true label of 88.5 % of the test images, with 1.25 labels on average." in text
     assert "Nothing was calibrated" not in text
