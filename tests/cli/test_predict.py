@@ -181,6 +181,8 @@ def test_ctrl_c_ends_a_long_run_without_a_traceback(folder: Path, pictures: Path
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell ignores Ctrl-C for what it runs in the background, and a child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["image"] == images[0]
