@@ -77,7 +77,9 @@ class BatchedMembers:
             return logits({}).unsqueeze(1).expand(-1, self.num_members, -1)
         try:
             return vmap(logits, out_dims=1)(self.stacked)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
             raise RuntimeError(
                 f"The {type(self.module).__name__} cannot run its members as one batch: {error}. Call materialize() "
                 "without batched."
