@@ -3,6 +3,7 @@
 from typing import Any
 
 from datasets import Dataset
+from PIL import ImageOps
 
 from comparison.arguments import CompareArguments
 from hf_simplex.data.image_data import ImageData, load_image_data
@@ -41,9 +42,11 @@ def check_validation(data: ImageData) -> None:
 
 
 def evaluation_images(compare: CompareArguments, data_args: DataArguments, data: ImageData) -> dict[str, Dataset]:
-    """The images to predict: validation, test, out_of_distribution and corrupted/<name>/<severity>."""
+    """The images to predict: validation, test, mirrored/<split>, out_of_distribution, corrupted/<name>/<severity>."""
     assert data.validation is not None
     splits = {"validation": data.validation, "test": data.test}
+    if compare.mirrored:
+        splits |= {f"mirrored/{name}": split.map(_mirror) for name, split in tuple(splits.items())}
     if compare.out_of_distribution is not None:
         other = load_image_data(compare.out_of_distribution, fashion_mnist_dir=data_args.fashion_mnist_dir).test
         splits["out_of_distribution"] = other.select(range(min(compare.max_out_of_distribution_examples, len(other))))
@@ -56,3 +59,7 @@ def evaluation_images(compare: CompareArguments, data_args: DataArguments, data:
                 some, corruption, severity, seed=data_args.data_split_seed, image_size=size
             )
     return splits
+
+
+def _mirror(example: dict[str, Any]) -> dict[str, Any]:
+    return {"image": ImageOps.mirror(ImageOps.exif_transpose(example["image"]))}

@@ -3,16 +3,21 @@
 from comparison.rivals.deep_ensemble import DeepEnsemble
 from comparison.rivals.espro import Espro
 from comparison.rivals.fge import FastGeometricEnsemble
+from comparison.rivals.leaves import Leaves
 from comparison.rivals.lora_ensemble import LoraEnsemble
 from comparison.rivals.mc_dropout import McDropout
 from comparison.rivals.multi_swag import MultiSwag
+from comparison.rivals.points import JoinedModes
+from comparison.rivals.pretrained_vertex import PretrainedVertex
 from comparison.rivals.recomputed_deep_ensemble import RecomputedDeepEnsemble
 from comparison.rivals.rival import Rival, Style
 from comparison.rivals.short_deep_ensemble import ShortDeepEnsemble
+from comparison.rivals.short_soup import ShortSoup
 from comparison.rivals.single import Single
 from comparison.rivals.soups import GreedySoup, UniformSoup
 from comparison.rivals.swa import Swa
 from comparison.rivals.swag import Swag
+from comparison.rivals.varied_modes import VariedModes
 
 __all__ = ["RIVALS", "STYLES"]
 
@@ -30,6 +35,11 @@ _ALL: tuple[Rival, ...] = (
     McDropout(),
     LoraEnsemble(),
     Espro(),
+    JoinedModes(),
+    ShortSoup(),
+    Leaves(),
+    VariedModes(),
+    PretrainedVertex(),
 )
 RIVALS: dict[str, Rival] = {rival.name: rival for rival in _ALL}
 STYLES: dict[str, Style] = {method: style for rival in _ALL for method, style in rival.styles.items()}

@@ -83,15 +83,7 @@ class Repetition:
         self.device = args.device
         module: Any = self.start(0)
         self.module: nn.Module = module.to(self.device)
-        training, plain = build_transforms(
-            self.image_processor,
-            augment=data_args.augment,  # type: ignore[arg-type]
-            horizontal_flip=data_args.horizontal_flip,
-            scale_min=data_args.scale_min,
-            auto_augment=data_args.auto_augment,
-            color_jitter=data_args.color_jitter,
-            random_erasing=data_args.random_erasing,
-        )
+        training, plain = self.training_transform(data_args.random_erasing), self.plain_transform
         self.train_images = with_pixel_values(self.data.train, training, materialize=data_args.augment != "timm")
         self.plain_images: Any = with_pixel_values(self.data.train, plain, materialize=True)
         held = {} if held is None else held
@@ -104,6 +96,27 @@ class Repetition:
 
         images = evaluation_images(compare, self.data_args, self.data)
         self.splits = {name: hold(split) for name, split in images.items()}
+
+    def training_transform(self, random_erasing: float) -> Any:
+        """The transform of the training images, with a rate of erasing."""
+        return self._transforms(random_erasing)[0]
+
+    @property
+    def plain_transform(self) -> Any:
+        """The transform without augmentation."""
+        return self._transforms(self.data_args.random_erasing)[1]
+
+    def _transforms(self, random_erasing: float) -> tuple[Any, Any]:
+        data_args = self.data_args
+        return build_transforms(
+            self.image_processor,
+            augment=data_args.augment,  # type: ignore[arg-type]
+            horizontal_flip=data_args.horizontal_flip,
+            scale_min=data_args.scale_min,
+            auto_augment=data_args.auto_augment,
+            color_jitter=data_args.color_jitter,
+            random_erasing=random_erasing,
+        )
 
     # ---- models ------------------------------------------------------------------------------------------------
 

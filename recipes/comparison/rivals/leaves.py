@@ -1,0 +1,77 @@
+"""Trunk and leaves: short runs from one fine-tuned model, each with a learning rate cycle of its own (StarSSE).
+
+Source: Sadrtdinov et al., To Stay or Not to Stay in the Pre-train Basin, NeurIPS 2023.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping
+
+from transformers import Trainer
+
+from comparison.arguments import CompareArguments
+from comparison.repetition import Probabilities, Repetition, Weights
+from comparison.rivals.points import predict_points
+from comparison.rivals.rival import Rival, Style
+from hf_simplex.training.recipe.arguments import EsproArguments
+
+__all__ = ["Leaves"]
+
+RATES = {1.0: "#c7a76c", 2.0: "#d55e00", 4.0: "#7a0403"}
+
+
+class Leaves(Rival):
+    """Leaves of the first mode: `leaves_x<rate>` holds the leaves, `leaves_x<rate>_centroid` their centroid."""
+
+    name, label, color = "leaves", "trunk and leaves", "#d55e00"
+
+    @property
+    def styles(self) -> Mapping[str, Style]:
+        found = {}
+        for rate, color in RATES.items():
+            found[_method(rate)] = Style(f"trunk and leaves, rate x{rate:g}", color)
+            found[f"{_method(rate)}_centroid"] = Style(f"centroid of the leaves, rate x{rate:g}", color)
+        return found
+
+    def check(self, compare: CompareArguments, args: EsproArguments) -> None:
+        if unknown := [rate for rate in compare.leaf_rates if rate not in RATES]:
+            raise ValueError(f"leaf_rates has {unknown[0]:g}: choose from {', '.join(f'{rate:g}' for rate in RATES)}.")
+        cost = float(args.num_train_epochs) + compare.num_leaves * compare.leaf_epochs
+        if compare.num_leaves < 1 or compare.leaf_epochs <= 0 or cost > compare.budget + 1e-9:
+            raise ValueError(
+                f"num_leaves is {compare.num_leaves} and leaf_epochs {compare.leaf_epochs:g}: expected at least one "
+                f"leaf of more than 0 epochs, and at most {compare.budget:g} epochs (budget) with the trunk, not "
+                f"{cost:g}."
+            )
+
+    def run(self, run: Repetition) -> None:
+        compare, trunk_epochs = run.compare, float(run.args.num_train_epochs)
+        epochs = [trunk_epochs + compare.leaf_epochs * (leaf + 1) for leaf in range(compare.num_leaves)]
+        equal = [1 / compare.num_leaves] * compare.num_leaves
+        for rate in compare.leaf_rates:
+
+            def members(points: list[list[float]], rate: float = rate) -> Iterable[Probabilities]:
+                return predict_points(run, self.leaves(run, rate), points)
+
+            corners = [[float(own == leaf) for own in range(compare.num_leaves)] for leaf in range(compare.num_leaves)]
+            run.predicted(_method(rate), epochs, functools.partial(members, corners))
+            run.predicted(f"{_method(rate)}_centroid", epochs[-1:], functools.partial(members, [equal]))
+
+    def leaves(self, run: Repetition, rate: float) -> list[Weights]:
+        """The leaves of one learning rate, trained or from the folder of the run."""
+        trunk_epochs, epochs = float(run.args.num_train_epochs), run.compare.leaf_epochs
+
+        def make(model: int) -> Weights:
+            module = run.start(0)
+            module.load_state_dict(dict(run.mode(0, trunk_epochs)))
+            run.fit(Trainer, module, model, epochs, rate=rate * run.args.learning_rate)
+            return module.state_dict()
+
+        # The first model is the trunk; a leaf has seeds of its own.
+        return [
+            run.kept(f"leaf-{leaf}-of-{trunk_epochs:g}-epochs-{epochs:g}-rate-{rate:g}", functools.partial(make, leaf))
+            for leaf in range(1, run.compare.num_leaves + 1)
+        ]
+
+
+def _method(rate: float) -> str:
+    return f"leaves_x{rate:g}"
