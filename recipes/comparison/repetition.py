@@ -24,6 +24,7 @@ from comparison.images import check_validation, evaluation_images
 from hf_simplex.data.image_transforms import build_transforms, collate, with_pixel_values
 from hf_simplex.model.batch_norm import recompute_statistics
 from hf_simplex.model.checkpoint import atomic_write
+from hf_simplex.training.linear_probe import fit_head, linear_head
 from hf_simplex.training.recipe.arguments import BackboneArguments, DataArguments, EsproArguments, ModeArguments
 from hf_simplex.training.recipe.components import SEEDS_A_COMPONENT, start_components, start_modes
 from hf_simplex.training.recipe.images import load_data
@@ -81,7 +82,7 @@ class Repetition:
         self.data = load_data(self.data_args, validation_fraction=compare.validation_fraction)
         check_validation(self.data)
         self.device = args.device
-        module: Any = self.start(0)
+        module: Any = self._new_backbone(0)
         self.module: nn.Module = module.to(self.device)
         training, plain = self.training_transform(data_args.random_erasing), self.plain_transform
         self.train_images = with_pixel_values(self.data.train, training, materialize=data_args.augment != "timm")
@@ -125,7 +126,24 @@ class Repetition:
         return SEEDS_A_REPETITION * self.seed + SEEDS_A_COMPONENT * model
 
     def start(self, model: int) -> PreTrainedModel:
-        """A backbone before training: pretrained weights with a new head, or random weights."""
+        """A backbone before training: pretrained weights with a new or probed head, or random weights."""
+        module = self._new_backbone(model)
+        if self.compare.probe_head:
+            module.load_state_dict(dict(self._probed_head()), strict=False)
+        return module
+
+    def _probed_head(self) -> Weights:
+        """The weights of the head that logistic regression fits to the backbone's features."""
+
+        def make() -> Weights:
+            module = self._new_backbone(0)
+            name, head = linear_head(module)
+            fit_head(module, self.plain_images, batch_size=self.args.per_device_eval_batch_size, collate=collate)
+            return {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()}
+
+        return self.kept("probed-head", make)
+
+    def _new_backbone(self, model: int) -> PreTrainedModel:
         compare = self.compare
         own: Any = copy.copy(self.args)
         own.seed, own.num_modes = self.seed_of(0 if compare.shared_head else model), 1
