@@ -122,7 +122,8 @@ class CompareArguments:
     num_leaves: int = field(default=4, metadata={"help": "Leaves of a trunk (leaves)."})
     leaf_epochs: float = field(default=5.0, metadata={"help": "Epochs of a leaf; its trunk takes num_train_epochs."})
     leaf_rates: list[float] = field(
-        default_factory=lambda: [2.0], metadata={"help": "Learning rates of the leaves, as multiples of learning_rate."}
+        default_factory=lambda: [2.0],
+        metadata={"help": "Learning rates of the leaves, as multiples of learning_rate."},
     )
     mirrored: bool = field(
         default=False, metadata={"help": "Also predict mirrored validation and test images (test-time augmentation)."}

@@ -76,7 +76,9 @@ class VariedModes(Rival):
         own: Any = copy.copy(run)
         own.args = copy.copy(run.args)
         own.args.label_smoothing_factor = drawn["label_smoothing_factor"]
-        own.train_images = with_pixel_values(run.data.train, run.training_transform(drawn["random_erasing"]), materialize=True)
+        own.train_images = with_pixel_values(
+            run.data.train, run.training_transform(drawn["random_erasing"]), materialize=True
+        )
         module = run.start(model)
         own.fit(Trainer, module, model, epochs, rate=drawn["learning_rate"] * run.args.learning_rate)
         return module.state_dict()

@@ -1,0 +1,127 @@
+"""What competes at a number of forward passes: members of fixed rivals, or members chosen among points."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comparison.metrics import Arrays
+from hf_simplex.evaluation.member_selection import choose_members
+
+__all__ = ["CONTENDERS", "PASSES", "Contender", "chosen_members"]
+
+PASSES = (1, 2, 4, 8)
+"""Numbers of forward passes that are compared."""
+
+Part = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Points that may be members.
+
+    Attributes:
+        name: In tables.
+        points: File of predictions and index of the member, for each point.
+        chosen: Whether members are chosen on validation images. Otherwise the first ones predict.
+        modes: Number of points, from the first, whose ensemble the choice must not be worse than.
+        is_rival: Whether a plain deep ensemble or a single model can have it.
+        views: Images of each point: `("",)`, or `("", "mirrored/")` for test-time augmentation.
+
+    Example::
+
+        Contender("deep ensemble", (("deep_ensemble", 0), ("deep_ensemble", 1)), is_rival=True)
+    """
+
+    name: str
+    points: tuple[Part, ...]
+    chosen: bool = False
+    modes: int = 0
+    is_rival: bool = False
+    views: tuple[str, ...] = ("",)
+
+    def passes(self, members: int) -> int:
+        """Forward passes of so many members."""
+        return members * len(self.views)
+
+    def epochs(self, predictions: Mapping[str, Arrays], members: Sequence[int] | None = None) -> float:
+        """Training epochs of the points; for the first members of a rival, theirs only."""
+        used = self.points if members is None else [self.points[member] for member in members]
+        return max(float(predictions[method]["training_epochs"][index]) for method, index in used)
+
+    def probabilities(self, predictions: Mapping[str, Arrays], split: str) -> NDArray[np.float64]:
+        """Mean over the views: [points, images, labels]."""
+        views = [
+            np.stack([predictions[method][view + split][index] for method, index in self.points])
+            for view in self.views
+        ]
+        mean: NDArray[np.float64] = np.mean(views, axis=0, dtype=np.float64)
+        return mean / mean.sum(axis=-1, keepdims=True)
+
+
+def chosen_members(
+    contender: Contender, predictions: Mapping[str, Arrays], labels: NDArray[np.int64], passes: int
+) -> list[int] | None:
+    """The points that predict within a number of forward passes; None where it is too small or there are too few.
+
+    Args:
+        contender: Its points.
+        predictions: By file of predictions.
+        labels: [images] of the validation images.
+        passes: Largest number of forward passes.
+
+    Returns:
+        Indices of points.
+    """
+    limit = min(passes // len(contender.views), len(contender.points))
+    if not limit:
+        return None
+    if not contender.chosen:
+        return list(range(limit)) if contender.passes(limit) == passes else None
+    probabilities = contender.probabilities(predictions, "validation").transpose(1, 0, 2)
+    modes = tuple(range(contender.modes))
+    rules: dict[str, tuple[int, ...]] = {f"point {point}": (point,) for point in range(len(contender.points))}
+    rules |= {"modes": modes, "all": tuple(range(len(contender.points)))}
+    return list(choose_members(probabilities, labels, rules, modes, max_forward_passes=limit).points)
+
+
+def _members(method: str, number: int) -> tuple[Part, ...]:
+    return tuple((method, index) for index in range(number))
+
+
+_TWO_MODES = (*_members("recomputed_deep_ensemble", 2), ("uniform_soup", 0), *_members("joined_modes", 2))
+_LEAVES = (*_members("leaves_x2", 4), ("leaves_x2_centroid", 0), ("recomputed_deep_ensemble", 0))
+_VARIED = (*_members("varied_modes", 2), ("varied_centroid", 0))
+_MIRRORED = ("", "mirrored/")
+
+CONTENDERS = (
+    Contender("single model", (("single", 0),), is_rival=True),
+    Contender("deep ensemble", _members("deep_ensemble", 2), is_rival=True),
+    Contender("deep ensemble, statistics recomputed", _members("recomputed_deep_ensemble", 2), is_rival=True),
+    Contender("deep ensemble of shorter modes", _members("short_deep_ensemble", 4), is_rival=True),
+    Contender("varied modes", _members("varied_modes", 2), is_rival=True),
+    Contender("single model, mirrored", (("single", 0),), is_rival=True, views=_MIRRORED),
+    Contender("deep ensemble, mirrored", _members("deep_ensemble", 2), is_rival=True, views=_MIRRORED),
+    Contender("shorter modes, mirrored", _members("short_deep_ensemble", 4), is_rival=True, views=_MIRRORED),
+    Contender("centroid of two modes", (("uniform_soup", 0),)),
+    Contender("centroid of shorter modes", (("short_soup", 0),)),
+    Contender("centroid of leaves", (("leaves_x2_centroid", 0),)),
+    Contender("modes joined, symmetric", _members("joined_modes", 2)),
+    Contender("leaves", _members("leaves_x2", 4)),
+    Contender("centroid of leaves, trunk", (("leaves_x2_centroid", 0), ("recomputed_deep_ensemble", 0))),
+    Contender("two modes and points, chosen", _TWO_MODES, chosen=True, modes=2),
+    Contender("leaves and points, chosen", _LEAVES, chosen=True, modes=4),
+    Contender("varied modes and points, chosen", _VARIED, chosen=True, modes=2),
+    Contender(
+        "two modes, points, pretrained vertex, chosen",
+        (*_TWO_MODES, *_members("pretrained_vertex", 4)),
+        chosen=True,
+        modes=2,
+    ),
+    Contender("pretrained vertex 0.2 and centroid", (("pretrained_vertex", 2),)),
+    Contender("pretrained vertex 0.4 and centroid", (("pretrained_vertex", 3),)),
+    Contender("centroid of leaves, mirrored", (("leaves_x2_centroid", 0),), views=_MIRRORED),
+    Contender("leaves, mirrored", _members("leaves_x2", 4), views=_MIRRORED),
+)
+"""All contenders; those whose predictions a comparison lacks are left out."""
