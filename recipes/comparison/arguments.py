@@ -123,7 +123,7 @@ class CompareArguments:
     leaf_epochs: float = field(default=5.0, metadata={"help": "Epochs of a leaf; its trunk takes num_train_epochs."})
     leaf_rates: list[float] = field(
         default_factory=lambda: [2.0],
-        metadata={"help": "Learning rates of the leaves, as multiples of learning_rate."},
+        metadata={"help": "Learning rates of the leaves: multiples of learning_rate."},
     )
     mirrored: bool = field(
         default=False, metadata={"help": "Also predict mirrored validation and test images (test-time augmentation)."}

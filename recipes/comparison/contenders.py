@@ -41,6 +41,14 @@ class Contender:
     is_rival: bool = False
     views: tuple[str, ...] = ("",)
 
+    def is_predicted(self, predictions: Mapping[str, Arrays]) -> bool:
+        """Whether all of its points and views are there."""
+        return all(
+            method in predictions
+            and all(index < len(predictions[method].get(f"{view}test", ())) for view in self.views)
+            for method, index in self.points
+        )
+
     def passes(self, members: int) -> int:
         """Forward passes of so many members."""
         return members * len(self.views)

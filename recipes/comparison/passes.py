@@ -45,11 +45,7 @@ def measure_folder(folder: Path) -> list[Row]:
 
 def _measured(predictions: Mapping[str, Arrays], labels: Arrays) -> Iterator[Row]:
     for contender in CONTENDERS:
-        files = {method for method, _ in contender.points}
-        if not all(
-            method in predictions and all(f"{view}test" in predictions[method] for view in contender.views)
-            for method in files
-        ):
+        if not contender.is_predicted(predictions):
             continue
         for passes in PASSES:
             members = chosen_members(contender, predictions, labels["validation"], passes)

@@ -15,7 +15,7 @@ from transformers import Trainer
 from comparison.repetition import Repetition, Weights
 from comparison.rivals.points import predict_points
 from comparison.rivals.rival import Rival, Style
-from hf_simplex.data.image_transforms import build_transforms, with_pixel_values
+from hf_simplex.data.image_transforms import with_pixel_values
 
 __all__ = ["VARIATIONS", "VariedModes", "variation"]
 
