@@ -15,7 +15,7 @@ PRETRAINED_SHARES = (0.2, 0.4)
 
 
 class PretrainedVertex(Points):
-    """Between the first mode and what it began with; then between the centroid of the modes and that of their starts."""
+    """Between the first mode and its start; then between the centroid of the modes and that of their starts."""
 
     name, label, color = "pretrained_vertex", "pretrained weights as a vertex", "#117733"
 
