@@ -138,6 +138,8 @@ class Repetition:
         def make() -> Weights:
             module = self._new_backbone(0)
             name, head = linear_head(module)
+            # The head must fit the statistics that training computes, not those of the pretraining.
+            recompute_statistics(module, self.batch_norm_batches)
             fit_head(module, self.plain_images, batch_size=self.args.per_device_eval_batch_size, collate=collate)
             return {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()}
 

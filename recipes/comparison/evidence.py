@@ -1,0 +1,161 @@
+"""The report of several comparisons: who wins at 1, 2, 4 and 8 forward passes, task by task."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from comparison.contenders import PASSES
+from comparison.passes import Row, differences, means
+from comparison.tables import row_of
+
+__all__ = ["DEFAULTS", "Winner", "default_table", "passes_figure", "task_table", "winner", "winners_table"]
+
+HEADLINES = {
+    "error": "error (%)",
+    "nll": "NLL",
+    "calibrated_nll": "NLL, calibrated",
+    "corrupted_error": "error under corruption (%)",
+    "corrupted_calibrated_nll": "NLL under corruption, calibrated",
+}
+COLUMNS = {**HEADLINES, "ece": "ECE", "corrupted_nll": "NLL under corruption"}
+# What is compared with the best rival of each task without hindsight: forward passes and contender.
+DEFAULTS = {1: "centroid of leaves", 2: "two modes and points, chosen", 4: "leaves"}
+LINES = {
+    "single model": "#000000",
+    "deep ensemble": "#0072b2",
+    "deep ensemble of shorter modes": "#56b4e9",
+    "leaves": "#d55e00",
+    "leaves and points, chosen": "#7a0403",
+    "two modes and points, chosen": "#009e73",
+}
+MARKERS = "osD^vP"
+
+
+class Winner(NamedTuple):
+    """The best contender and the best rival at a number of passes, by their means.
+
+    Attributes:
+        ours: Best contender that is no rival.
+        rival: Best rival.
+        value: Mean of `ours`.
+        rival_value: Mean of `rival`.
+        difference: `ours` minus `rival`, paired by seed.
+        standard_error: Of the difference; NaN for one seed.
+    """
+
+    ours: str
+    rival: str
+    value: float
+    rival_value: float
+    difference: float
+    standard_error: float
+
+
+def winner(rows: Sequence[Row], task: str, passes: int, measure: str) -> Winner | None:
+    """Compare the best contender with the best rival; None where one of them is missing."""
+    found = {name: mean for name, (mean, _) in means(rows, task, passes, measure).items()}
+    rivals = {row["contender"] for row in rows if row["is_rival"]}
+    ours = {name: mean for name, mean in found.items() if name not in rivals}
+    theirs = {name: mean for name, mean in found.items() if name in rivals}
+    if not ours or not theirs:
+        return None
+    best, rival = min(ours, key=ours.__getitem__), min(theirs, key=theirs.__getitem__)
+    paired = differences(rows, task, passes, measure, best, rival)
+    return None if paired is None else Winner(best, rival, ours[best], theirs[rival], *paired)
+
+
+def winners_table(rows: Sequence[Row], tasks: Sequence[str], measure: str) -> str:
+    """One line for each task and number of passes: best contender, best rival, and their difference."""
+    head = ["task", "passes", "best of simplexes", "best rival", HEADLINES[measure], "difference", "who wins"]
+    lines = [row_of(head), row_of(["---"] * len(head))]
+    for task in tasks:
+        for passes in PASSES:
+            found = winner(rows, task, passes, measure)
+            if found is not None:
+                values = f"{_number(measure, found.value)} against {_number(measure, found.rival_value)}"
+                cells = [task, str(passes), found.ours, found.rival, values, _difference(measure, found)]
+                lines.append(row_of([*cells, _verdict(found.difference, found.standard_error)]))
+    return "\n".join(lines)
+
+
+def default_table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
+    """The defaults against the best rival of the same passes: every measure, task by task."""
+    head = ["task", "passes", "default", *HEADLINES.values()]
+    lines = [row_of(head), row_of(["---"] * len(head))]
+    for task in tasks:
+        for passes, name in DEFAULTS.items():
+            cells = [task, str(passes), name]
+            for measure in HEADLINES:
+                best = winner(rows, task, passes, measure)
+                paired = None if best is None else differences(rows, task, passes, measure, name, best.rival)
+                cells.append("" if paired is None else _signed(measure, *paired))
+            lines.append(row_of(cells))
+    return "\n".join(lines)
+
+
+def task_table(rows: Sequence[Row], task: str) -> str:
+    """All contenders of a task."""
+    head = ["contender", "passes", "epochs", *COLUMNS.values()]
+    lines = [row_of(head), row_of(["---"] * len(head))]
+    for passes in PASSES:
+        found = {measure: means(rows, task, passes, measure) for measure in COLUMNS}
+        for name in found["error"]:
+            own = [row for row in rows if (row["task"], row["passes"], row["contender"]) == (task, passes, name)]
+            used = sum(row["used_passes"] for row in own) / len(own)
+            cells = [name, str(passes) if used == passes else f"{passes} ({used:.1f} used)", f"{own[0]['epochs']:g}"]
+            for measure in COLUMNS:
+                mean, error = found[measure].get(name, (math.nan, math.nan))
+                cells.append("" if math.isnan(mean) else _with_error(measure, mean, error))
+            lines.append(row_of(cells))
+    return "\n".join(lines)
+
+
+def passes_figure(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
+    """Error, calibrated NLL and error under corruption against forward passes, one column for each task."""
+    measures = ("error", "calibrated_nll", "corrupted_error")
+    figure = Figure(figsize=(3.4 * len(tasks), 2.6 * len(measures)), layout="constrained")
+    axes = figure.subplots(len(measures), len(tasks), squeeze=False)
+    for column, task in enumerate(tasks):
+        for line, measure in enumerate(measures):
+            own = axes[line][column]
+            for (name, color), marker in zip(LINES.items(), MARKERS, strict=True):
+                points = [
+                    (k, *means(rows, task, k, measure)[name]) for k in PASSES if name in means(rows, task, k, measure)
+                ]
+                if points:
+                    passes, values, errors = zip(*points, strict=True)
+                    own.errorbar(passes, values, errors, color=color, marker=marker, label=name, capsize=2)
+            own.set_xscale("log", base=2, subs=[])
+            own.set_xticks(PASSES, [str(k) for k in PASSES])
+            own.set_ylabel(HEADLINES[measure] if column == 0 else "")
+            own.set_title(task.replace("_", " ") if line == 0 else "")
+            own.set_xlabel("forward passes" if line == len(measures) - 1 else "")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _verdict(difference: float, standard_error: float) -> str:
+    if math.isnan(standard_error) or abs(difference) <= 2 * standard_error:
+        return "tie"
+    return "**simplexes**" if difference < 0 else "rival"
+
+
+def _number(measure: str, value: float) -> str:
+    return f"{value:.2f}" if measure.endswith("error") else f"{value:.4f}"
+
+
+def _with_error(measure: str, mean: float, error: float) -> str:
+    return f"{_number(measure, mean)} ± {_number(measure, error)}"
+
+
+def _difference(measure: str, found: Winner) -> str:
+    return _signed(measure, found.difference, found.standard_error)
+
+
+def _signed(measure: str, difference: float, error: float) -> str:
+    sign = "+" if difference >= 0 else ""
+    text = f"{sign}{_number(measure, difference)} ± {_number(measure, error)}"
+    return f"**{text}**" if difference < -2 * error else text

@@ -1,0 +1,60 @@
+"""Who wins at 1, 2, 4 and 8 forward passes: the report of several comparisons.
+
+    python recipes/evidence_report.py recipes/results/evidence output/evidence/*
+    python recipes/evidence_report.py recipes/results/evidence
+
+The first argument is the folder of the report. It gets `rows.parquet` (every contender, seed and number of passes),
+`tables.md` and `passes.png`. Further arguments are the output_dirs of `compare_ensembles.py`, one for each task.
+Without them, the rows of the report are read, and tables and picture are written again.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from comparison.evidence import HEADLINES, default_table, passes_figure, task_table, winners_table
+from comparison.passes import measure_folder, read_rows, write_rows
+
+from hf_simplex.model.checkpoint import atomic_write
+
+ROWS = "rows.parquet"
+
+
+def main(argv: Sequence[str] | None = None) -> str:
+    """Write the report; returns its tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path, help="folder of the report")
+    parser.add_argument("folders", type=Path, nargs="*", help="output_dirs of compare_ensembles.py")
+    arguments = parser.parse_args(argv)
+    rows = [row for folder in arguments.folders for row in measure_folder(folder)]
+    if not arguments.folders:
+        if not (arguments.report / ROWS).exists():
+            parser.error(f"{arguments.report} holds no {ROWS}: name the output_dirs of compare_ensembles.py.")
+        rows = read_rows(arguments.report / ROWS)
+    if not rows:
+        parser.error(f"{arguments.folders[0]} holds no finished seed: run compare_ensembles.py first.")
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    parts = ["# Tables", _seeds(rows, tasks), "## Defaults minus the best rival", default_table(rows, tasks)]
+    for measure, title in HEADLINES.items():
+        parts += [f"## Best at equal training: {title}", winners_table(rows, tasks, measure)]
+    for task in tasks:
+        parts += [f"## {task}", task_table(rows, task)]
+    text = "\n\n".join(parts) + "\n"
+    with atomic_write(arguments.report) as aside:
+        write_rows(rows, aside / ROWS)
+        (aside / "tables.md").write_text(text, "utf-8")
+        passes_figure(rows, tasks).savefig(aside / "passes.png", dpi=110, pil_kwargs={"optimize": True})
+    print(text)
+    return text
+
+
+def _seeds(rows: Sequence[dict[str, object]], tasks: Sequence[str]) -> str:
+    lines = []
+    for task in tasks:
+        seeds = sorted({str(row["seed"]) for row in rows if row["task"] == task}, key=int)
+        lines.append(f"- {task}: {len(seeds)} seeds ({', '.join(seeds)})")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
