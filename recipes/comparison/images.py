@@ -8,6 +8,7 @@ from PIL import ImageOps
 from comparison.arguments import CompareArguments
 from hf_simplex.data.image_data import ImageData, load_image_data
 from hf_simplex.evaluation.shift import SMALLEST_SIZE, corrupt_dataset
+from hf_simplex.model.image_pixels import to_rgb
 from hf_simplex.training.recipe.arguments import DataArguments
 
 __all__ = ["check_validation", "evaluation_images"]
@@ -29,7 +30,7 @@ def check_validation(data: ImageData) -> None:
         )
 
     def contents(dataset: Any) -> set[bytes]:
-        return {image.convert("RGB").tobytes() + str(image.size).encode() for image in dataset["image"]}
+        return {to_rgb(image).tobytes() + str(image.size).encode() for image in dataset["image"]}
 
     validation = contents(data.validation)
     shared = len(validation & contents(data.test))
