@@ -61,6 +61,7 @@ from hf_simplex.training.recipe.arguments import (
 from hf_simplex.training.recipe.assessment import assess
 from hf_simplex.training.recipe.components import check_distinct, component_arguments, start_components
 from hf_simplex.training.recipe.images import (
+    augmentation_arguments,
     in_batches,
     load_data,
     load_data_with_validation,
@@ -121,6 +122,7 @@ class Run:
             batch_norm_dataset=self.plain_train,
             data_collator=collate,
             data_record=self.data.record,
+            data_arguments=augmentation_arguments(self.data_args),
         )
 
     def say(self, line: str) -> None:

@@ -88,7 +88,7 @@ class GrowthRecord:
     A field of None is unknown and equals every value.
 
     Args:
-        arguments: JSON values by name, from `shaping_arguments`.
+        arguments: JSON values by name, from `shaping_arguments`, and those of the images' transforms.
         processes: Number of processes.
         backbone: Name of the backbone, for messages only.
         weights: Digest of the initial vertices, from `weights_digest`.

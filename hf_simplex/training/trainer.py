@@ -1,7 +1,7 @@
 """SimplexTrainer: grows a simplex, first its modes, then its connectors, then its members."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -60,6 +60,7 @@ class SimplexTrainer(VertexTrainer):
         batch_norm_dataset: Training images for BatchNorm statistics, best without augmentation. Default:
             `train_dataset`. `args.batch_norm_images` of them are chosen at random.
         data_record: Origin of the training images. A resumed growth must have the same.
+        data_arguments: Settings of their transforms by name, JSON values. A resumed growth must have the same.
         **kwargs: Those of `transformers.Trainer`, except `optimizers`: each vertex needs a fresh optimizer, from
             `args.optim` or `optimizer_cls_and_kwargs`.
 
@@ -83,6 +84,7 @@ class SimplexTrainer(VertexTrainer):
         *,
         batch_norm_dataset: Dataset | None = None,
         data_record: DataRecord | None = None,
+        data_arguments: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(model, SimplexForImageClassification):
@@ -101,6 +103,7 @@ class SimplexTrainer(VertexTrainer):
             )
         super().__init__(model, args, batch_norm_dataset=batch_norm_dataset, **kwargs)
         self.data_record = data_record
+        self.data_arguments = dict(data_arguments or {})
         self._is_in_growth = False
         if args.disable_tqdm:
             # Lines take the place of the bars.
@@ -238,7 +241,7 @@ class SimplexTrainer(VertexTrainer):
     def _given_record(self) -> GrowthRecord:
         main = self.args.should_save
         return GrowthRecord(
-            arguments=shaping_arguments(self.args, self.simplex),
+            arguments=shaping_arguments(self.args, self.simplex) | self.data_arguments,
             processes=self.args.world_size,
             backbone=str(self.simplex.config.provenance.get("backbone")),
             weights=initial_weights(self.simplex, self.args.output_dir),
