@@ -15,11 +15,12 @@ from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from ..model.local_paths import looks_like_path
 from .image_folders import METADATA, has_metadata
 from .local_data_sets import FASHION_MNIST_DIRECTORY, read_digits, read_fashion_mnist
 from .split_names import role_of, roles_in
 
-__all__ = ["Source", "SourceOptions", "StoredSplits", "looks_like_path", "read_source"]
+__all__ = ["Source", "SourceOptions", "StoredSplits", "read_source"]
 
 _TABLES = ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")
 _HUB_PREFIX = "hf://datasets/"
@@ -271,17 +272,6 @@ def _hub_data_set(name: str, config_name: str | None, **options: Any) -> StoredS
             f"{name!r} is not in the cache of `datasets` with all its splits, and the Hub is offline ({error}). Load "
             f"it once online: datasets.load_dataset({name!r})."
         ) from error
-
-
-def looks_like_path(name: str) -> bool:
-    """Returns whether a name can be a path only, and no Hub id.
-
-    Example:
-        >>> from hf_simplex.data.sources import looks_like_path
-        >>> looks_like_path("./pets"), looks_like_path("a/b/c"), looks_like_path("me/pets")
-        (True, True, False)
-    """
-    return name.startswith((".", "~", os.sep)) or name.endswith("/") or name.count("/") > 1 or "\\" in name
 
 
 def _check_hub_id(name: str) -> None:
