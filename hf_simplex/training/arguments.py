@@ -153,7 +153,15 @@ class SimplexTrainingArguments(TrainingArguments):
         self._check_volume_target()
 
     def _check_numbers(self) -> None:
-        for name in ("num_vertices", "num_modes", "points_per_step", "num_members", "volume_interval"):
+        if not self.output_dir:
+            # Path("") is the working folder, where a run that begins anew deletes `components`.
+            raise ValueError("output_dir is empty: give a folder, or . for the working folder.")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise ValueError(f"max_steps is {self.max_steps}: expected at least 1, or -1 for no limit.")
+        for name in (
+            *("num_vertices", "num_modes", "points_per_step", "num_members", "volume_interval"),
+            "gradient_accumulation_steps",
+        ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
         if self.num_modes > self.num_vertices:
@@ -163,7 +171,10 @@ class SimplexTrainingArguments(TrainingArguments):
             )
         if self.batch_norm_images < 2:
             raise ValueError(f"batch_norm_images is {self.batch_norm_images}: expected at least 2.")
-        for name in ("connector_epochs", "connector_learning_rate", "volume_weight", "start_jitter"):
+        for name in (
+            *("connector_epochs", "connector_learning_rate", "volume_weight", "start_jitter"),
+            *("adam_epsilon", "max_grad_norm", "label_smoothing_factor"),
+        ):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}: expected a finite number of at least 0.")
