@@ -20,6 +20,12 @@ independent: `--component I` trains one, and a run of all components with `--res
 (`recipes/components.sh`, `recipes/components.slurm`).
 """
 
+if __name__ == "__main__":
+    # Until main heeds it, Ctrl-C ends without a traceback: importing torch takes seconds.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import json
 import shutil
 import time
