@@ -149,6 +149,9 @@ def load_backbone(
         kwargs.setdefault("label2id", {name: int(index) for index, name in id2label.items()})
     if num_labels is not None and num_labels < 2:
         raise ValueError(f"num_labels={num_labels}: expected at least 2.")
+    dtype = kwargs.get("dtype")
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype is {dtype!r}: expected a name such as 'float32', or 'auto'.")
     check_folder(name_or_path, "backbone")
     labels = {} if num_labels is None else {"num_labels": num_labels}
     kwargs.setdefault("ignore_mismatched_sizes", bool(labels))

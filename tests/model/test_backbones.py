@@ -134,6 +134,8 @@ def test_a_mistyped_folder_is_no_such_folder(name: str) -> None:
 
 
 def test_unusable_backbones_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="dtype is 'half_float': expected a name such as 'float32'"):
+        SimplexForImageClassification.from_backbone(folder("vit", tmp_path / "whole"), dtype="half_float")
     for name in ("no/such", "timm/no_such.model", tmp_path / "no" / "such"):
         with pytest.raises(OSError, match=r"The backbone '.*such.*' could not be loaded"):
             SimplexForImageClassification.from_backbone(name)
