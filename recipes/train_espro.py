@@ -65,7 +65,12 @@ from hf_simplex.training.recipe.arguments import (
     EsproArguments,
 )
 from hf_simplex.training.recipe.assessment import assess
-from hf_simplex.training.recipe.components import check_distinct, component_arguments, start_components
+from hf_simplex.training.recipe.components import (
+    check_distinct,
+    component_arguments,
+    modes_at_start,
+    start_components,
+)
 from hf_simplex.training.recipe.images import (
     augmentation_arguments,
     in_batches,
@@ -429,17 +434,17 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
             f"vertex_parameters is {backbone_args.vertex_parameters!r} with from_scratch: random weights that all "
             "vertices share would never be trained. Give a pretrained backbone."
         )
-    if backbone_args.from_scratch and args.num_modes > 1:
+    if backbone_args.from_scratch and modes_at_start(args) > 1:
         raise ValueError(
             f"num_modes is {args.num_modes} with from_scratch: modes from random weights have barriers between them, "
             "so that no simplex of them has low loss. Give num_components, and connectors to each (num_vertices)."
         )
-    modes = len(backbone_args.modes or ())
-    if modes % args.num_modes:
+    modes, of_each = len(backbone_args.modes or ()), modes_at_start(args)
+    if modes % of_each:
         raise ValueError(
-            f"There are {modes} modes, which cannot be divided into simplexes of {args.num_modes} (num_modes) each."
+            f"There are {modes} modes, which cannot be divided into simplexes of {of_each} (num_modes) each."
         )
-    components = modes // args.num_modes or backbone_args.num_components
+    components = modes // of_each or backbone_args.num_components
     if components < 1:
         raise ValueError(f"num_components is {components}: expected at least 1.")
     if args.num_members is not None and args.num_members < components:

@@ -50,6 +50,10 @@ _PART_LINES = {
     "espro": "the mean prediction of all members, which is what this repository's model returns.",
 }
 
+_PLAIN_ENSEMBLE_WITH_LEAVES = (
+    "the mean prediction of the modes. Some of them were trained from another one, so they are not independent."
+)
+
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:
     """Puts a number before its noun, such as `1 vertex` or `8 vertices`.
@@ -176,19 +180,24 @@ def strategy_reason(config: SimplexConfig) -> str | None:
     return choice.get("reason") if choice.get("asked") == "auto" else None
 
 
-def part_lines(evidence: Evidence) -> list[str]:
+def part_lines(evidence: Evidence, config: SimplexConfig) -> list[str]:
     """Says of each row of the results which model it is.
 
     Args:
         evidence: of a run, without repeated parts.
+        config: of the ensemble. Its stages say whether a mode was trained from another one.
 
     Example:
+        >>> from hf_simplex import SimplexConfig
         >>> from hf_simplex.hub.card_content import part_lines
         >>> from hf_simplex.hub.evidence import Evidence
-        >>> part_lines(Evidence(results={"centroid": {}}))
+        >>> part_lines(Evidence(results={"centroid": {}}), SimplexConfig())
         ['centroid: one model, whose weights are the mean of the vertices of the first simplex.']
     """
-    return [f"{PARTS[part]}: {_PART_LINES[part]}" for part in evidence.results if part in _PART_LINES]
+    lines = dict(_PART_LINES)
+    if any("start" in stage for stage in config.provenance.get("stages", [])):
+        lines["deep_ensemble"] = _PLAIN_ENSEMBLE_WITH_LEAVES
+    return [f"{PARTS[part]}: {lines[part]}" for part in evidence.results if part in lines]
 
 
 def difference_lines(evidence: Evidence) -> list[str]:
@@ -265,7 +274,7 @@ def vertex_rows(config: SimplexConfig) -> list[dict[str, Any]]:
         rows.append(
             {
                 "vertex": vertex,
-                "role": role,
+                "role": f"{role}, from vertex {stage['start']}" if stage and "start" in stage else role,
                 "simplexes": list(config.complex.simplexes_with(vertex)),
                 "epochs": "given" if stage is None else f"{stage['epochs']:g}",
                 "loss": "" if stage is None else f"{stage['loss']:.4f}",

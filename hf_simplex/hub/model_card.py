@@ -165,7 +165,7 @@ def new_card(
         begin_code=Markdown(BEGIN_CODE),
         end_code=Markdown(END_CODE),
         results=[{"name": PARTS.get(part, part), **result} for part, result in evidence.results.items()],
-        parts=part_lines(evidence),
+        parts=part_lines(evidence, config),
         test_images=evidence.test_images,
         split=split,
         notes=[] if record is None else record.notes,

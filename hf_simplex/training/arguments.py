@@ -10,7 +10,16 @@ from ..model.members import DEFAULT_RULE, MEMBER_RULES
 from .frozen_vertices import FROZEN_VERTICES
 from .volume_measure import VOLUME_MEASURES
 
-__all__ = ["POINT_BATCHES", "VOLUME_WEIGHT_SCALINGS", "SimplexTrainingArguments"]
+__all__ = [
+    "MODE_STARTS",
+    "POINT_BATCHES",
+    "VOLUME_WEIGHT_SCALINGS",
+    "SimplexTrainingArguments",
+    "check_mode_start",
+]
+
+MODE_STARTS = ("backbone", "first_mode")
+"""Whether the modes of a simplex start from its given weights, or the later ones from its first trained mode."""
 
 POINT_BATCHES = ("split", "full")
 """Whether the points of a step split the batch, or each point gets the full batch."""
@@ -42,6 +51,21 @@ class SimplexTrainingArguments(TrainingArguments):
             "help": "Modes of each simplex, fine-tuned one by one from the same weights. The other vertices are "
             "connectors. Use more than 1 for pretrained weights only: between modes from scratch there are barriers."
         },
+    )
+    mode_start: str = field(
+        default="backbone",
+        metadata={
+            "help": "'backbone': all modes of a simplex start from its given weights. 'first_mode': later modes start "
+            "from the first mode of their simplex, the trunk, with a fresh optimizer and schedule: leaves (StarSSE, "
+            "Sadrtdinov et al. 2023).",
+            "choices": MODE_STARTS,
+        },
+    )
+    leaf_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of each leaf. Default: num_train_epochs, as for the trunk."}
+    )
+    leaf_learning_rate: float | None = field(
+        default=None, metadata={"help": "Initial learning rate of leaves. Default: learning_rate, as for the trunk."}
     )
     connector_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of each connector. Default: num_train_epochs, as for modes."}
@@ -150,6 +174,7 @@ class SimplexTrainingArguments(TrainingArguments):
             )
         self._check_numbers()
         self._check_choices()
+        self._check_mode_start()
         self._check_volume_target()
 
     def _check_numbers(self) -> None:
@@ -172,8 +197,8 @@ class SimplexTrainingArguments(TrainingArguments):
         if self.batch_norm_images < 2:
             raise ValueError(f"batch_norm_images is {self.batch_norm_images}: expected at least 2.")
         for name in (
-            *("connector_epochs", "connector_learning_rate", "volume_weight", "start_jitter"),
-            *("adam_epsilon", "max_grad_norm", "label_smoothing_factor"),
+            *("leaf_epochs", "leaf_learning_rate", "connector_epochs", "connector_learning_rate"),
+            *("volume_weight", "start_jitter", "adam_epsilon", "max_grad_norm", "label_smoothing_factor"),
         ):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
@@ -181,6 +206,7 @@ class SimplexTrainingArguments(TrainingArguments):
 
     def _check_choices(self) -> None:
         for name, choices in (
+            ("mode_start", MODE_STARTS),
             ("point_batches", POINT_BATCHES),
             ("volume_weight_scaling", VOLUME_WEIGHT_SCALINGS),
             ("volume_measure", VOLUME_MEASURES),
@@ -192,6 +218,9 @@ class SimplexTrainingArguments(TrainingArguments):
             if getattr(self, name) not in choices:
                 listed = ", ".join(choice for choice in choices if choice is not None)
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {listed}.")
+
+    def _check_mode_start(self) -> None:
+        check_mode_start(self)
 
     def _check_volume_target(self) -> None:
         if self.volume_target is None:
@@ -209,3 +238,29 @@ class SimplexTrainingArguments(TrainingArguments):
         """See `transformers.TrainingArguments.place_model_on_device`. False if frozen vertices are off the device."""
         placed: bool | None = super().place_model_on_device
         return placed if self.frozen_vertices == "device" else False
+
+
+def check_mode_start(args: SimplexTrainingArguments) -> None:
+    """Check that the arguments of leaves are given where there are leaves, and only there.
+
+    Raises:
+        ValueError: `mode_start` is `"first_mode"` with fewer than two modes, or `leaf_epochs` or `leaf_learning_rate`
+            is given without it.
+
+    Example::
+
+        check_mode_start(args)
+    """
+    if args.mode_start == "first_mode":
+        if args.num_modes < 2:
+            raise ValueError(
+                f"mode_start is 'first_mode' and num_modes {args.num_modes}: expected at least 2 modes, the trunk and "
+                "its leaves."
+            )
+        return
+    for name in ("leaf_epochs", "leaf_learning_rate"):
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"{name} is {getattr(args, name)}, but mode_start is {args.mode_start!r}, so there are no leaves: "
+                f"give mode_start 'first_mode', or leave {name} out."
+            )

@@ -34,8 +34,10 @@ RECORD = "growth.json"
 
 SHAPING_ARGUMENTS = (
     "learning_rate",
+    "leaf_learning_rate",
     "connector_learning_rate",
     "num_train_epochs",
+    "leaf_epochs",
     "connector_epochs",
     "max_steps",
     "per_device_train_batch_size",
@@ -43,6 +45,7 @@ SHAPING_ARGUMENTS = (
     "seed",
     "data_seed",
     "num_modes",
+    "mode_start",
     "lr_scheduler_type",
     "connector_lr_scheduler_type",
     "lr_scheduler_kwargs",

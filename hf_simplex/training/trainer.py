@@ -30,7 +30,7 @@ from .callbacks import StageProgressCallback
 from .example_check import KeptColumns, check_examples
 from .example_digest import example_digest
 from .finite import NonFiniteError
-from .growth import check_growth, random_edge, unchanged_on_error
+from .growth import check_growth, random_edge, trained_mode, unchanged_on_error
 from .growth_record import GrowthRecord, initial_weights, shaping_arguments
 from .publish_run import publish_run
 from .resumption import check_same_run, clear_stages, holds_ensemble
@@ -133,16 +133,19 @@ class SimplexTrainer(VertexTrainer):
     def grow(self, resume_from_checkpoint: bool = False) -> list[dict[str, Any]]:
         """Train the modes, grow each simplex to `args.num_vertices` by connectors, and draw the members.
 
-        Each simplex starts with `args.num_modes` modes, all fine-tuned from the simplex's given weights. Several
-        simplexes grow into the components of an ESPRO ensemble.
+        Each simplex starts with `args.num_modes` modes, all fine-tuned from the simplex's given weights. With
+        `args.mode_start="first_mode"` the later ones are leaves: they start from the first trained mode, the trunk
+        (StarSSE, Sadrtdinov et al. 2023, To Stay or Not to Stay in the Pre-train Basin). Several simplexes grow into
+        the components of an ESPRO ensemble.
 
         Args:
             resume_from_checkpoint: Continue an interrupted run from `args.output_dir`. What shapes the weights must
                 be the same: see `check_resume`. More vertices, other members and other reports are allowed.
 
         Returns:
-            One report per stage: vertex, role, epochs, steps, wall_time [s], loss [nats], and for connectors
-            log_volume and volume_weight. `model.config.provenance["stages"]` also keeps the reports.
+            One report per stage: vertex, role, epochs, steps, wall_time [s], loss [nats], for leaves start, the
+            vertex of the trunk, and for connectors log_volume and volume_weight.
+            `model.config.provenance["stages"]` also keeps the reports.
 
         Raises:
             ValueError: The arguments do not fit the complex (see `growth.check_growth`), or the run that is resumed
@@ -270,8 +273,8 @@ class SimplexTrainer(VertexTrainer):
                 self.simplex.add_vertex([simplex], role=PRETRAINED)
 
     def _check_batches(self) -> None:
-        config = self.simplex.config
-        roles = [MODE] if PRETRAINED in config.roles and self.args.num_train_epochs else []
+        config, epochs = self.simplex.config, max(self.args.num_train_epochs, self.args.leaf_epochs or 0)
+        roles = [MODE] if PRETRAINED in config.roles and epochs else []
         if any(len(simplex) < self.args.num_vertices for simplex in config.simplexes):
             roles.append(CONNECTOR)
         if roles:
@@ -279,9 +282,16 @@ class SimplexTrainer(VertexTrainer):
             self.check_batches(roles)
 
     def _train_mode(self, vertex: int, resume: bool) -> None:
-        self.simplex.backbone_at(vertex_coordinates(self.simplex.config.complex, vertex).tolist())
-        report = self.train_vertex(vertex, MODE, self.args.num_train_epochs, self.args.learning_rate, resume)
-        self._finish_stage(report)
+        args, config = self.args, self.simplex.config
+        epochs, rate = args.num_train_epochs, args.learning_rate
+        trunk = trained_mode(config, vertex) if args.mode_start == "first_mode" else None
+        if trunk is not None:
+            epochs = epochs if args.leaf_epochs is None else args.leaf_epochs
+            rate = rate if args.leaf_learning_rate is None else args.leaf_learning_rate
+        start = vertex if trunk is None else trunk
+        self.simplex.backbone_at(vertex_coordinates(config.complex, start).tolist())
+        report = self.train_vertex(vertex, MODE, epochs, rate, resume)
+        self._finish_stage(report if trunk is None else {**report, "start": trunk})
 
     def grow_connector(self, simplexes: list[int] | None = None, resume: bool = False) -> int:
         """Add a connector to some simplexes and train it by SPRO.

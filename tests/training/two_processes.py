@@ -282,6 +282,28 @@ def slowly(function: Callable[..., None]) -> Callable[..., None]:
     return after_a_while
 
 
+def leaves_start_from_the_trunk(rank: int, **settings: Any) -> None:
+    for epochs in (0.0, 1.0):
+        run = trainer(
+            DIRECTORY / "leaves",
+            model=SimplexForImageClassification.from_backbone(backbone("vit"), fine_tuned=False),
+            number=8,
+            per_device_train_batch_size=4,
+            num_modes=2,
+            num_vertices=2,
+            mode_start="first_mode",
+            leaf_epochs=epochs,
+            save_strategy="no",
+            **settings,
+        )
+        run.grow()
+        trunk, leaf = (torch.cat([tensor.flatten() for tensor in vertex.values()]) for vertex in run.simplex.weights)
+        assert bool((trunk == leaf).all()) == (epochs == 0)
+        both = [torch.empty_like(leaf) for _ in range(2)]
+        dist.all_gather(both, leaf)
+        assert torch.equal(*both)
+
+
 # ---- members, evaluation, surfaces -----------------------------------------------------------------------------
 
 
@@ -385,6 +407,11 @@ def fsdp2_trains_adapters_and_keeps_what_they_share(rank: int) -> None:
         assert run.evaluate()["eval_loss"] > 0
 
 
+def fsdp2_starts_leaves_from_the_trunk(rank: int) -> None:
+    with fsdp2_on_the_cpu():
+        leaves_start_from_the_trunk(rank, parallelism_config=SHARDS)
+
+
 def replicas_draw_their_own_points(rank: int) -> None:
     for mesh, is_shared in ((init_device_mesh("cpu", (2,)), True), (replicated_shards(), False)):
         run = trainer(DIRECTORY / "replicas", model=ensemble("vit"))
@@ -408,12 +435,14 @@ CLAIMS = [
     machines_with_a_shared_file_system_move_a_checkpoint_once,
     a_non_finite_loss_in_one_process_ends_both,
     sigterm_between_the_stages_ends_both_processes_together,
+    leaves_start_from_the_trunk,
     batch_norm_statistics_of_members_are_divided_and_gathered,
     no_image_is_counted_twice,
     surfaces_are_divided_by_points,
     fsdp_is_refused_where_accelerate_would_run_ddp,
     fsdp2_shares_points_and_takes_the_same_step,
     fsdp2_trains_adapters_and_keeps_what_they_share,
+    fsdp2_starts_leaves_from_the_trunk,
     replicas_draw_their_own_points,
 ]
 

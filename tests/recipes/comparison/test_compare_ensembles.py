@@ -181,6 +181,8 @@ def test_transformers_have_mc_dropout_and_lora_ensembles(training: list[str], tm
         (["--methods", "deep_ensemble", "boosting"], "methods has 'boosting'"),
         (["--budget", "0.5"], "budget is 0.5 epochs and one mode takes 1"),
         (["--espro_mode_epochs", "9"], "pays for 0 components of 9.5 epochs"),
+        (["--mode_start", "first_mode"], "mode_start is 'first_mode', but the modes of a comparison"),
+        (["--leaf_epochs", "1"], "leaf_epochs is 1.0, but mode_start is 'backbone'"),
         (["--espro_components", "3"], "pays for 2 components of 1.5 epochs"),
         (["--budget", "2"], "no room for 2 cycles of 1"),
         (["--short_mode_epochs", "0"], "short_mode_epochs is 0: expected more than 0 and at most the budget of 3"),
