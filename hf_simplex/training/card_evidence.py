@@ -12,6 +12,7 @@ _SHOWN_ARGUMENTS = (
     "num_modes",
     "num_train_epochs",
     "connector_epochs",
+    "probe_head",
     "learning_rate",
     "connector_learning_rate",
     "connector_lr_scheduler_type",

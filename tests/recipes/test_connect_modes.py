@@ -97,6 +97,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("a mode joined twice", lambda path: {"train_modes": 2, "joins": ["0,1", "0,0"]}, "named twice"),
     ("paths without a middle", lambda path: {"train_modes": 2, "path_points": 2}, "path_points is 2"),
     ("a simplex of modes", lambda path: {"train_modes": 2, "num_modes": 2, "num_vertices": 2}, "num_modes is 2"),
+    ("a probed head", lambda path: {"train_modes": 2, "probe_head": True}, "probe_head was given"),
     ("no points", lambda path: {"train_modes": 2, "sampled_points": 0}, "sampled_points is 0"),
     ("more connectors than dimensions", lambda path: {"train_modes": 2, "connectors": 10**6}, "give at most"),
     ("not enough joins", lambda path: {"train_modes": 2, "joins": ["0,1"]}, "names 1 connectors"),
