@@ -418,13 +418,13 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
         raise ValueError("Give either backbone, to fine-tune, or modes, checkpoints that are fine-tuned already.")
     if backbone_args.from_scratch and backbone_args.modes is not None:
         raise ValueError("Give from_scratch with a backbone, not with modes, which are trained already.")
-    if args.probe_head and (backbone_args.from_scratch or backbone_args.modes is not None):
-        given = (
-            "from_scratch: random weights have no features that a head fits"
-            if backbone_args.from_scratch
-            else ("modes, which have trained heads")
+    if args.probe_head and backbone_args.from_scratch:
+        raise ValueError(
+            "probe_head was given with from_scratch: random features say nothing of the labels. Leave it out, or give "
+            "a pretrained backbone."
         )
-        raise ValueError(f"probe_head was given with {given}. Leave it out, or give a pretrained backbone.")
+    if args.probe_head and backbone_args.modes is not None:
+        raise ValueError("probe_head was given with modes, whose heads are trained already: leave one of them out.")
     if backbone_args.from_scratch and backbone_args.vertex_parameters != "all":
         raise ValueError(
             f"vertex_parameters is {backbone_args.vertex_parameters!r} with from_scratch: random weights that all "
