@@ -168,6 +168,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
     if args.component is None:
         check_installed("matplotlib", "plots", "The run draws pictures at its end.")
         check_installed("pandas", "recipes", "The run prints a table at its end.")
+    if args.probe_head:
+        check_installed("sklearn", "probe", "The run fits its head by logistic regression (probe_head).")
     if args.push_to_hub:
         check_hub_account(args.hub_token)
     if calibration.max_forward_passes is not None and (args.num_members is not None or not calibration.choose_members):
@@ -429,6 +431,13 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
         raise ValueError("Give either backbone, to fine-tune, or modes, checkpoints that are fine-tuned already.")
     if backbone_args.from_scratch and backbone_args.modes is not None:
         raise ValueError("Give from_scratch with a backbone, not with modes, which are trained already.")
+    if args.probe_head and backbone_args.from_scratch:
+        raise ValueError(
+            "probe_head was given with from_scratch: random features say nothing of the labels. Leave it out, or give "
+            "a pretrained backbone."
+        )
+    if args.probe_head and backbone_args.modes is not None:
+        raise ValueError("probe_head was given with modes, whose heads are trained already: leave one of them out.")
     if backbone_args.from_scratch and backbone_args.vertex_parameters != "all":
         raise ValueError(
             f"vertex_parameters is {backbone_args.vertex_parameters!r} with from_scratch: random weights that all "

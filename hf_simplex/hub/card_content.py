@@ -25,6 +25,7 @@ __all__ = [
     "linked",
     "part_lines",
     "placeholder_name",
+    "probe_line",
     "roles",
     "sampling",
     "simplex_rows",
@@ -178,6 +179,26 @@ def strategy_reason(config: SimplexConfig) -> str | None:
     """
     choice = config.provenance.get("strategy") or {}
     return choice.get("reason") if choice.get("asked") == "auto" else None
+
+
+def probe_line(config: SimplexConfig) -> str | None:
+    """Says that the modes started from a linear probe, and how well it predicted; None without one.
+
+    Example:
+        >>> from hf_simplex import SimplexConfig
+        >>> from hf_simplex.hub.card_content import probe_line
+        >>> probe = {"num_images": 200, "error": 0.125, "nll": 0.4, "strength": 0.01}
+        >>> probe_line(SimplexConfig(roles=["mode"], simplexes=[[0]], provenance={"probe": probe})).partition("(")[2]
+        'cross-validated error 12.5 %, NLL 0.400).'
+    """
+    probe = config.provenance.get("probe")
+    if probe is None:
+        return None
+    return (
+        "The modes started from a linear probe: a head that logistic regression fitted to the frozen features of "
+        f"{probe['num_images']} training images (cross-validated error {100 * probe['error']:.1f} %, NLL "
+        f"{probe['nll']:.3f})."
+    )
 
 
 def part_lines(evidence: Evidence, config: SimplexConfig) -> list[str]:

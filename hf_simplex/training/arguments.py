@@ -76,6 +76,13 @@ class SimplexTrainingArguments(TrainingArguments):
     connector_lr_scheduler_type: str | None = field(
         default=None, metadata={"help": "Schedule of connectors. Default: lr_scheduler_type, as for modes."}
     )
+    probe_head: bool = field(
+        default=False,
+        metadata={
+            "help": "Fit the new head to the frozen backbone's features by logistic regression before the modes are "
+            "trained (LP-FT, Kumar et al. 2022). All modes start from it. For pretrained weights only."
+        },
+    )
     points_per_step: int = field(default=1, metadata={"help": "Points drawn from the simplex for each batch (H)."})
     point_batches: str = field(
         default="split",

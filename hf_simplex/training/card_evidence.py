@@ -14,6 +14,7 @@ _SHOWN_ARGUMENTS = (
     "num_train_epochs",
     "leaf_epochs",
     "connector_epochs",
+    "probe_head",
     "learning_rate",
     "leaf_learning_rate",
     "connector_learning_rate",

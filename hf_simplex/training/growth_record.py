@@ -75,6 +75,7 @@ SHAPING_ARGUMENTS = (
     "frozen_vertices",
     "start_jitter",
     "sampling",
+    "probe_head",
     "sync_batch_norm",
     "load_best_model_at_end",
 )

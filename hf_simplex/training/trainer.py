@@ -32,6 +32,7 @@ from .example_digest import example_digest
 from .finite import NonFiniteError
 from .growth import check_growth, random_edge, trained_mode, unchanged_on_error
 from .growth_record import GrowthRecord, initial_weights, shaping_arguments
+from .probed_modes import labeled_images, probe_modes
 from .publish_run import publish_run
 from .resumption import check_same_run, clear_stages, holds_ensemble
 from .spro import GrowingVertex
@@ -168,6 +169,7 @@ class SimplexTrainer(VertexTrainer):
                 clear_stages(self.args, config.roles, self.accelerator.wait_for_everyone)
             self._add_modes()
             self._check_batches()
+            self._probe_head(resume_from_checkpoint)
             for vertex, role in enumerate(list(config.roles)):
                 if role == PRETRAINED:
                     self._train_mode(vertex, resume_from_checkpoint)
@@ -280,6 +282,14 @@ class SimplexTrainer(VertexTrainer):
         if roles:
             self.simplex.backbone_at(vertex_coordinates(config.complex, 0).tolist())
             self.check_batches(roles)
+
+    def _probe_head(self, resume: bool) -> None:
+        """Fit the head of the untrained modes, unless the run that is resumed has done so."""
+        if not self.args.probe_head or (resume and "probe" in self.simplex.config.provenance):
+            return
+        images = labeled_images(self.train_dataset, self.batch_norm_dataset, self.label_names)
+        images, collate = self._used_columns(images, "linear probe")
+        probe_modes(self.simplex, self.args, images, collate=collate, label_names=self.label_names)
 
     def _train_mode(self, vertex: int, resume: bool) -> None:
         args, config = self.args, self.simplex.config

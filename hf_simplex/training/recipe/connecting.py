@@ -187,6 +187,8 @@ def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | 
             f"num_modes is {args.num_modes}: modes are connected here, not joined into one simplex; give 1."
         )
     check_mode_start(args)
+    if args.probe_head:
+        raise ValueError("probe_head was given, but modes are loaded, or trained from scratch: leave it out.")
     if args.resume:
         raise ValueError("resume was given, but this recipe does not go on with an unfinished run: leave it out.")
     if Path(args.output_dir).is_file():

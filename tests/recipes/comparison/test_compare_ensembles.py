@@ -192,6 +192,7 @@ def test_transformers_have_mc_dropout_and_lora_ensembles(training: list[str], tm
         (["--validation_fraction", "0"], "no validation images"),
         (["--seeds", "1", "1"], "seeds is [1, 1]"),
         (["--shared_head", "true"], "shared_head with from_scratch"),
+        (["--probe_head", "true"], "probe_head was given, but the rivals start from random heads"),
         (["--methods", "mc_dropout"], "has no dropout"),
         (["--methods", "lora_ensemble"], "LoRA-Ensemble is for transformers"),
         (["--out_of_distribution", "clouds"], "Unknown data set 'clouds'"),
