@@ -20,6 +20,12 @@ independent: `--component I` trains one, and a run of all components with `--res
 (`recipes/components.sh`, `recipes/components.slurm`).
 """
 
+if __name__ == "__main__":
+    # Until main heeds it, Ctrl-C ends without a traceback: importing torch takes seconds.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import json
 import shutil
 import time
@@ -59,8 +65,14 @@ from hf_simplex.training.recipe.arguments import (
     EsproArguments,
 )
 from hf_simplex.training.recipe.assessment import assess
-from hf_simplex.training.recipe.components import check_distinct, component_arguments, start_components
+from hf_simplex.training.recipe.components import (
+    check_distinct,
+    component_arguments,
+    modes_at_start,
+    start_components,
+)
 from hf_simplex.training.recipe.images import (
+    augmentation_arguments,
     in_batches,
     load_data,
     load_data_with_validation,
@@ -121,6 +133,7 @@ class Run:
             batch_norm_dataset=self.plain_train,
             data_collator=collate,
             data_record=self.data.record,
+            data_arguments=augmentation_arguments(self.data_args),
         )
 
     def say(self, line: str) -> None:
@@ -155,6 +168,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
     if args.component is None:
         check_installed("matplotlib", "plots", "The run draws pictures at its end.")
         check_installed("pandas", "recipes", "The run prints a table at its end.")
+    if args.probe_head:
+        check_installed("sklearn", "probe", "The run fits its head by logistic regression (probe_head).")
     if args.push_to_hub:
         check_hub_account(args.hub_token)
     if calibration.max_forward_passes is not None and (args.num_members is not None or not calibration.choose_members):
@@ -416,22 +431,29 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
         raise ValueError("Give either backbone, to fine-tune, or modes, checkpoints that are fine-tuned already.")
     if backbone_args.from_scratch and backbone_args.modes is not None:
         raise ValueError("Give from_scratch with a backbone, not with modes, which are trained already.")
+    if args.probe_head and backbone_args.from_scratch:
+        raise ValueError(
+            "probe_head was given with from_scratch: random features say nothing of the labels. Leave it out, or give "
+            "a pretrained backbone."
+        )
+    if args.probe_head and backbone_args.modes is not None:
+        raise ValueError("probe_head was given with modes, whose heads are trained already: leave one of them out.")
     if backbone_args.from_scratch and backbone_args.vertex_parameters != "all":
         raise ValueError(
             f"vertex_parameters is {backbone_args.vertex_parameters!r} with from_scratch: random weights that all "
             "vertices share would never be trained. Give a pretrained backbone."
         )
-    if backbone_args.from_scratch and args.num_modes > 1:
+    if backbone_args.from_scratch and modes_at_start(args) > 1:
         raise ValueError(
             f"num_modes is {args.num_modes} with from_scratch: modes from random weights have barriers between them, "
             "so that no simplex of them has low loss. Give num_components, and connectors to each (num_vertices)."
         )
-    modes = len(backbone_args.modes or ())
-    if modes % args.num_modes:
+    modes, of_each = len(backbone_args.modes or ()), modes_at_start(args)
+    if modes % of_each:
         raise ValueError(
-            f"There are {modes} modes, which cannot be divided into simplexes of {args.num_modes} (num_modes) each."
+            f"There are {modes} modes, which cannot be divided into simplexes of {of_each} (num_modes) each."
         )
-    components = modes // args.num_modes or backbone_args.num_components
+    components = modes // of_each or backbone_args.num_components
     if components < 1:
         raise ValueError(f"num_components is {components}: expected at least 1.")
     if args.num_members is not None and args.num_members < components:

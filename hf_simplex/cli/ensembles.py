@@ -42,7 +42,7 @@ def load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForI
     from transformers.utils import logging
 
     from hf_simplex import SimplexForImageClassification
-    from hf_simplex.data.sources import looks_like_path
+    from hf_simplex.model.local_paths import looks_like_path
 
     if Path(ensemble).is_file():
         raise NotADirectoryError(f"{ensemble} is a file: give the folder of an ensemble, or its Hub id.")

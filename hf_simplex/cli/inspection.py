@@ -59,7 +59,7 @@ def _describe(model: "SimplexForImageClassification", name: str) -> dict[str, An
     log_volumes = model.log_volumes()
     of_each = [None if volume == float("-inf") else volume for volume in log_volumes.tolist()]
     total = log_volumes.logsumexp(dim=0).item()
-    epochs = {stage["vertex"]: stage.get("epochs") for stage in config.provenance.get("stages", [])}
+    stages = {stage["vertex"]: stage for stage in config.provenance.get("stages", [])}
     tensors = model.state_dict().values()
     return {
         "ensemble": name,
@@ -74,7 +74,8 @@ def _describe(model: "SimplexForImageClassification", name: str) -> dict[str, An
             {
                 "vertex": vertex,
                 "role": role,
-                "epochs": epochs.get(vertex),
+                "epochs": stages.get(vertex, {}).get("epochs"),
+                "start": stages.get(vertex, {}).get("start"),
                 "simplexes": [number for number, simplex in enumerate(config.simplexes) if vertex in simplex],
             }
             for vertex, role in enumerate(config.roles)

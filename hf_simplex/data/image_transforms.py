@@ -227,9 +227,7 @@ def build_transforms(
         torch.Size([3, 32, 32])
     """
     evaluation = EvaluationTransform(image_processor)
-    if augment == "none":
-        return evaluation, evaluation
-    if augment not in ("timm", "crop"):
+    if augment not in ("timm", "crop", "none"):
         raise ValueError(f"augment is {augment!r}; expected 'timm', 'crop' or 'none'.")
     for name, value in (("horizontal_flip", horizontal_flip), ("random_erasing", random_erasing)):
         if not 0 <= value <= 1:
@@ -240,8 +238,12 @@ def build_transforms(
         raise ValueError(f"ratio is {ratio}; expected the smallest and the largest aspect ratio, both above 0.")
     if color_jitter < 0:
         raise ValueError(f"color_jitter is {color_jitter}; expected 0 or more.")
-    if augment == "crop" and (auto_augment or color_jitter):
-        raise ValueError("auto_augment and color_jitter need augment='timm'; augment is 'crop'.")
+    if augment != "timm" and (auto_augment or color_jitter):
+        raise ValueError(f"auto_augment and color_jitter need augment='timm'; augment is {augment!r}.")
+    if augment == "none":
+        if random_erasing:
+            raise ValueError("random_erasing needs augment='timm' or 'crop'; augment is 'none'.")
+        return evaluation, evaluation
     if auto_augment and color_jitter:
         raise ValueError("timm ignores color_jitter if there is an auto_augment policy. Set only one of them.")
     height, width = _image_size(image_processor)

@@ -15,14 +15,16 @@ from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from ..model.local_paths import looks_like_path
 from .image_folders import METADATA, has_metadata
 from .local_data_sets import FASHION_MNIST_DIRECTORY, read_digits, read_fashion_mnist
 from .split_names import role_of, roles_in
 
-__all__ = ["Source", "SourceOptions", "StoredSplits", "looks_like_path", "read_source"]
+__all__ = ["Source", "SourceOptions", "StoredSplits", "read_source"]
 
 _TABLES = ("*.parquet", "*/*.parquet", "*.arrow", "*/*.arrow")
 _HUB_PREFIX = "hf://datasets/"
+_LOCAL_NAMES = ("digits", "fashion_mnist")
 _FILE_ENDINGS = (
     *(".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".parquet", ".arrow", ".csv"),
     *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -120,7 +122,8 @@ def read_source(
         The data set. `load` of its splits raises ValueError or OSError for files that cannot be read.
 
     Raises:
-        ValueError: the name is unknown, the files of a folder cannot be told apart, or a file is broken.
+        ValueError: the name is empty or unknown, a configuration or revision is given for a data set without any, the
+            files of a folder cannot be told apart, or a file is broken.
         OSError: a folder or file is missing or broken, the name is a file, or the Hub does not answer.
         ImportError: `digits` needs scikit-learn.
 
@@ -130,16 +133,26 @@ def read_source(
         1000
     """
     name = os.fspath(name)
+    if not name:
+        # Path("") is the working folder.
+        raise ValueError(f"The name of the data set is empty. Expected {_ACCEPTED_NAMES}.")
     cache_dir = options.get("cache_dir")
     cache = None if cache_dir is None else os.fspath(cache_dir)
     notes: list[str] = []
     splits: StoredSplits | Path
+    is_folder = Path(name).expanduser().is_dir()
+    if name in _LOCAL_NAMES or is_folder:
+        _check_not_given("revision", options.get("revision"), name)
+    if name in _LOCAL_NAMES:
+        _check_not_given("config_name", options.get("config_name"), name)
     if name == "digits":
         splits = _in_memory(read_digits(seed))
     elif name == "fashion_mnist":
         splits = _in_memory(read_fashion_mnist(Path(options.get("fashion_mnist_dir", FASHION_MNIST_DIRECTORY))))
-    elif Path(name).expanduser().is_dir():
-        splits = _local_folder(Path(name).expanduser().resolve(), asked, label_column, cache, notes)
+    elif is_folder:
+        splits = _local_folder(
+            Path(name).expanduser().resolve(), asked, label_column, options.get("config_name"), cache, notes
+        )
     else:
         if name.startswith(_HUB_PREFIX):
             name = name.removeprefix(_HUB_PREFIX)
@@ -167,14 +180,16 @@ def _local_folder(
     folder: Path,
     asked: Collection[str],
     label_column: str | None,
+    config_name: str | None,
     cache: str | None,
     notes: list[str],
 ) -> Path | StoredSplits:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        _check_not_given("config_name", config_name, str(folder))
         return _saved_splits(folder)
     tables = [file for pattern in _TABLES for file in folder.glob(pattern) if file.name not in METADATA]
     if tables:
-        splits = _splits_of_files(str(folder), None, cache_dir=cache)
+        splits = _splits_of_files(str(folder), config_name, cache_dir=cache)
         said = set().union(*(roles_in(part) for file in tables for part in file.relative_to(folder).parts))
         if len(splits.names) == 1 and len(said) > 1:
             # `datasets` knows names in lower case only.
@@ -183,6 +198,7 @@ def _local_folder(
                 f"as one split {splits.names[0]!r}. Use lower case, such as train.parquet and test.parquet."
             )
         return splits
+    _check_not_given("config_name", config_name, str(folder))
     subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
     metadata = has_metadata(folder)
     if not subfolders and not metadata:
@@ -273,15 +289,9 @@ def _hub_data_set(name: str, config_name: str | None, **options: Any) -> StoredS
         ) from error
 
 
-def looks_like_path(name: str) -> bool:
-    """Returns whether a name can be a path only, and no Hub id.
-
-    Example:
-        >>> from hf_simplex.data.sources import looks_like_path
-        >>> looks_like_path("./pets"), looks_like_path("a/b/c"), looks_like_path("me/pets")
-        (True, True, False)
-    """
-    return name.startswith((".", "~", os.sep)) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+def _check_not_given(option: str, value: str | None, name: str) -> None:
+    if value is not None:
+        raise ValueError(f"{option} is {value!r}, but {name} is not from the Hub and has no {option}: leave it out.")
 
 
 def _check_hub_id(name: str) -> None:

@@ -38,14 +38,15 @@ def role_of(name: str) -> str | None:
 
 
 def roles_in(name: str) -> set[str]:
-    """Returns the roles whose names are words of a name, such as `seg_train` or `val2017`.
+    """Returns the roles whose names are words of a name, such as `seg_train`, `val2017` or `trainA`.
 
     Example:
         >>> from hf_simplex.data.split_names import roles_in
         >>> roles_in("seg_train"), roles_in("contest")
         ({'train'}, set())
     """
-    words = re.findall(r"[a-z]+", name.casefold())
+    # A capital letter begins a word, as in catTrain.
+    words = [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
     return {role for role, names in ROLES.items() if any(word in names for word in words)}
 
 

@@ -2,7 +2,6 @@
 
 import glob
 import itertools
-import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,8 +12,6 @@ from ..model.image_pixels import load_rgb
 from ..model.pipeline_simplex import SimplexImageClassificationPipeline
 
 __all__ = ["Classified", "classify_files", "find_images", "is_readable"]
-
-_NOT_FINITE = "the probabilities are not finite: a weight of the ensemble is not, or overflows in this precision"
 
 
 class Classified(NamedTuple):
@@ -95,17 +92,11 @@ def _classify(classify: Any, loaded: list[Any], top_k: int, batch_size: int) -> 
     # transformers advises to give a data set after ten calls, but that would end at the first bad image.
     classify.call_count = 0
     try:
-        results = list(classify(loaded, top_k=top_k, batch_size=batch_size))
-    except ValueError as error:  # the image processor's, for one image
+        return list(classify(loaded, top_k=top_k, batch_size=batch_size))
+    except ValueError as error:  # of one image: its pixels, or scores that are not finite
         if len(loaded) == 1:
             return [str(error)]
         return [result for each in loaded for result in _classify(classify, [each], top_k, 1)]
-    return [result if _is_finite(result) else _NOT_FINITE for result in results]
-
-
-def _is_finite(result: dict[str, Any]) -> bool:
-    # One weight or pixel that is not finite spoils the probabilities of all labels.
-    return all(math.isfinite(label["score"]) for label in result["labels"])
 
 
 def find_images(names: Iterable[str]) -> list[str]:

@@ -25,6 +25,7 @@ __all__ = [
     "linked",
     "part_lines",
     "placeholder_name",
+    "probe_line",
     "roles",
     "sampling",
     "simplex_rows",
@@ -49,6 +50,10 @@ _PART_LINES = {
     "simplex": "the mean prediction of the members in the first simplex.",
     "espro": "the mean prediction of all members, which is what this repository's model returns.",
 }
+
+_PLAIN_ENSEMBLE_WITH_LEAVES = (
+    "the mean prediction of the modes. Some of them were trained from another one, so they are not independent."
+)
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:
@@ -176,19 +181,44 @@ def strategy_reason(config: SimplexConfig) -> str | None:
     return choice.get("reason") if choice.get("asked") == "auto" else None
 
 
-def part_lines(evidence: Evidence) -> list[str]:
+def probe_line(config: SimplexConfig) -> str | None:
+    """Says that the modes started from a linear probe, and how well it predicted; None without one.
+
+    Example:
+        >>> from hf_simplex import SimplexConfig
+        >>> from hf_simplex.hub.card_content import probe_line
+        >>> probe = {"num_images": 200, "error": 0.125, "nll": 0.4, "strength": 0.01}
+        >>> probe_line(SimplexConfig(roles=["mode"], simplexes=[[0]], provenance={"probe": probe})).partition("(")[2]
+        'cross-validated error 12.5 %, NLL 0.400).'
+    """
+    probe = config.provenance.get("probe")
+    if probe is None:
+        return None
+    return (
+        "The modes started from a linear probe: a head that logistic regression fitted to the frozen features of "
+        f"{probe['num_images']} training images (cross-validated error {100 * probe['error']:.1f} %, NLL "
+        f"{probe['nll']:.3f})."
+    )
+
+
+def part_lines(evidence: Evidence, config: SimplexConfig) -> list[str]:
     """Says of each row of the results which model it is.
 
     Args:
         evidence: of a run, without repeated parts.
+        config: of the ensemble. Its stages say whether a mode was trained from another one.
 
     Example:
+        >>> from hf_simplex import SimplexConfig
         >>> from hf_simplex.hub.card_content import part_lines
         >>> from hf_simplex.hub.evidence import Evidence
-        >>> part_lines(Evidence(results={"centroid": {}}))
+        >>> part_lines(Evidence(results={"centroid": {}}), SimplexConfig())
         ['centroid: one model, whose weights are the mean of the vertices of the first simplex.']
     """
-    return [f"{PARTS[part]}: {_PART_LINES[part]}" for part in evidence.results if part in _PART_LINES]
+    lines = dict(_PART_LINES)
+    if any("start" in stage for stage in config.provenance.get("stages", [])):
+        lines["deep_ensemble"] = _PLAIN_ENSEMBLE_WITH_LEAVES
+    return [f"{PARTS[part]}: {lines[part]}" for part in evidence.results if part in lines]
 
 
 def difference_lines(evidence: Evidence) -> list[str]:
@@ -265,7 +295,7 @@ def vertex_rows(config: SimplexConfig) -> list[dict[str, Any]]:
         rows.append(
             {
                 "vertex": vertex,
-                "role": role,
+                "role": f"{role}, from vertex {stage['start']}" if stage and "start" in stage else role,
                 "simplexes": list(config.complex.simplexes_with(vertex)),
                 "epochs": "given" if stage is None else f"{stage['epochs']:g}",
                 "loss": "" if stage is None else f"{stage['loss']:.4f}",

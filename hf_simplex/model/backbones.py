@@ -20,6 +20,7 @@ from .checkpoint import DOWNLOAD_KWARGS
 from .classification_head import head_parameters
 from .configuration_simplex import SimplexConfig, check_labels
 from .image_processors import ProcessorSource, processor_source
+from .local_paths import check_folder
 from .sharding import full_tensor
 from .vertex_parameters import describe_vertex_parameters
 from .vertex_selection import separate_shared
@@ -148,11 +149,10 @@ def load_backbone(
         kwargs.setdefault("label2id", {name: int(index) for index, name in id2label.items()})
     if num_labels is not None and num_labels < 2:
         raise ValueError(f"num_labels={num_labels}: expected at least 2.")
-    if os.fspath(name_or_path).startswith(("/", "./", "../", "~")) and not os.path.exists(name_or_path):
-        raise FileNotFoundError(
-            f"The backbone {os.fspath(name_or_path)!r} could not be loaded: there is no such folder "
-            f"(looked for {os.path.abspath(name_or_path)})."
-        )
+    dtype = kwargs.get("dtype")
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype is {dtype!r}: expected a name such as 'float32', or 'auto'.")
+    check_folder(name_or_path, "backbone")
     labels = {} if num_labels is None else {"num_labels": num_labels}
     kwargs.setdefault("ignore_mismatched_sizes", bool(labels))
     source = processor_source(name_or_path, kwargs)

@@ -19,6 +19,7 @@ from transformers.utils.hub import extract_commit_hash, has_file, is_offline_mod
 from .atomic_saves import atomic_write, committed_saves, finish_saves, is_plain_name, is_regular_file
 from .digests import digest_of_all, header_digest, sort_metadata, tensor_digest
 from .json_files import read_json
+from .local_paths import check_folder
 
 __all__ = [
     "DOWNLOAD_KWARGS",
@@ -243,13 +244,14 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
 
     Raises:
         OSError: the repository or revision does not exist, or the token has no access to it.
-        FileNotFoundError: there is no index, so this is not an ensemble.
+        FileNotFoundError: there is no such folder, or no index, so this is not an ensemble.
         ValueError: the index is broken, names a file outside the folder, or names a tensor that no ensemble has.
 
     Example::
 
         read_index("me/resnet50-simplex", revision="main").weight_map
     """
+    check_folder(name_or_path, "ensemble")
     try:
         index_file = locate(name_or_path, SAFE_WEIGHTS_INDEX_NAME, **kwargs)
     except OSError as error:

@@ -137,11 +137,12 @@ class SimplexConfig(PreTrainedConfig):
             raise ValueError(f"Unknown sampling: {self.sampling!r}. Choose from {', '.join(SAMPLINGS)}.")
         stages = self.provenance.get("stages", [])
         if not isinstance(stages, list) or not all(
-            isinstance(stage, dict) and isinstance(stage.get("vertex"), int) for stage in stages
+            isinstance(stage, dict) and isinstance(stage.get("vertex"), int) and isinstance(stage.get("start", 0), int)
+            for stage in stages
         ):
             raise ValueError(
                 f"The stages of the provenance are {stages!r}; expected a list of dictionaries, each with the index "
-                "of the trained vertex under 'vertex'."
+                "of the trained vertex under 'vertex', and of a leaf's trunk under 'start'."
             )
         check_vertex_parameters(self.vertex_parameters)
         self.check_points(self.members)
@@ -250,7 +251,8 @@ class SimplexConfig(PreTrainedConfig):
             after = structure.num_vertices - before - config.num_vertices
             members += [[0.0] * before + member + [0.0] * after for member in config.members]
             for stage in config.provenance.get("stages", []):
-                stages.append({**stage, "vertex": before + stage["vertex"]})
+                moved = {name: before + stage[name] for name in ("vertex", "start") if name in stage}
+                stages.append({**stage, **moved})
             before += config.num_vertices
         provenance = {**copy.deepcopy(first.provenance), "stages": stages}
         if any(config.provenance.get("images") != first.provenance.get("images") for config in configs):

@@ -68,7 +68,7 @@ def select_part(
     part.members = [[config.members[j][vertex] for vertex in vertices] for j in members]
     if "stages" in part.provenance:
         stages = [stage for stage in part.provenance["stages"] if stage["vertex"] in vertices]
-        part.provenance["stages"] = [{**stage, "vertex": vertices.index(stage["vertex"])} for stage in stages]
+        part.provenance["stages"] = [_moved(stage, vertices) for stage in stages]
     if part.decisions is not None and (part.members, part.simplexes) != (config.members, config.simplexes):
         logger.warning(
             "A part of the ensemble is loaded, without the decisions of the whole: temperature, threshold and "
@@ -94,6 +94,12 @@ def select_part(
             # The configuration has no such part: loading reports it as unexpected.
             renamed[name] = name
     return part, renamed
+
+
+def _moved(stage: Mapping[str, Any], vertices: Sequence[int]) -> dict[str, Any]:
+    """The stage with the part's numbers of its vertices. The start of a leaf is left out if it is in no part."""
+    moved = {name: vertices.index(stage[name]) for name in ("vertex", "start") if stage.get(name) in vertices}
+    return {**{name: value for name, value in stage.items() if name != "start"}, **moved}
 
 
 def _first_holding(member: Sequence[float], simplexes: Sequence[Sequence[int]], chosen: Sequence[int]) -> int | None:

@@ -10,7 +10,16 @@ from ..model.members import DEFAULT_RULE, MEMBER_RULES
 from .frozen_vertices import FROZEN_VERTICES
 from .volume_measure import VOLUME_MEASURES
 
-__all__ = ["POINT_BATCHES", "VOLUME_WEIGHT_SCALINGS", "SimplexTrainingArguments"]
+__all__ = [
+    "MODE_STARTS",
+    "POINT_BATCHES",
+    "VOLUME_WEIGHT_SCALINGS",
+    "SimplexTrainingArguments",
+    "check_mode_start",
+]
+
+MODE_STARTS = ("backbone", "first_mode")
+"""Whether the modes of a simplex start from its given weights, or the later ones from its first trained mode."""
 
 POINT_BATCHES = ("split", "full")
 """Whether the points of a step split the batch, or each point gets the full batch."""
@@ -43,6 +52,21 @@ class SimplexTrainingArguments(TrainingArguments):
             "connectors. Use more than 1 for pretrained weights only: between modes from scratch there are barriers."
         },
     )
+    mode_start: str = field(
+        default="backbone",
+        metadata={
+            "help": "'backbone': all modes of a simplex start from its given weights. 'first_mode': later modes start "
+            "from the first mode of their simplex, the trunk, with a fresh optimizer and schedule: leaves (StarSSE, "
+            "Sadrtdinov et al. 2023).",
+            "choices": MODE_STARTS,
+        },
+    )
+    leaf_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of each leaf. Default: num_train_epochs, as for the trunk."}
+    )
+    leaf_learning_rate: float | None = field(
+        default=None, metadata={"help": "Initial learning rate of leaves. Default: learning_rate, as for the trunk."}
+    )
     connector_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of each connector. Default: num_train_epochs, as for modes."}
     )
@@ -51,6 +75,13 @@ class SimplexTrainingArguments(TrainingArguments):
     )
     connector_lr_scheduler_type: str | None = field(
         default=None, metadata={"help": "Schedule of connectors. Default: lr_scheduler_type, as for modes."}
+    )
+    probe_head: bool = field(
+        default=False,
+        metadata={
+            "help": "Fit the new head to the frozen backbone's features by logistic regression before the modes are "
+            "trained (LP-FT, Kumar et al. 2022). All modes start from it. For pretrained weights only."
+        },
     )
     points_per_step: int = field(default=1, metadata={"help": "Points drawn from the simplex for each batch (H)."})
     point_batches: str = field(
@@ -150,10 +181,19 @@ class SimplexTrainingArguments(TrainingArguments):
             )
         self._check_numbers()
         self._check_choices()
+        self._check_mode_start()
         self._check_volume_target()
 
     def _check_numbers(self) -> None:
-        for name in ("num_vertices", "num_modes", "points_per_step", "num_members", "volume_interval"):
+        if not self.output_dir:
+            # Path("") is the working folder, where a run that begins anew deletes `components`.
+            raise ValueError("output_dir is empty: give a folder, or . for the working folder.")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise ValueError(f"max_steps is {self.max_steps}: expected at least 1, or -1 for no limit.")
+        for name in (
+            *("num_vertices", "num_modes", "points_per_step", "num_members", "volume_interval"),
+            "gradient_accumulation_steps",
+        ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1.")
         if self.num_modes > self.num_vertices:
@@ -163,13 +203,17 @@ class SimplexTrainingArguments(TrainingArguments):
             )
         if self.batch_norm_images < 2:
             raise ValueError(f"batch_norm_images is {self.batch_norm_images}: expected at least 2.")
-        for name in ("connector_epochs", "connector_learning_rate", "volume_weight", "start_jitter"):
+        for name in (
+            *("leaf_epochs", "leaf_learning_rate", "connector_epochs", "connector_learning_rate"),
+            *("volume_weight", "start_jitter", "adam_epsilon", "max_grad_norm", "label_smoothing_factor"),
+        ):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}: expected a finite number of at least 0.")
 
     def _check_choices(self) -> None:
         for name, choices in (
+            ("mode_start", MODE_STARTS),
             ("point_batches", POINT_BATCHES),
             ("volume_weight_scaling", VOLUME_WEIGHT_SCALINGS),
             ("volume_measure", VOLUME_MEASURES),
@@ -181,6 +225,9 @@ class SimplexTrainingArguments(TrainingArguments):
             if getattr(self, name) not in choices:
                 listed = ", ".join(choice for choice in choices if choice is not None)
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {listed}.")
+
+    def _check_mode_start(self) -> None:
+        check_mode_start(self)
 
     def _check_volume_target(self) -> None:
         if self.volume_target is None:
@@ -198,3 +245,29 @@ class SimplexTrainingArguments(TrainingArguments):
         """See `transformers.TrainingArguments.place_model_on_device`. False if frozen vertices are off the device."""
         placed: bool | None = super().place_model_on_device
         return placed if self.frozen_vertices == "device" else False
+
+
+def check_mode_start(args: SimplexTrainingArguments) -> None:
+    """Check that the arguments of leaves are given where there are leaves, and only there.
+
+    Raises:
+        ValueError: `mode_start` is `"first_mode"` with fewer than two modes, or `leaf_epochs` or `leaf_learning_rate`
+            is given without it.
+
+    Example::
+
+        check_mode_start(args)
+    """
+    if args.mode_start == "first_mode":
+        if args.num_modes < 2:
+            raise ValueError(
+                f"mode_start is 'first_mode' and num_modes {args.num_modes}: expected at least 2 modes, the trunk and "
+                "its leaves."
+            )
+        return
+    for name in ("leaf_epochs", "leaf_learning_rate"):
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"{name} is {getattr(args, name)}, but mode_start is {args.mode_start!r}, so there are no leaves: "
+                f"give mode_start 'first_mode', or leave {name} out."
+            )

@@ -10,9 +10,13 @@ __all__ = ["shown_arguments"]
 _SHOWN_ARGUMENTS = (
     "num_vertices",
     "num_modes",
+    "mode_start",
     "num_train_epochs",
+    "leaf_epochs",
     "connector_epochs",
+    "probe_head",
     "learning_rate",
+    "leaf_learning_rate",
     "connector_learning_rate",
     "connector_lr_scheduler_type",
     "lr_scheduler_type",

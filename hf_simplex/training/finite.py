@@ -35,8 +35,11 @@ def non_finite_error(
 
         raise non_finite_error("The loss is nan", 3, trainer.state, checkpoints, learning_rate=0.1)
     """
+    last = checkpoints.last()
     return NonFiniteError(
         f"{what} in stage {checkpoints.folder.name}, step {step} of {state.max_steps}, at learning rate "
-        f"{learning_rate:.3g}. The last checkpoint is {checkpoints.last()}. Resume from it with a lower learning "
-        "rate, more warm-up steps or clipped gradients, and look for images or labels that are not finite."
+        f"{learning_rate:.3g}. "
+        + ("There is no checkpoint of the stage. " if last is None else f"The last checkpoint is {last}. ")
+        + "Look for images or labels that are not finite. If there are none, begin anew with a lower learning rate, "
+        "more warm-up steps or clipped gradients: the same run, resumed, comes to the same values."
     )

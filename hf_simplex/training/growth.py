@@ -3,19 +3,19 @@
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
 from ..data.random_streams import isolate_rng
 from ..model.backbones import build_backbone
 from ..model.complexes import SimplicialComplex
-from ..model.configuration_simplex import PRETRAINED
+from ..model.configuration_simplex import MODE, PRETRAINED, SimplexConfig
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.shared_weights import split_parameters
-from .arguments import SimplexTrainingArguments
+from .arguments import SimplexTrainingArguments, check_mode_start
 
-__all__ = ["check_growth", "mean_loss", "random_edge", "unchanged_on_error"]
+__all__ = ["check_growth", "mean_loss", "random_edge", "trained_mode", "unchanged_on_error"]
 
 
 def check_growth(
@@ -33,7 +33,8 @@ def check_growth(
         volume_weight: Returns the volume weight for the last vertex of a complex, or raises ValueError.
 
     Raises:
-        ValueError: Further modes are asked for after the modes' initial weights were trained; there are fewer members
+        ValueError: Further modes are asked for after the modes' initial weights were trained, and they are no leaves;
+            leaves are asked for after connectors were trained, or see `check_mode_start`; there are fewer members
             than simplexes; volume sampling is combined with symmetric members or simplexes of different sizes; or
             there is no positive volume weight.
 
@@ -41,14 +42,11 @@ def check_growth(
 
         check_growth(args, model.config.complex, model.config.roles, lambda complex: args.volume_weight)
     """
+    check_mode_start(args)
     simplexes = len(structure.simplexes)
     for vertices in structure.simplexes:
-        if len(vertices) < args.num_modes and any(roles[vertex] != PRETRAINED for vertex in vertices):
-            raise ValueError(
-                f"num_modes is {args.num_modes}, but vertices {list(vertices)} are trained already, so the weights "
-                "that further modes would start from are gone. Train each mode on its own and join them with "
-                "SimplexForImageClassification.simplex_of_modes."
-            )
+        if len(vertices) < args.num_modes:
+            _check_further_modes(args, vertices, [roles[vertex] for vertex in vertices])
     if args.num_members is None and args.sampling == "volume" and simplexes > 1:
         raise ValueError(
             "sampling is 'volume' and num_members is not given, but the default members give all simplexes equal "
@@ -68,6 +66,36 @@ def check_growth(
         while len(structure.simplexes[simplex]) < args.num_vertices:
             structure = structure.with_vertex([simplex])
             volume_weight(structure)
+
+
+def _check_further_modes(args: SimplexTrainingArguments, vertices: Sequence[int], roles: Sequence[str]) -> None:
+    if args.mode_start == "first_mode":
+        if any(role not in (PRETRAINED, MODE) for role in roles):
+            raise ValueError(
+                f"num_modes is {args.num_modes}, but of vertices {list(vertices)} some are connectors, which are "
+                "trained after all modes. Grow the leaves from the mode alone."
+            )
+    elif any(role != PRETRAINED for role in roles):
+        raise ValueError(
+            f"num_modes is {args.num_modes}, but vertices {list(vertices)} are trained already, so the weights "
+            "that further modes would start from are gone. Start them from the first mode (mode_start 'first_mode'), "
+            "or train each mode on its own and join them with SimplexForImageClassification.simplex_of_modes."
+        )
+
+
+def trained_mode(config: SimplexConfig, vertex: int) -> int | None:
+    """Return the first trained mode of the simplexes that hold a vertex; None if they have none yet.
+
+    Example:
+        >>> from hf_simplex import SimplexConfig
+        >>> from hf_simplex.training.growth import trained_mode
+        >>> roles = ["mode", "pretrained", "pretrained", "pretrained"]
+        >>> config = SimplexConfig(simplexes=[[0, 1], [2, 3]], roles=roles)
+        >>> trained_mode(config, 1), trained_mode(config, 3)
+        (0, None)
+    """
+    holding = (config.simplexes[simplex] for simplex in config.complex.simplexes_with(vertex))
+    return next((other for simplex in holding for other in simplex if config.roles[other] == MODE), None)
 
 
 def random_edge(simplex: SimplexForImageClassification) -> float:

@@ -34,8 +34,10 @@ RECORD = "growth.json"
 
 SHAPING_ARGUMENTS = (
     "learning_rate",
+    "leaf_learning_rate",
     "connector_learning_rate",
     "num_train_epochs",
+    "leaf_epochs",
     "connector_epochs",
     "max_steps",
     "per_device_train_batch_size",
@@ -43,6 +45,7 @@ SHAPING_ARGUMENTS = (
     "seed",
     "data_seed",
     "num_modes",
+    "mode_start",
     "lr_scheduler_type",
     "connector_lr_scheduler_type",
     "lr_scheduler_kwargs",
@@ -72,6 +75,7 @@ SHAPING_ARGUMENTS = (
     "frozen_vertices",
     "start_jitter",
     "sampling",
+    "probe_head",
     "sync_batch_norm",
     "load_best_model_at_end",
 )
@@ -88,7 +92,7 @@ class GrowthRecord:
     A field of None is unknown and equals every value.
 
     Args:
-        arguments: JSON values by name, from `shaping_arguments`.
+        arguments: JSON values by name, from `shaping_arguments`, and those of the images' transforms.
         processes: Number of processes.
         backbone: Name of the backbone, for messages only.
         weights: Digest of the initial vertices, from `weights_digest`.

@@ -1,5 +1,6 @@
 """Linear probe: fits the head of a backbone to its frozen features, before the backbone is fine-tuned."""
 
+import copy
 import importlib.util
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -148,16 +149,21 @@ def linear_head(backbone: PreTrainedModel, new_weights: Collection[str] = ()) ->
         ('classifier', Linear(in_features=12, out_features=2, bias=True))
     """
     remedy = "A linear probe fits one linear layer on trained features: train this backbone without it."
-    names = head_modules(backbone)
+    with torch.device("meta"):
+        # Adapters rename the layers that they are in.
+        plain = type(backbone)._from_config(copy.deepcopy(backbone.config))
+    names = head_modules(plain)
     if len(names) != 1:
         found = f"has {len(names)} heads, {', '.join(names)}" if names else "has no layer with an output per label"
         raise ValueError(f"The backbone {type(backbone).__name__} {found}. {remedy}")
     modules = dict(backbone.named_modules())
     head = modules.get(names[0])
     if not isinstance(head, nn.Linear):
-        found = "parameter of its own" if head is None else type(head).__name__
-        raise ValueError(f"The head {names[0]} of {type(backbone).__name__} is a {found}, no Linear. {remedy}")
-    if below := [module for module in head_modules(backbone, new_weights) if module != names[0]]:
+        found = "a parameter of its own" if head is None else f"a {type(head).__name__}"
+        if hasattr(head, "base_layer"):
+            found = "a layer with an adapter"
+        raise ValueError(f"The head {names[0]} of {type(backbone).__name__} is {found}, no plain Linear. {remedy}")
+    if below := [module for module in head_modules(plain, new_weights) if module != names[0]]:
         raise ValueError(
             f"The weights of {', '.join(below)} in {type(backbone).__name__} are new, so that the head {names[0]} "
             f"would be fitted to random features. {remedy}"
@@ -217,7 +223,7 @@ def _check_outputs(name: str, head: nn.Linear, recorded: list[Tensor], logits: T
     """Check that the logits are the outputs of the head, of one vector of features for each image."""
     if len(recorded) == 1 and recorded[0].dim() == 2:
         outputs = nn.functional.linear(recorded[0], head.weight, head.bias)
-        if outputs.shape == logits.shape and torch.allclose(outputs, logits, rtol=1e-3, atol=1e-5):
+        if outputs.shape == logits.shape and torch.allclose(outputs, logits, rtol=1e-3, atol=1e-5, equal_nan=True):
             return
     raise ValueError(
         f"The logits are not the outputs of the head {name} on one vector of features for each image: its inputs are "

@@ -1,7 +1,7 @@
 """SimplexTrainer: grows a simplex, first its modes, then its connectors, then its members."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -30,8 +30,9 @@ from .callbacks import StageProgressCallback
 from .example_check import KeptColumns, check_examples
 from .example_digest import example_digest
 from .finite import NonFiniteError
-from .growth import check_growth, random_edge, unchanged_on_error
+from .growth import check_growth, random_edge, trained_mode, unchanged_on_error
 from .growth_record import GrowthRecord, initial_weights, shaping_arguments
+from .probed_modes import labeled_images, probe_modes
 from .publish_run import publish_run
 from .resumption import check_same_run, clear_stages, holds_ensemble
 from .spro import GrowingVertex
@@ -60,6 +61,7 @@ class SimplexTrainer(VertexTrainer):
         batch_norm_dataset: Training images for BatchNorm statistics, best without augmentation. Default:
             `train_dataset`. `args.batch_norm_images` of them are chosen at random.
         data_record: Origin of the training images. A resumed growth must have the same.
+        data_arguments: Settings of their transforms by name, JSON values. A resumed growth must have the same.
         **kwargs: Those of `transformers.Trainer`, except `optimizers`: each vertex needs a fresh optimizer, from
             `args.optim` or `optimizer_cls_and_kwargs`.
 
@@ -83,6 +85,7 @@ class SimplexTrainer(VertexTrainer):
         *,
         batch_norm_dataset: Dataset | None = None,
         data_record: DataRecord | None = None,
+        data_arguments: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(model, SimplexForImageClassification):
@@ -101,6 +104,7 @@ class SimplexTrainer(VertexTrainer):
             )
         super().__init__(model, args, batch_norm_dataset=batch_norm_dataset, **kwargs)
         self.data_record = data_record
+        self.data_arguments = dict(data_arguments or {})
         self._is_in_growth = False
         if args.disable_tqdm:
             # Lines take the place of the bars.
@@ -130,16 +134,19 @@ class SimplexTrainer(VertexTrainer):
     def grow(self, resume_from_checkpoint: bool = False) -> list[dict[str, Any]]:
         """Train the modes, grow each simplex to `args.num_vertices` by connectors, and draw the members.
 
-        Each simplex starts with `args.num_modes` modes, all fine-tuned from the simplex's given weights. Several
-        simplexes grow into the components of an ESPRO ensemble.
+        Each simplex starts with `args.num_modes` modes, all fine-tuned from the simplex's given weights. With
+        `args.mode_start="first_mode"` the later ones are leaves: they start from the first trained mode, the trunk
+        (StarSSE, Sadrtdinov et al. 2023, To Stay or Not to Stay in the Pre-train Basin). Several simplexes grow into
+        the components of an ESPRO ensemble.
 
         Args:
             resume_from_checkpoint: Continue an interrupted run from `args.output_dir`. What shapes the weights must
                 be the same: see `check_resume`. More vertices, other members and other reports are allowed.
 
         Returns:
-            One report per stage: vertex, role, epochs, steps, wall_time [s], loss [nats], and for connectors
-            log_volume and volume_weight. `model.config.provenance["stages"]` also keeps the reports.
+            One report per stage: vertex, role, epochs, steps, wall_time [s], loss [nats], for leaves start, the
+            vertex of the trunk, and for connectors log_volume and volume_weight.
+            `model.config.provenance["stages"]` also keeps the reports.
 
         Raises:
             ValueError: The arguments do not fit the complex (see `growth.check_growth`), or the run that is resumed
@@ -162,6 +169,7 @@ class SimplexTrainer(VertexTrainer):
                 clear_stages(self.args, config.roles, self.accelerator.wait_for_everyone)
             self._add_modes()
             self._check_batches()
+            self._probe_head(resume_from_checkpoint)
             for vertex, role in enumerate(list(config.roles)):
                 if role == PRETRAINED:
                     self._train_mode(vertex, resume_from_checkpoint)
@@ -238,7 +246,7 @@ class SimplexTrainer(VertexTrainer):
     def _given_record(self) -> GrowthRecord:
         main = self.args.should_save
         return GrowthRecord(
-            arguments=shaping_arguments(self.args, self.simplex),
+            arguments=shaping_arguments(self.args, self.simplex) | self.data_arguments,
             processes=self.args.world_size,
             backbone=str(self.simplex.config.provenance.get("backbone")),
             weights=initial_weights(self.simplex, self.args.output_dir),
@@ -267,18 +275,33 @@ class SimplexTrainer(VertexTrainer):
                 self.simplex.add_vertex([simplex], role=PRETRAINED)
 
     def _check_batches(self) -> None:
-        config = self.simplex.config
-        roles = [MODE] if PRETRAINED in config.roles and self.args.num_train_epochs else []
+        config, epochs = self.simplex.config, max(self.args.num_train_epochs, self.args.leaf_epochs or 0)
+        roles = [MODE] if PRETRAINED in config.roles and epochs else []
         if any(len(simplex) < self.args.num_vertices for simplex in config.simplexes):
             roles.append(CONNECTOR)
         if roles:
             self.simplex.backbone_at(vertex_coordinates(config.complex, 0).tolist())
             self.check_batches(roles)
 
+    def _probe_head(self, resume: bool) -> None:
+        """Fit the head of the untrained modes, unless the run that is resumed has done so."""
+        if not self.args.probe_head or (resume and "probe" in self.simplex.config.provenance):
+            return
+        images = labeled_images(self.train_dataset, self.batch_norm_dataset, self.label_names)
+        images, collate = self._used_columns(images, "linear probe")
+        probe_modes(self.simplex, self.args, images, collate=collate, label_names=self.label_names)
+
     def _train_mode(self, vertex: int, resume: bool) -> None:
-        self.simplex.backbone_at(vertex_coordinates(self.simplex.config.complex, vertex).tolist())
-        report = self.train_vertex(vertex, MODE, self.args.num_train_epochs, self.args.learning_rate, resume)
-        self._finish_stage(report)
+        args, config = self.args, self.simplex.config
+        epochs, rate = args.num_train_epochs, args.learning_rate
+        trunk = trained_mode(config, vertex) if args.mode_start == "first_mode" else None
+        if trunk is not None:
+            epochs = epochs if args.leaf_epochs is None else args.leaf_epochs
+            rate = rate if args.leaf_learning_rate is None else args.leaf_learning_rate
+        start = vertex if trunk is None else trunk
+        self.simplex.backbone_at(vertex_coordinates(config.complex, start).tolist())
+        report = self.train_vertex(vertex, MODE, epochs, rate, resume)
+        self._finish_stage(report if trunk is None else {**report, "start": trunk})
 
     def grow_connector(self, simplexes: list[int] | None = None, resume: bool = False) -> int:
         """Add a connector to some simplexes and train it by SPRO.

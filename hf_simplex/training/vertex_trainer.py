@@ -15,6 +15,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import SchedulerType, Trainer, set_seed
+from transformers.data.data_collator import DataCollator
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
@@ -355,14 +356,15 @@ class VertexTrainer(Trainer):
         return found
 
     def _first_examples(self, number: int) -> Any:
-        dataset: Any = self.train_dataset
-        collate = self.data_collator
-        if isinstance(dataset, datasets.Dataset):
-            dataset = self._remove_unused_columns(dataset, description="training")
-        else:
-            collate = self._get_collator_with_removed_columns(collate, description="training")
+        dataset, collate = self._used_columns(self.train_dataset, "training")
         examples = CheckedLabels(dataset, self.simplex.config.num_labels or 0)
         return collate([examples[index] for index in range(number)])
+
+    def _used_columns(self, dataset: Any, description: str) -> tuple[Any, DataCollator]:
+        """A data set and its collate function, which together leave out the columns that the model does not take."""
+        if isinstance(dataset, datasets.Dataset):
+            return self._remove_unused_columns(dataset, description=description), self.data_collator
+        return dataset, self._get_collator_with_removed_columns(self.data_collator, description=description)
 
     def _dry_loss(self, module: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         loss, output = self.compute_loss(module, inputs, return_outputs=True)
@@ -376,11 +378,7 @@ class VertexTrainer(Trainer):
         dataset: Any = self.train_dataset if self.batch_norm_dataset is None else self.batch_norm_dataset
         if dataset is None:
             raise ValueError("BatchNorm statistics need training images: give train_dataset or batch_norm_dataset.")
-        collate = self.data_collator
-        if isinstance(dataset, datasets.Dataset):
-            dataset = self._remove_unused_columns(dataset, description="batch norm")
-        else:
-            collate = self._get_collator_with_removed_columns(collate, description="batch norm")
+        dataset, collate = self._used_columns(dataset, "batch norm")
         return batch_norm_batches(
             dataset,
             images=self.args.batch_norm_images,

@@ -83,9 +83,9 @@ def test_inspect_tells_structure_sizes_volumes_and_members(folder: Path) -> None
     model = SimplexForImageClassification.from_pretrained(folder)
     told = json.loads(run("inspect", folder, "--json"))
     assert told["vertices"] == [
-        {"vertex": 0, "role": "mode", "epochs": None, "simplexes": [0]},
-        {"vertex": 1, "role": "connector", "epochs": None, "simplexes": [0]},
-        {"vertex": 2, "role": "connector", "epochs": None, "simplexes": [0]},
+        {"vertex": 0, "role": "mode", "epochs": None, "start": None, "simplexes": [0]},
+        {"vertex": 1, "role": "connector", "epochs": None, "start": None, "simplexes": [0]},
+        {"vertex": 2, "role": "connector", "epochs": None, "start": None, "simplexes": [0]},
     ]
     volume = model.log_volumes().item()
     assert told["simplexes"] == [{"simplex": 0, "vertices": [0, 1, 2], "log_volume": pytest.approx(volume)}]

@@ -94,6 +94,13 @@ def test_one_of_two_test_folders_can_be_chosen(tmp_path: Path) -> None:
     assert data.record.notes == ("left out 2 images in 'test': another split is used",)
 
 
+@pytest.mark.parametrize("letters", ["AB", ("Cats", "Dogs"), ("-images-1", "_images_2")])
+def test_names_of_splits_before_a_capital_letter_are_seen(tmp_path: Path, letters: str | tuple[str, str]) -> None:
+    root = tree(tmp_path, *(f"{split}{letter}/*2" for split in ("train", "test") for letter in letters))
+    with pytest.raises(ValueError, match="look like splits"):
+        load_image_data(root)
+
+
 def test_folders_with_names_of_their_own_can_be_chosen(tmp_path: Path) -> None:
     root = tree(tmp_path, *(f"seg_{split}/seg_{split}/{name}/*2" for split in ("train", "test") for name in "ab"))
     with pytest.raises(ValueError, match=r"The folders 'seg_test', 'seg_train' in .* look like splits"):

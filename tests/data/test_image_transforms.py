@@ -328,6 +328,9 @@ def test_each_augmentation_is_random_and_repeats_with_the_seed(photo: PIL.Image.
     [
         ({"augment": "heavy"}, "augment is 'heavy'; expected 'timm', 'crop' or 'none'"),
         ({"augment": "crop", "color_jitter": 0.1}, "need augment='timm'; augment is 'crop'"),
+        ({"augment": "none", "auto_augment": "rand-m9"}, "need augment='timm'; augment is 'none'"),
+        ({"augment": "none", "random_erasing": 0.1}, "random_erasing needs augment='timm' or 'crop'"),
+        ({"augment": "none", "horizontal_flip": 7}, "horizontal_flip is 7; expected a probability"),
         ({"horizontal_flip": 1.5}, "horizontal_flip is 1.5"),
         ({"random_erasing": -0.1}, "random_erasing is -0.1"),
         ({"scale_min": 0.0}, "scale_min is 0.0"),

@@ -248,3 +248,39 @@ def test_broken_tables_are_named(tmp_path: Path) -> None:
             said.append(str(error))
     assert len(said) > 6
     assert all("pets cannot be read: " in line or line.startswith("Cannot read the image") for line in said), said
+
+
+def test_an_empty_name_is_not_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        PIL.Image.new("L", (2, 2)).save(tmp_path / name / "0.png")
+    monkeypatch.chdir(tmp_path)
+    assert load_split(".").label_names == ("ant", "bee")
+    for load in (load_split, load_image_data):
+        with pytest.raises(ValueError, match="The name of the data set is empty"):
+            load("")
+
+
+def test_a_configuration_or_revision_is_not_dropped_without_a_word(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        PIL.Image.new("L", (2, 2)).save(tmp_path / "pictures" / name / "0.png")
+    animals(4).save_to_disk(tmp_path / "saved")
+    for data_set in ("digits", tmp_path / "pictures", tmp_path / "saved"):
+        for option in ("config_name", "revision"):
+            with pytest.raises(ValueError, match=f"{option} is 'v1', but .* has no {option}: leave it out"):
+                load_split(data_set, **{option: "v1"})
+
+
+def test_the_configuration_of_a_cloned_data_set_is_heeded(tmp_path: Path) -> None:
+    for name, size in (("small", 4), ("large", 8)):
+        (tmp_path / name).mkdir()
+        animals(size).to_parquet(tmp_path / name / "test.parquet")
+    listed = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: test\n    path: {name}/*\n" for name in ("small", "large")
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    for name, size in (("small", 4), ("large", 8)):
+        assert len(load_split(tmp_path, config_name=name).images) == size
+    with pytest.raises(ValueError, match="small"):
+        load_split(tmp_path)

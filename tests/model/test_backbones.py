@@ -121,7 +121,21 @@ def test_revisions_on_the_hub_can_be_chosen(hub: LoopbackHub) -> None:
             assert torch.equal(loaded(images()).logits, backbone("vit", seed)(images()).logits.log_softmax(-1))
 
 
+@pytest.mark.parametrize("name", ["a/b/c", "runs\\best", "backbone/", ".hidden", "~/no-backbone"])
+def test_a_mistyped_folder_is_no_such_folder(name: str) -> None:
+    for load, what in (
+        (SimplexForImageClassification.from_backbone, "backbone"),
+        (SimplexForImageClassification.from_pretrained, "ensemble"),
+    ):
+        with pytest.raises(FileNotFoundError, match=f"The {what} .* could not be loaded: there is no such folder"):
+            load(name)
+        with pytest.raises(FileNotFoundError, match=f"The name of the {what} is empty"):
+            load("")
+
+
 def test_unusable_backbones_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="dtype is 'half_float': expected a name such as 'float32'"):
+        SimplexForImageClassification.from_backbone(folder("vit", tmp_path / "whole"), dtype="half_float")
     for name in ("no/such", "timm/no_such.model", tmp_path / "no" / "such"):
         with pytest.raises(OSError, match=r"The backbone '.*such.*' could not be loaded"):
             SimplexForImageClassification.from_backbone(name)

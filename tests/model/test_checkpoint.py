@@ -142,6 +142,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "provenance is a list": (config_with(provenance=["digits"]), r"provenance is \['digits'\]"),
     "provenance is a word": (config_with(provenance="digits"), "provenance is 'digits'"),
     "stage without vertex": (config_with(provenance={"stages": [{"epochs": 1}]}), r"stages .* \[{'epochs': 1}\]"),
+    "start that is no vertex": (config_with(provenance={"stages": [{"vertex": 1, "start": "a"}]}), "'start'"),
     "stages of another form": (config_with(provenance={"stages": {"vertex": 0}}), "stages .* {'vertex': 0}"),
     "more members": (config_with(members=[[1, 0, 0]] * 4), "missing keys, members.3"),
     "fewer members": (config_with(members=[[1, 0, 0]]), "unexpected keys, members.1"),

@@ -172,12 +172,12 @@ def test_members_at_vertices_need_no_batches() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_union_predicts_with_the_members_of_all_components(kind: str) -> None:
     parts = [ensemble(kind), ensemble(kind, members=1, seed=5)]
-    parts[1].config.provenance["stages"] = [{"vertex": 2, "epochs": 1.0}]
+    parts[1].config.provenance["stages"] = [{"vertex": 2, "epochs": 1.0, "start": 0}]
     united = SimplexForImageClassification.disjoint_union(parts)
     probabilities = [part(images(), output_member_probabilities=True).member_probabilities for part in parts]
     together = united(images(), output_member_probabilities=True).member_probabilities
     assert torch.equal(together, torch.cat(probabilities, dim=1))
-    assert united.config.provenance["stages"] == [{"vertex": 5, "epochs": 1.0}]
+    assert united.config.provenance["stages"] == [{"vertex": 5, "epochs": 1.0, "start": 3}]
     assert united.config.roles == ["mode", "connector", "connector"] * 2
     assert united.config.simplexes == [[0, 1, 2], [3, 4, 5]]
     for simplex in (0, 1):

@@ -63,6 +63,14 @@ def test_simplexes_come_in_the_order_that_was_asked_for() -> None:
     assert renamed["centroids.2.norm.running_mean"] == "centroids.0.norm.running_mean"
 
 
+def test_the_start_of_a_leaf_is_renumbered_and_left_out_where_the_part_lacks_it() -> None:
+    stages = [{"vertex": 3, "start": 1}, {"vertex": 2, "start": 0}]
+    config = SimplexConfig(**{**SHARED, "provenance": {"stages": stages}})
+    part, _ = select_part(config, names(), simplex=1)
+    assert part.provenance["stages"] == [{"vertex": 2, "start": 0}, {"vertex": 1}]
+    assert config.provenance["stages"] == stages
+
+
 def test_what_there_is_not_is_named() -> None:
     config = SimplexConfig(**SHARED)
     with pytest.raises(ValueError, match="num_members is 5: expected 1 to 4"):

@@ -96,7 +96,13 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("no mode of that number", lambda path: {"train_modes": 2, "joins": ["0,1", "0,5"]}, "no mode 5"),
     ("a mode joined twice", lambda path: {"train_modes": 2, "joins": ["0,1", "0,0"]}, "named twice"),
     ("paths without a middle", lambda path: {"train_modes": 2, "path_points": 2}, "path_points is 2"),
+    (
+        "leaves",
+        lambda path: {"train_modes": 2, "mode_start": "first_mode"},
+        "mode_start is 'first_mode' and num_modes 1",
+    ),
     ("a simplex of modes", lambda path: {"train_modes": 2, "num_modes": 2, "num_vertices": 2}, "num_modes is 2"),
+    ("a probed head", lambda path: {"train_modes": 2, "probe_head": True}, "probe_head was given"),
     ("no points", lambda path: {"train_modes": 2, "sampled_points": 0}, "sampled_points is 0"),
     ("more connectors than dimensions", lambda path: {"train_modes": 2, "connectors": 10**6}, "give at most"),
     ("not enough joins", lambda path: {"train_modes": 2, "joins": ["0,1"]}, "names 1 connectors"),

@@ -60,6 +60,18 @@ def test_a_signal_saves_and_ends_with_the_command_to_go_on(number: int, cause: s
     assert (saved / "optimizer.pt").is_file() and int(saved.name.removeprefix("checkpoint-")) < 800
 
 
+def test_ctrl_c_while_torch_is_imported_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    process = subprocess.Popen(
+        [sys.executable, str(RECIPE)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == -signal.SIGINT
+
+
 def test_two_processes_say_it_once(tmp_path: Path) -> None:
     backbone = str(folder("resnet", tmp_path / "backbone", labels=7))
     file = config(tmp_path, backbone=backbone, **{**DIGITS, **LONG})

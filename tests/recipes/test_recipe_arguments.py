@@ -15,6 +15,7 @@ from hf_simplex.training.recipe.arguments import (
     EsproArguments,
 )
 from hf_simplex.training.recipe.parsing import parse_arguments
+from hf_simplex.training.recipe.strategy import apply_strategy
 
 
 @dataclass
@@ -139,10 +140,13 @@ def test_help_begins_with_how_to_call_it(capsys: pytest.CaptureFixture[str]) -> 
 MINE = ["--backbone", "timm/resnet50.a1_in1k", "--data_set", "zalando-datasets/fashion_mnist"]
 
 
-@pytest.mark.parametrize(("name", "flags"), [("quickstart", []), ("fine_tune", MINE)])
+@pytest.mark.parametrize(("name", "flags"), [("quickstart", []), ("fine_tune", MINE), ("fine_tune_leaves", MINE)])
 def test_the_configurations_that_come_along_are_valid(name: str, flags: list[str], tmp_path: Path) -> None:
     file = RECIPES / "configs" / f"{name}.yaml"
     kinds = (BackboneArguments, DataArguments, CalibrationArguments, EsproArguments)
-    backbone, _, _, args = parse_arguments(kinds, [str(file), "--output_dir", str(tmp_path), "--use_cpu", *flags])
+    flags = ["--output_dir", str(tmp_path), "--use_cpu", *flags]
+    backbone, _, calibration, args = parse_arguments(kinds, [str(file), *flags])
+    apply_strategy(calibration.strategy, backbone, args)
     check(backbone, args)
-    assert args.num_vertices == {"quickstart": 3, "fine_tune": 2}[name] and args.report_to == []
+    vertices = {"quickstart": 3, "fine_tune": 2, "fine_tune_leaves": 5}
+    assert args.num_vertices == vertices[name] and args.report_to == []

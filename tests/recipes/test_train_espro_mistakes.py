@@ -139,6 +139,14 @@ MISTAKES: list[tuple[str, Any]] = [
     ("no image processor", no_image_processor),
     ("unfinished run", unfinished_run),
     ("no such component", lambda path: ({"component": 2}, "component is 2: expected 0 to 1")),
+    (
+        "probe of random features",
+        lambda path: ({"from_scratch": True, "probe_head": True}, "probe_head was given with from_scratch"),
+    ),
+    (
+        "probe of given modes",
+        lambda path: ({"backbone": None, "modes": ["a", "b"], "probe_head": True}, "probe_head was given with modes"),
+    ),
     ("checkpoint of Trainer's", lambda path: ({"resume_from_checkpoint": "x"}, "give --resume")),
     (
         "modes that make no simplexes",

@@ -39,6 +39,23 @@ def test_an_interrupted_run_leaves_no_ensemble_and_goes_on_to_the_same_bits(
         assert file.read_bytes() == (output / "ensemble" / file.name).read_bytes()
 
 
+def test_a_rare_augmentation_that_no_fingerprint_shows_is_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = str(folder("resnet", tmp_path / "backbone", labels=7))
+    settings = {"backbone": backbone, "num_components": 1, "num_vertices": 1, "num_train_epochs": 1, **DIGITS}
+    run(tmp_path, augment="crop", **settings, num_members=1)
+    for flags, message in (
+        (["--random_erasing", "1e-6"], "something else: random_erasing was 0.0 and is 1e-06."),
+        (["--augment", "none"], "augment was 'crop' and is 'none'"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            run(tmp_path, "--resume", *flags, augment="crop", **settings, num_members=1)
+        assert message in capsys.readouterr().err
+    # A crop does not look at it.
+    run(tmp_path, "--resume", "--scale_min", "0.5", augment="crop", **settings, num_members=1)
+
+
 def test_another_run_is_refused_in_one_line_and_a_larger_one_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

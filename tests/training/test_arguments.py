@@ -17,6 +17,9 @@ from hf_simplex import SimplexTrainingArguments
         ({"points_per_step": 0}, "points_per_step is 0"),
         ({"batch_norm_images": 1}, "batch_norm_images is 1"),
         ({"volume_weight": float("nan")}, "volume_weight is nan"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm is nan"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
+        ({"max_steps": 0}, "max_steps is 0: expected at least 1, or -1"),
         ({"connector_epochs": -1.0}, "connector_epochs is -1"),
         ({"point_batches": "halves"}, "'halves'"),
         ({"sampling": "some"}, "'some'"),
@@ -31,6 +34,11 @@ from hf_simplex import SimplexTrainingArguments
 def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         SimplexTrainingArguments(str(tmp_path), **arguments)
+
+
+def test_an_empty_output_folder_is_not_the_working_folder() -> None:
+    with pytest.raises(ValueError, match="output_dir is empty"):
+        SimplexTrainingArguments("")
 
 
 def test_an_unknown_schedule_is_named(tmp_path: Path) -> None:

@@ -130,6 +130,16 @@ def test_a_non_finite_loss_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_p
     assert run.simplex.config.roles == ["mode"]
 
 
+def test_a_non_finite_loss_before_the_first_checkpoint_names_none(tmp_path: Path) -> None:
+    run = trainer(tmp_path, "vit", learning_rate=1e30, save_strategy="no")
+    with pytest.raises(NonFiniteError) as raised:
+        run.grow()
+    said = str(raised.value)
+    assert "There is no checkpoint of the stage." in said and "None" not in said
+    # A run with another learning rate is not resumed.
+    assert "begin anew with a lower learning rate" in said
+
+
 def test_non_finite_weights_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Gradient(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]

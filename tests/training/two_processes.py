@@ -34,6 +34,7 @@ from hf_simplex.evaluation.surface_evaluation import classification, evaluate_po
 from hf_simplex.model.batch_norm import recompute_statistics
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.sharding import full_tensor, local_parameters, replica_index, sharded_like
+from hf_simplex.training.linear_probe import fit_head
 from hf_simplex.training.preemption import EXIT_CODE
 from hf_simplex.training.spro import GrowingVertex
 from hf_simplex.training.step import StepStreams
@@ -272,6 +273,30 @@ def sigterm_between_the_stages_ends_both_processes_together(rank: int) -> None:
     assert run.state.global_step == 1
 
 
+def both_processes_start_from_the_same_probed_head(rank: int) -> None:
+    # Each process has drawn a head of its own.
+    model = SimplexForImageClassification.from_backbone(backbone("vit"), fine_tuned=False)
+    with torch.no_grad():
+        model.weights[0]["classifier.weight"].add_(rank)
+    run = trainer(
+        DIRECTORY / "probed", model=model, num_vertices=1, num_train_epochs=0, probe_head=True, save_strategy="no"
+    )
+    run.grow()
+    heads: list[Any] = [None, None]
+    dist.all_gather_object(heads, run.simplex.weights[0]["classifier.weight"])
+    alone = backbone("vit")
+    fit_head(alone, Images(24), batch_size=8)
+    assert torch.equal(heads[0], heads[1]) and torch.equal(heads[0], alone.classifier.weight)
+
+
+def labels_that_no_head_fits_end_both_processes(rank: int) -> None:
+    model = SimplexForImageClassification.from_backbone(backbone("vit"), fine_tuned=False)
+    run = trainer(DIRECTORY / "refused", model=model, num_vertices=1, probe_head=True, save_strategy="no")
+    run.train_dataset.labels.clamp_(max=1)[0] = 2
+    with pytest.raises(ValueError, match="fewer than 2 training images"):
+        run.grow()
+
+
 def slowly(function: Callable[..., None]) -> Callable[..., None]:
     """The function, delayed so that a process that does not wait for it would fail."""
 
@@ -280,6 +305,28 @@ def slowly(function: Callable[..., None]) -> Callable[..., None]:
         function(*arguments)
 
     return after_a_while
+
+
+def leaves_start_from_the_trunk(rank: int, **settings: Any) -> None:
+    for epochs in (0.0, 1.0):
+        run = trainer(
+            DIRECTORY / "leaves",
+            model=SimplexForImageClassification.from_backbone(backbone("vit"), fine_tuned=False),
+            number=8,
+            per_device_train_batch_size=4,
+            num_modes=2,
+            num_vertices=2,
+            mode_start="first_mode",
+            leaf_epochs=epochs,
+            save_strategy="no",
+            **settings,
+        )
+        run.grow()
+        trunk, leaf = (torch.cat([tensor.flatten() for tensor in vertex.values()]) for vertex in run.simplex.weights)
+        assert bool((trunk == leaf).all()) == (epochs == 0)
+        both = [torch.empty_like(leaf) for _ in range(2)]
+        dist.all_gather(both, leaf)
+        assert torch.equal(*both)
 
 
 # ---- members, evaluation, surfaces -----------------------------------------------------------------------------
@@ -385,6 +432,11 @@ def fsdp2_trains_adapters_and_keeps_what_they_share(rank: int) -> None:
         assert run.evaluate()["eval_loss"] > 0
 
 
+def fsdp2_starts_leaves_from_the_trunk(rank: int) -> None:
+    with fsdp2_on_the_cpu():
+        leaves_start_from_the_trunk(rank, parallelism_config=SHARDS)
+
+
 def replicas_draw_their_own_points(rank: int) -> None:
     for mesh, is_shared in ((init_device_mesh("cpu", (2,)), True), (replicated_shards(), False)):
         run = trainer(DIRECTORY / "replicas", model=ensemble("vit"))
@@ -408,12 +460,16 @@ CLAIMS = [
     machines_with_a_shared_file_system_move_a_checkpoint_once,
     a_non_finite_loss_in_one_process_ends_both,
     sigterm_between_the_stages_ends_both_processes_together,
+    leaves_start_from_the_trunk,
+    both_processes_start_from_the_same_probed_head,
+    labels_that_no_head_fits_end_both_processes,
     batch_norm_statistics_of_members_are_divided_and_gathered,
     no_image_is_counted_twice,
     surfaces_are_divided_by_points,
     fsdp_is_refused_where_accelerate_would_run_ddp,
     fsdp2_shares_points_and_takes_the_same_step,
     fsdp2_trains_adapters_and_keeps_what_they_share,
+    fsdp2_starts_leaves_from_the_trunk,
     replicas_draw_their_own_points,
 ]
 

@@ -50,7 +50,10 @@ class BackboneArguments:
     )
     modes: list[str] | None = field(
         default=None,
-        metadata={"help": "Fine-tuned checkpoints to use instead of a backbone, num_modes for each component."},
+        metadata={
+            "help": "Fine-tuned checkpoints to use instead of a backbone: num_modes for each component; with "
+            "mode_start first_mode one, the trunk."
+        },
     )
     given_mode_epochs: float = field(
         default=0.0, metadata={"help": "Training epochs of each given mode, counted in the results."}
@@ -176,6 +179,9 @@ class EsproArguments(SimplexTrainingArguments):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} is {getattr(self, name)}: expected a finite number of at least 0.")
 
+    def _check_mode_start(self) -> None:
+        """Do nothing: a strategy may set mode_start, so `apply_strategy` checks it."""
+
 
 @dataclass
 class CalibrationArguments:
@@ -194,8 +200,9 @@ class CalibrationArguments:
         metadata={
             "help": "'join': one simplex of num_modes modes. 'connect': connectors to each of them. 'auto': train the "
             "modes, measure the barriers between them, and join them if there is none, else connect them. "
-            "'one_simplex': one mode and its connectors. Default: num_components, num_modes and num_vertices decide.",
-            "choices": (None, "auto", "one_simplex", "join", "connect"),
+            "'one_simplex': one mode and its connectors. 'leaves': one simplex of num_modes modes, of which the later "
+            "ones start from the first, see mode_start. Default: num_components, num_modes and num_vertices decide.",
+            "choices": (None, "auto", "one_simplex", "join", "connect", "leaves"),
         },
     )
     validation_fraction: float = field(

@@ -26,12 +26,25 @@ __all__ = [
     "check_distinct",
     "check_labels",
     "component_arguments",
+    "modes_at_start",
     "start_components",
     "start_modes",
 ]
 
 SEEDS_A_COMPONENT = 1000
 """Difference between the seeds of two components. The vertices of a component use the seeds in between."""
+
+
+def modes_at_start(args: EsproArguments) -> int:
+    """Return the number of modes that a component has before it grows: all, or the trunk that leaves start from.
+
+    Example:
+        >>> from hf_simplex.training.recipe.arguments import EsproArguments
+        >>> from hf_simplex.training.recipe.components import modes_at_start
+        >>> modes_at_start(EsproArguments("output", use_cpu=True, report_to="none", num_modes=3))
+        3
+    """
+    return 1 if args.mode_start == "first_mode" else args.num_modes
 
 
 def start_components(
@@ -43,7 +56,7 @@ def start_components(
         backbone_args: backbone or modes.
         data_args: image size.
         data: labels.
-        args: number of modes in a component, and seed.
+        args: number of modes in a component, what they start from, and seed.
 
     Raises:
         ValueError: a mode does not fit the data or another mode, or there is no image processor.
@@ -61,7 +74,7 @@ def start_components(
     if not backbone_args.from_scratch:
         source["vertex_parameters"] = parse_vertex_parameters(backbone_args.vertex_parameters)
     if backbone_args.modes is not None:
-        components = _given_components(backbone_args.modes, data, args.num_modes, source)
+        components = _given_components(backbone_args.modes, data, modes_at_start(args), source)
     else:
         components = _new_components(backbone_args, data, args, source)
     for component in components:
@@ -119,7 +132,7 @@ def _new_components(
     components: list[SimplexForImageClassification] = []
     for index in range(backbone_args.num_components):
         starts: list[SimplexForImageClassification] = []
-        for number in range(args.num_modes):
+        for number in range(modes_at_start(args)):
             # Each mode has its own head, or its own random weights. Pretrained weights are shared.
             set_seed(args.seed + SEEDS_A_COMPONENT * index + number)
             # What the first load has said holds for all.

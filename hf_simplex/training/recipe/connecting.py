@@ -16,6 +16,7 @@ from ...evaluation.surface_evaluation import evaluate_points
 from ...model.complexes import SimplicialComplex
 from ...model.modeling_simplex import SimplexForImageClassification
 from ...model.sampling import sample_complex
+from ..arguments import check_mode_start
 from ..trainer import SimplexTrainer
 from .arguments import DataArguments, EsproArguments, ModeArguments
 from .components import SEEDS_A_COMPONENT, check_distinct, start_modes
@@ -185,6 +186,9 @@ def check(mode_args: ModeArguments, args: ConnectArguments) -> list[list[int] | 
         raise ValueError(
             f"num_modes is {args.num_modes}: modes are connected here, not joined into one simplex; give 1."
         )
+    check_mode_start(args)
+    if args.probe_head:
+        raise ValueError("probe_head was given, but modes are loaded, or trained from scratch: leave it out.")
     if args.resume:
         raise ValueError("resume was given, but this recipe does not go on with an unfinished run: leave it out.")
     if Path(args.output_dir).is_file():

@@ -10,7 +10,16 @@ from ...data.image_transforms import build_transforms, collate, with_pixel_value
 from ...model.modeling_simplex import SimplexForImageClassification
 from .arguments import DataArguments
 
-__all__ = ["in_batches", "load_data", "load_data_with_validation", "transformed", "transformed_validation"]
+__all__ = [
+    "augmentation_arguments",
+    "in_batches",
+    "load_data",
+    "load_data_with_validation",
+    "transformed",
+    "transformed_validation",
+]
+
+_OF_CROP = ("horizontal_flip", "random_erasing")
 
 
 def load_data(data_args: DataArguments, token: str | None = None, validation_fraction: float = 0.0) -> ImageData:
@@ -79,6 +88,19 @@ def load_data_with_validation(
         (800, 200, 797)
     """
     return with_validation(load_data(data_args, token), validation_fraction, seed=data_args.data_split_seed)
+
+
+def augmentation_arguments(data_args: DataArguments) -> dict[str, Any]:
+    """Select the arguments that the augmentation of the training images uses, by name.
+
+    Example:
+        >>> from hf_simplex.training.recipe.arguments import DataArguments
+        >>> from hf_simplex.training.recipe.images import augmentation_arguments
+        >>> augmentation_arguments(DataArguments(augment="crop"))
+        {'augment': 'crop', 'horizontal_flip': 0.5, 'random_erasing': 0.0}
+    """
+    used = {"none": (), "crop": _OF_CROP, "timm": (*_OF_CROP, "scale_min", "auto_augment", "color_jitter")}
+    return {name: getattr(data_args, name) for name in ("augment", *used[data_args.augment])}
 
 
 def transformed(

@@ -11,11 +11,12 @@ from accelerate.utils import broadcast_object_list
 from ...evaluation.barriers import Barrier, measure_barriers
 from ...model.batch_norm import batch_norm_layers
 from ...model.modeling_simplex import SimplexForImageClassification
+from ..arguments import check_mode_start
 from .arguments import BackboneArguments, EsproArguments
 
 __all__ = ["STRATEGIES", "Choice", "apply_strategy", "choose_strategy", "joined_arguments", "mode_arguments"]
 
-STRATEGIES = ("auto", "one_simplex", "join", "connect")
+STRATEGIES = ("auto", "one_simplex", "join", "connect", "leaves")
 """Values of the argument `strategy`."""
 
 
@@ -25,7 +26,7 @@ class Choice:
 
     Attributes:
         asked: the argument.
-        chosen: `"one_simplex"`, `"join"` or `"connect"`.
+        chosen: `"one_simplex"`, `"join"`, `"connect"` or `"leaves"`.
         reason: one sentence.
         barriers: between each two modes; empty where none was measured.
 
@@ -53,15 +54,17 @@ class Choice:
 
 
 def apply_strategy(strategy: str | None, backbone_args: BackboneArguments, args: EsproArguments) -> None:
-    """Set the numbers of components, modes and vertices that a strategy needs.
+    """Set the numbers of components, modes and vertices that a strategy needs, and what modes start from.
 
     Args:
-        strategy: one of `STRATEGIES`; None leaves the numbers as they are. `"auto"` starts like `"connect"`.
+        strategy: one of `STRATEGIES`; None leaves everything as it is. `"auto"` starts like `"connect"`.
         backbone_args: num_components is set.
-        args: num_modes is the number of modes of the run, and becomes that of a component. num_vertices is set.
+        args: num_modes is the number of modes of the run, and becomes that of a component. num_vertices is set, and
+            mode_start by `"leaves"`.
 
     Raises:
-        ValueError: the strategy is unknown, needs at least two modes, or is `"one_simplex"` of several given modes.
+        ValueError: the strategy is unknown, needs at least two modes, is `"one_simplex"` or `"leaves"` of several
+            given modes, or has no leaves where mode_start asks for them; or see `check_mode_start`.
 
     Example:
         >>> from hf_simplex.training.recipe.arguments import BackboneArguments, EsproArguments
@@ -72,20 +75,31 @@ def apply_strategy(strategy: str | None, backbone_args: BackboneArguments, args:
         >>> backbone_args.num_components, args.num_modes, args.num_vertices
         (1, 3, 3)
     """
-    if strategy is None:
-        return
+    if strategy is not None:
+        _set_numbers(strategy, backbone_args, args)
+    check_mode_start(args)
+
+
+def _set_numbers(strategy: str, backbone_args: BackboneArguments, args: EsproArguments) -> None:
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy is {strategy!r}: choose from {', '.join(STRATEGIES)}.")
-    modes = len(backbone_args.modes or ()) or args.num_modes
+    given = len(backbone_args.modes or ())
+    modes = args.num_modes if strategy == "leaves" else given or args.num_modes
+    if strategy == "leaves" and given > 1:
+        raise ValueError(f"strategy is 'leaves' and there are {given} modes: give one, the trunk, or choose 'join'.")
+    if strategy != "leaves" and args.mode_start == "first_mode":
+        raise ValueError(f"strategy is {strategy!r} and mode_start 'first_mode': choose the strategy 'leaves'.")
     if strategy == "one_simplex":
-        if len(backbone_args.modes or ()) > 1:
+        if given > 1:
             raise ValueError(f"strategy is 'one_simplex' and there are {modes} modes: give one, or choose 'join'.")
         backbone_args.num_components, args.num_modes = 1, 1
         args.num_vertices = max(2, args.num_vertices)
         return
     if modes < 2:
         raise ValueError(f"strategy is {strategy!r} and num_modes {modes}: expected at least 2 modes, or one_simplex.")
-    if strategy == "join":
+    if strategy == "leaves":
+        args.mode_start = "first_mode"
+    if strategy in ("join", "leaves"):
         backbone_args.num_components, args.num_modes = 1, modes
         args.num_vertices = max(modes, args.num_vertices)
     else:
