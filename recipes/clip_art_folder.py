@@ -4,7 +4,7 @@
     python recipes/clip_art_folder.py data/clip_art
 
 Writes `train/<category>/` and `test/<category>/` with thumbnails of at most 128 pixels, transparency kept. Of
-images that look the same one is kept. The hash of a file decides its split, so that every machine has the same one.
+images with the same pixels one is kept. The hash of a file decides its split, so that every machine has the same one.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+
+from hf_simplex.model.image_pixels import to_rgb
 
 CATEGORIES = (
     "animals",
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, int]:
     if (arguments.folder / "train").exists() or (arguments.folder / "test").exists():
         parser.error(f"{arguments.folder} holds train/ or test/: name another folder.")
     counts = {"train": 0, "test": 0, "left out": 0}
-    seen: set[bytes] = set()
+    seen: set[tuple[tuple[int, int], bytes]] = set()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     # Moved at the end, so that a run that stops leaves no folder that looks whole.
     with tempfile.TemporaryDirectory(dir=arguments.folder) as directory:
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, int]:
                 if kept == MAX_IMAGES:
                     break
                 image = thumbnail(file)
-                pixels = None if image is None else small_copy(image)
+                pixels = None if image is None else (image.size, to_rgb(image).tobytes())
                 if image is None or pixels is None or pixels in seen:
                     counts["left out"] += 1
                     continue
@@ -74,16 +76,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, int]:
             (aside / split).rename(arguments.folder / split)
     print(
         f"{arguments.folder}: {counts['train']} training and {counts['test']} test images; {counts['left out']} left "
-        f"out, which look like another or have more than {MAX_PIXELS:,} pixels."
+        f"out, which equal another or have more than {MAX_PIXELS:,} pixels."
     )
     return counts
-
-
-def small_copy(image: Image.Image) -> bytes:
-    """The pixels of a small copy on white, which are the same for one picture in several sizes."""
-    white = Image.new("RGBA", image.size, "white")
-    small = Image.alpha_composite(white, image).convert("L").resize((16, 16), Image.Resampling.BOX)
-    return bytes(value // 16 for value in small.tobytes())
 
 
 def files_by_hash(folder: Path) -> list[tuple[str, Path]]:

@@ -28,7 +28,7 @@ ESPRO_ARGUMENTS = (
 )
 # Shared by all models and predictions of one folder: arguments of the comparison, of the images and of the training.
 SHARED_ARGUMENTS = (
-    ("backbone", "from_scratch", "width", "shared_head", "probe_head", "validation_fraction", "bfloat16_evaluation"),
+    ("backbone", "from_scratch", "width", "shared_head", "validation_fraction", "bfloat16_evaluation"),
     (
         "data_set",
         "data_config",
@@ -54,6 +54,7 @@ SHARED_ARGUMENTS = (
         "per_device_train_batch_size",
         "gradient_accumulation_steps",
         "batch_norm_images",
+        "probe_head",
     ),
 )
 
@@ -73,10 +74,6 @@ class CompareArguments:
     shared_head: bool = field(
         default=False,
         metadata={"help": "All models begin with the same new head, not each with its own."},
-    )
-    probe_head: bool = field(
-        default=False,
-        metadata={"help": "All models begin with the head that logistic regression fits to the backbone's features."},
     )
     channels_last: bool = field(default=False, metadata={"help": "Memory format of the weights."})
     methods: list[str] = field(
@@ -120,7 +117,6 @@ class CompareArguments:
         default=None, metadata={"help": "Components; default: as many as the budget allows."}
     )
     num_leaves: int = field(default=4, metadata={"help": "Leaves of a trunk (leaves)."})
-    leaf_epochs: float = field(default=5.0, metadata={"help": "Epochs of a leaf; its trunk takes num_train_epochs."})
     leaf_rates: list[float] = field(
         default_factory=lambda: [2.0],
         metadata={"help": "Learning rates of the leaves: multiples of learning_rate."},

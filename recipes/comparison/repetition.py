@@ -128,7 +128,7 @@ class Repetition:
     def start(self, model: int) -> PreTrainedModel:
         """A backbone before training: pretrained weights with a new or probed head, or random weights."""
         module = self._new_backbone(model)
-        if self.compare.probe_head:
+        if self.args.probe_head:
             module.load_state_dict(dict(self._probed_head()), strict=False)
         return module
 

@@ -107,8 +107,10 @@ def check(compare: CompareArguments, args: EsproArguments) -> None:
         raise ValueError(f"seeds is {compare.seeds}: expected different numbers of 0 or more.")
     if compare.shared_head and compare.from_scratch:
         raise ValueError("shared_head with from_scratch: all models would begin alike. Leave one of them out.")
-    if args.probe_head:
-        raise ValueError("probe_head was given, but the rivals start from random heads: leave it out.")
+    if compare.from_scratch and args.probe_head:
+        raise ValueError("probe_head with from_scratch: random features say nothing of the labels. Leave it out.")
+    if args.leaf_epochs is not None and "leaves" not in compare.methods:
+        raise ValueError(f"leaf_epochs is {args.leaf_epochs:g}, but methods has no leaves: leave it out.")
     if compare.budget < args.num_train_epochs:
         raise ValueError(
             f"budget is {compare.budget:g} epochs and one mode takes {args.num_train_epochs:g} (num_train_epochs): "

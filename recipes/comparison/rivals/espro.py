@@ -15,7 +15,6 @@ from hf_simplex import SimplexForImageClassification, SimplexTrainer
 from hf_simplex.data.image_transforms import collate
 from hf_simplex.model.coordinates import centroid_coordinates, vertex_coordinates
 from hf_simplex.model.members import draw_members, symmetric_members
-from hf_simplex.training.arguments import check_mode_start
 from hf_simplex.training.recipe.arguments import EsproArguments
 
 __all__ = ["MEMBER_CHOICES", "Espro"]
@@ -45,7 +44,6 @@ class Espro(Rival):
             raise ValueError(
                 f"mode_start is {args.mode_start!r}, but the modes of a comparison start from the backbone."
             )
-        check_mode_start(args)
         espro_components(compare, args)
 
     def run(self, run: Repetition) -> None:

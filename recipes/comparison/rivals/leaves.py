@@ -16,7 +16,8 @@ from hf_simplex.training.recipe.arguments import EsproArguments
 
 __all__ = ["Leaves"]
 
-RATES = {1.0: "#c7a76c", 2.0: "#d55e00", 4.0: "#7a0403"}
+# Colors of the leaves and of their centroid, by learning rate.
+RATES = {1.0: ("#c7a76c", "#8c6d31"), 2.0: ("#e6550d", "#fd8d3c"), 4.0: ("#843c39", "#d6616b")}
 
 
 class Leaves(Rival):
@@ -27,25 +28,30 @@ class Leaves(Rival):
     @property
     def styles(self) -> Mapping[str, Style]:
         found = {}
-        for rate, color in RATES.items():
+        for rate, (color, centroid_color) in RATES.items():
             found[_method(rate)] = Style(f"trunk and leaves, rate x{rate:g}", color)
-            found[f"{_method(rate)}_centroid"] = Style(f"centroid of the leaves, rate x{rate:g}", color)
+            found[f"{_method(rate)}_centroid"] = Style(f"centroid of the leaves, rate x{rate:g}", centroid_color)
         return found
 
     def check(self, compare: CompareArguments, args: EsproArguments) -> None:
         if unknown := [rate for rate in compare.leaf_rates if rate not in RATES]:
             raise ValueError(f"leaf_rates has {unknown[0]:g}: choose from {', '.join(f'{rate:g}' for rate in RATES)}.")
-        cost = float(args.num_train_epochs) + compare.num_leaves * compare.leaf_epochs
-        if compare.num_leaves < 1 or compare.leaf_epochs <= 0 or cost > compare.budget + 1e-9:
+        if args.leaf_learning_rate is not None:
+            raise ValueError("leaf_learning_rate was given: here, leaf_rates are multiples of learning_rate.")
+        if compare.num_leaves < 1:
+            raise ValueError(f"num_leaves is {compare.num_leaves}: expected at least one leaf.")
+        epochs = _leaf_epochs(compare, args)
+        cost = float(args.num_train_epochs) + compare.num_leaves * epochs
+        if epochs <= 0 or cost > compare.budget + 1e-9:
             raise ValueError(
-                f"num_leaves is {compare.num_leaves} and leaf_epochs {compare.leaf_epochs:g}: expected at least one "
-                f"leaf of more than 0 epochs, and at most {compare.budget:g} epochs (budget) with the trunk, not "
-                f"{cost:g}."
+                f"num_leaves is {compare.num_leaves} and leaf_epochs {epochs:g}: expected leaves of more than 0 "
+                f"epochs, and at most {compare.budget:g} epochs (budget) with the trunk, not {cost:g}."
             )
 
     def run(self, run: Repetition) -> None:
         compare, trunk_epochs = run.compare, float(run.args.num_train_epochs)
-        epochs = [trunk_epochs + compare.leaf_epochs * (leaf + 1) for leaf in range(compare.num_leaves)]
+        leaf_epochs = _leaf_epochs(compare, run.args)
+        epochs = [trunk_epochs + leaf_epochs * (leaf + 1) for leaf in range(compare.num_leaves)]
         equal = [1 / compare.num_leaves] * compare.num_leaves
         for rate in compare.leaf_rates:
 
@@ -58,7 +64,7 @@ class Leaves(Rival):
 
     def leaves(self, run: Repetition, rate: float) -> list[Weights]:
         """The leaves of one learning rate, trained or from the folder of the run."""
-        trunk_epochs, epochs = float(run.args.num_train_epochs), run.compare.leaf_epochs
+        trunk_epochs, epochs = float(run.args.num_train_epochs), _leaf_epochs(run.compare, run.args)
 
         def make(model: int) -> Weights:
             module = run.start(0)
@@ -71,6 +77,11 @@ class Leaves(Rival):
             run.kept(f"leaf-{leaf}-of-{trunk_epochs:g}-epochs-{epochs:g}-rate-{rate:g}", functools.partial(make, leaf))
             for leaf in range(1, run.compare.num_leaves + 1)
         ]
+
+
+def _leaf_epochs(compare: CompareArguments, args: EsproArguments) -> float:
+    """Epochs of a leaf: by default, all leaves together train as long as the trunk."""
+    return float(args.num_train_epochs) / compare.num_leaves if args.leaf_epochs is None else args.leaf_epochs
 
 
 def _method(rate: float) -> str:

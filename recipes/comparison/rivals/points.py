@@ -59,7 +59,7 @@ class Points(Ensemble[list[Weights]]):
 class JoinedModes(Points):
     """The symmetric members of the simplex of the deep ensemble's modes: one near each mode."""
 
-    name, label, color = "joined_modes", "modes joined, symmetric members", "#e34a6f"
+    name, label, color = "joined_modes", "modes joined, symmetric members", "#ce6dbd"
 
     def epochs(self, run: Repetition) -> list[float]:
         return run.modes_epochs(float(run.args.num_train_epochs))[-1:] * len(self.coordinates(run))

@@ -50,7 +50,7 @@ class VariedModes(Rival):
     def styles(self) -> Mapping[str, Style]:
         return {
             self.name: Style(self.label, self.color),
-            "varied_centroid": Style("centroid of varied modes", self.color),
+            "varied_centroid": Style("centroid of varied modes", "#9edae5"),
         }
 
     def run(self, run: Repetition) -> None:
@@ -76,8 +76,10 @@ class VariedModes(Rival):
         own: Any = copy.copy(run)
         own.args = copy.copy(run.args)
         own.args.label_smoothing_factor = drawn["label_smoothing_factor"]
+        # Erasing is a part of augmentation.
+        erasing = 0.0 if run.data_args.augment == "none" else drawn["random_erasing"]
         own.train_images = with_pixel_values(
-            run.data.train, run.training_transform(drawn["random_erasing"]), materialize=True
+            run.data.train, run.training_transform(erasing), materialize=run.data_args.augment != "timm"
         )
         module = run.start(model)
         own.fit(Trainer, module, model, epochs, rate=drawn["learning_rate"] * run.args.learning_rate)

@@ -1,0 +1,140 @@
+"""Leaves, varied modes and other points of a comparison, and the report of who wins at how many passes."""
+
+from pathlib import Path
+
+import compare_ensembles
+import evidence_report
+import numpy as np
+import pytest
+import torch
+from comparison.contenders import CONTENDERS, PASSES, Contender, chosen_members
+from comparison.evidence import passes_figure, winner
+from comparison.passes import differences, measure_folder, read_rows
+from comparison.rivals.varied_modes import VARIATIONS, variation
+from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_tensors
+
+METHODS = [
+    "deep_ensemble", "recomputed_deep_ensemble", "uniform_soup", "joined_modes", "leaves", "pretrained_vertex",
+    "short_deep_ensemble", "short_soup", "varied_modes", "single",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evidence(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison with every contender, of one seed."""
+    folder = tmp_path_factory.mktemp("evidence") / "digits"
+    flags = ["--output_dir", str(folder), "--budget", "2", "--short_mode_epochs", "0.5", "--leaf_epochs", "0.25"]
+    compare_ensembles.main([*small, *flags, "--mirrored", "true", "--leaf_rates", "2", "--methods", *METHODS])
+    return folder
+
+
+def test_leaves_start_from_the_trunk_and_end_elsewhere(evidence: Path) -> None:
+    weights = {file.stem: load_tensors(file) for file in (evidence / "seed-0" / "weights").glob("*.safetensors")}
+    leaves = [weights[f"leaf-{leaf}-of-1-epochs-0.25-rate-2"] for leaf in (1, 2, 3, 4)]
+    name = next(name for name in leaves[0] if name.endswith("weight"))
+
+    def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+        return float((first[name] - second[name]).norm())
+
+    trunk, other = weights["mode-0-epochs-1"], weights["mode-1-epochs-1"]
+    assert all(0 < distance(leaf, trunk) < 0.5 * distance(other, trunk) for leaf in leaves)
+    assert distance(leaves[0], leaves[1]) > 0
+    predicted = load_file(evidence / "seed-0" / "predictions" / "leaves_x2.safetensors")
+    assert predicted["training_epochs"].tolist() == [1.25, 1.5, 1.75, 2.0]
+
+
+def test_the_centroid_of_the_leaves_is_the_model_at_their_mean(evidence: Path) -> None:
+    folder = evidence / "seed-0" / "predictions"
+    leaves, centroid = (load_file(folder / f"leaves_x2{end}.safetensors")["test"] for end in ("", "_centroid"))
+    assert centroid.shape == (1, *leaves.shape[1:])
+    assert 1e-5 < np.abs(centroid[0] - leaves[0]).max() < 1
+
+
+def test_varied_modes_share_the_first_and_draw_the_others(evidence: Path) -> None:
+    varied, modes = (
+        load_file(evidence / "seed-0" / "predictions" / f"{name}.safetensors")["test"]
+        for name in ("varied_modes", "recomputed_deep_ensemble")
+    )
+    np.testing.assert_allclose(varied[0], modes[0], atol=1e-6)
+    assert np.abs(varied[1] - modes[1]).max() > 1e-4
+    plain = {name: values[0] for name, values in VARIATIONS.items()}
+    drawn = [variation(seed) for seed in range(30)]
+    assert plain not in drawn and len({tuple(own.values()) for own in drawn}) == 7
+
+
+def test_every_contender_is_measured_within_its_passes_and_the_budget(evidence: Path) -> None:
+    rows = measure_folder(evidence)
+    assert {row["contender"] for row in rows} == {contender.name for contender in CONTENDERS}
+    assert all(row["used_passes"] <= row["passes"] and row["epochs"] <= 2 for row in rows)
+    assert {row["passes"] for row in rows if row["contender"] == "leaves"} == {1, 2, 4}
+    labels = load_file(evidence / "seed-0" / "labels.safetensors")["test"]
+    predicted = load_file(evidence / "seed-0" / "predictions" / "deep_ensemble.safetensors")["test"].mean(axis=0)
+    (two,) = [row for row in rows if (row["contender"], row["passes"]) == ("deep ensemble", 2)]
+    assert two["error"] == pytest.approx(100 * float((predicted.argmax(axis=-1) != labels).mean()))
+
+
+def test_mirrored_views_are_averaged_and_cost_a_pass_each(evidence: Path) -> None:
+    predictions = {
+        file.stem: load_file(file) for file in (evidence / "seed-0" / "predictions").glob("deep_ensemble.safetensors")
+    }
+    contender = Contender("mirrored", (("deep_ensemble", 0),), views=("", "mirrored/"))
+    one = predictions["deep_ensemble"]
+    expected = (one["test"][0].astype(np.float64) + one["mirrored/test"][0]) / 2
+    np.testing.assert_allclose(contender.probabilities(predictions, "test")[0], expected, atol=1e-6)
+    assert contender.passes(1) == 2
+    assert chosen_members(contender, predictions, np.zeros(20, np.int64), 1) is None
+
+
+def test_members_are_chosen_by_validation_images_alone() -> None:
+    truth = np.arange(60) % 2
+    good = np.where(truth[:, None] == np.arange(2), 0.8, 0.2)
+    noise = np.full((60, 2), 0.5)
+    arrays = {"validation": np.stack([noise, good, noise]), "test": np.stack([good, noise, good])}
+    contender = Contender("points", tuple(("file", index) for index in range(3)), chosen=True, modes=1)
+    assert chosen_members(contender, {"file": arrays}, truth, 1) == [1]
+
+
+def test_the_report_says_who_wins_and_is_written_again_from_its_rows(evidence: Path, tmp_path: Path) -> None:
+    text = evidence_report.main([str(tmp_path / "report"), str(evidence)])
+    assert "## Best at equal training: error (%)" in text and "- digits: 1 seeds (0)" in text
+    assert (tmp_path / "report" / "passes.png").exists()
+    assert evidence_report.main([str(tmp_path / "report")]) == text
+    read, measured = read_rows(tmp_path / "report" / "rows.parquet"), measure_folder(evidence)
+    assert [row["contender"] for row in read] == [row["contender"] for row in measured]
+    assert [row["nll"] for row in read] == [row["nll"] for row in measured]
+
+
+def test_differences_are_paired_by_seed() -> None:
+    def row(contender: str, seed: int, error: float) -> dict[str, object]:
+        return {"task": "t", "seed": seed, "contender": contender, "is_rival": contender == "deep", "passes": 2} | {
+            "error": error
+        }
+
+    rows = [row("ours", 0, 9.0), row("ours", 1, 19.0), row("deep", 0, 10.0), row("deep", 1, 22.0), row("deep", 2, 0.0)]
+    assert differences(rows, "t", 2, "error", "ours", "deep") == (-2.0, pytest.approx(1.0))
+    found = winner(rows, "t", 2, "error")
+    assert found is not None and (found.ours, found.rival, found.difference) == ("ours", "deep", -2.0)
+    assert winner(rows, "t", 4, "error") is None
+
+
+def test_the_picture_has_a_column_for_each_task(evidence: Path) -> None:
+    figure = passes_figure(measure_folder(evidence), ["digits"])
+    assert [axis.get_title() for axis in figure.axes] == ["digits", "", ""]
+    assert set(figure.axes[0].get_xticks()) == set(PASSES)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--leaf_rates", "3"], "leaf_rates has 3: choose from 1, 2, 4"),
+        (["--leaf_epochs", "1"], "at most 3 epochs (budget) with the trunk, not 5"),
+    ],
+)
+def test_leaves_that_do_not_fit_are_refused(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        compare_ensembles.main([*small, "--output_dir", str(tmp_path / "out"), "--methods", "leaves", *flags])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
