@@ -4,7 +4,7 @@
     python recipes/evidence_report.py recipes/results/evidence
 
 The first argument is the folder of the report. It gets `rows.parquet` (every contender, seed and number of passes),
-`tables.md` and `passes.png`. Further arguments are the output_dirs of `compare_ensembles.py`, one for each task.
+`evidence.md` and `passes.png`. Further arguments are the output_dirs of `compare_ensembles.py`, one for each task.
 Without them, the rows of the report are read, and tables and picture are written again.
 """
 
@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from comparison.evidence import HEADLINES, default_table, passes_figure, task_table, winners_table
+from comparison.evidence import passes_figure, report_text
 from comparison.passes import measure_folder, read_rows, write_rows
 
 from hf_simplex.model.checkpoint import atomic_write
@@ -33,27 +33,13 @@ def main(argv: Sequence[str] | None = None) -> str:
         rows = read_rows(arguments.report / ROWS)
     if not rows:
         parser.error(f"{arguments.folders[0]} holds no finished seed: run compare_ensembles.py first.")
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    parts = ["# Tables", _seeds(rows, tasks), "## Defaults minus the best rival", default_table(rows, tasks)]
-    for measure, title in HEADLINES.items():
-        parts += [f"## Best at equal training: {title}", winners_table(rows, tasks, measure)]
-    for task in tasks:
-        parts += [f"## {task}", task_table(rows, task)]
-    text = "\n\n".join(parts) + "\n"
+    text = report_text(rows)
     with atomic_write(arguments.report) as aside:
         write_rows(rows, aside / ROWS)
-        (aside / "tables.md").write_text(text, "utf-8")
-        passes_figure(rows, tasks).savefig(aside / "passes.png", dpi=110, pil_kwargs={"optimize": True})
+        (aside / "evidence.md").write_text(text, "utf-8")
+        passes_figure(rows).savefig(aside / "passes.png", dpi=110, pil_kwargs={"optimize": True})
     print(text)
     return text
-
-
-def _seeds(rows: Sequence[dict[str, object]], tasks: Sequence[str]) -> str:
-    lines = []
-    for task in tasks:
-        seeds = sorted({str(row["seed"]) for row in rows if row["task"] == task}, key=int)
-        lines.append(f"- {task}: {len(seeds)} seeds ({', '.join(seeds)})")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

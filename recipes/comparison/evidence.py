@@ -10,7 +10,7 @@ from comparison.contenders import PASSES
 from comparison.passes import Row, differences, means
 from comparison.tables import row_of
 
-__all__ = ["DEFAULTS", "Winner", "default_table", "passes_figure", "task_table", "winner", "winners_table"]
+__all__ = ["DEFAULTS", "Winner", "passes_figure", "report_text", "winner"]
 
 HEADLINES = {
     "error": "error (%)",
@@ -31,6 +31,17 @@ LINES = {
     "two modes and points, chosen": "#009e73",
 }
 MARKERS = "osD^vP"
+
+
+def report_text(rows: Sequence[Row]) -> str:
+    """The tables of the report as Markdown: the defaults, who wins by each measure, and the contenders of each task."""
+    tasks = _tasks(rows)
+    parts = ["# Tables", _seeds(rows, tasks), "## Defaults minus the best rival", _default_table(rows, tasks)]
+    for measure, title in HEADLINES.items():
+        parts += [f"## Best at equal training: {title}", _winners_table(rows, tasks, measure)]
+    for task in tasks:
+        parts += [f"## {task}", _task_table(rows, task)]
+    return "\n\n".join(parts) + "\n"
 
 
 class Winner(NamedTuple):
@@ -66,7 +77,7 @@ def winner(rows: Sequence[Row], task: str, passes: int, measure: str) -> Winner 
     return None if paired is None else Winner(best, rival, ours[best], theirs[rival], *paired)
 
 
-def winners_table(rows: Sequence[Row], tasks: Sequence[str], measure: str) -> str:
+def _winners_table(rows: Sequence[Row], tasks: Sequence[str], measure: str) -> str:
     """One line for each task and number of passes: best contender, best rival, and their difference."""
     head = ["task", "passes", "best of simplexes", "best rival", HEADLINES[measure], "difference", "who wins"]
     lines = [row_of(head), row_of(["---"] * len(head))]
@@ -80,7 +91,7 @@ def winners_table(rows: Sequence[Row], tasks: Sequence[str], measure: str) -> st
     return "\n".join(lines)
 
 
-def default_table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
+def _default_table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
     """The defaults against the best rival of the same passes: every measure, task by task."""
     head = ["task", "passes", "default", *HEADLINES.values()]
     lines = [row_of(head), row_of(["---"] * len(head))]
@@ -95,7 +106,7 @@ def default_table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def task_table(rows: Sequence[Row], task: str) -> str:
+def _task_table(rows: Sequence[Row], task: str) -> str:
     """All contenders of a task."""
     head = ["contender", "passes", "epochs", *COLUMNS.values()]
     lines = [row_of(head), row_of(["---"] * len(head))]
@@ -112,8 +123,9 @@ def task_table(rows: Sequence[Row], task: str) -> str:
     return "\n".join(lines)
 
 
-def passes_figure(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
+def passes_figure(rows: Sequence[Row]) -> Figure:
     """Error, calibrated NLL and error under corruption against forward passes, one column for each task."""
+    tasks = _tasks(rows)
     measures = ("error", "calibrated_nll", "corrupted_error")
     figure = Figure(figsize=(3.4 * len(tasks), 2.6 * len(measures)), layout="constrained")
     axes = figure.subplots(len(measures), len(tasks), squeeze=False)
@@ -135,6 +147,18 @@ def passes_figure(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
+
+
+def _tasks(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["task"] for row in rows))
+
+
+def _seeds(rows: Sequence[Row], tasks: Sequence[str]) -> str:
+    lines = []
+    for task in tasks:
+        seeds = sorted({row["seed"] for row in rows if row["task"] == task})
+        lines.append(f"- {task}: {len(seeds)} seeds ({', '.join(map(str, seeds))})")
+    return "\n".join(lines)
 
 
 def _verdict(difference: float, standard_error: float) -> str:

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import compare_ensembles
 import pytest
+from comparison.evidence import report_text
+from comparison.passes import read_rows
 from comparison.store import read_results, read_study
 from comparison.study import study_tables
 from comparison.tables import tables
 
 RESULTS = Path(compare_ensembles.__file__).parent / "results"
 REPORTS = sorted(file.parent for file in RESULTS.rglob("results.parquet"))
+EVIDENCE = RESULTS / "evidence" / "evidence.md"
 STUDIES = sorted(file.parent for file in RESULTS.rglob("study.parquet"))
 
 
@@ -22,6 +25,10 @@ def test_the_tables_of_a_comparison_are_those_of_its_parquet_file(report: Path) 
 @pytest.mark.parametrize("report", STUDIES, ids=lambda report: report.name)
 def test_the_tables_of_a_study_are_those_of_its_parquet_file(report: Path) -> None:
     assert study_tables(read_study(report / "study.parquet")) == (report / "study.md").read_text("utf-8")
+
+
+def test_the_tables_of_the_evidence_are_those_of_its_parquet_file() -> None:
+    assert report_text(read_rows(RESULTS / "evidence" / "rows.parquet")) == EVIDENCE.read_text("utf-8")
 
 
 def test_all_tables_have_their_data() -> None:
