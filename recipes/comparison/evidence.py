@@ -34,7 +34,7 @@ MARKERS = "osD^vP"
 
 
 def report_text(rows: Sequence[Row]) -> str:
-    """The tables of the report as Markdown: the defaults, who wins by each measure, and the contenders of each task."""
+    """The tables of the report: the defaults, who wins by each measure, and the contenders of each task."""
     tasks = _tasks(rows)
     parts = ["# Tables", _seeds(rows, tasks), "## Defaults minus the best rival", _default_table(rows, tasks)]
     for measure, title in HEADLINES.items():
