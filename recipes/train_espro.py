@@ -433,8 +433,7 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
         raise ValueError("Give from_scratch with a backbone, not with modes, which are trained already.")
     if args.probe_head and backbone_args.from_scratch:
         raise ValueError(
-            "probe_head was given with from_scratch: random features say nothing of the labels. Leave it out, or give "
-            "a pretrained backbone."
+            "probe_head was given with from_scratch: random features say nothing of the labels. Leave it out."
         )
     if args.probe_head and backbone_args.modes is not None:
         raise ValueError("probe_head was given with modes, whose heads are trained already: leave one of them out.")
