@@ -84,7 +84,7 @@ from hf_simplex.training.recipe.memory_format import Choice as MemoryFormatChoic
 from hf_simplex.training.recipe.memory_format import set_memory_formats
 from hf_simplex.training.recipe.parsing import exit_on_mistake, parse_arguments
 from hf_simplex.training.recipe.progress import readable_progress, say
-from hf_simplex.training.recipe.requirements import check_hub_account, check_installed
+from hf_simplex.training.recipe.requirements import check_evaluation_images, check_hub_account, check_installed
 from hf_simplex.training.recipe.run_record import hardware, table, versions
 from hf_simplex.training.recipe.strategy import (
     Choice,
@@ -181,8 +181,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
         data = load_data_with_validation(data_args, backbone_args.token, calibration.validation_fraction)
     else:
         data = load_data(data_args, backbone_args.token)
-    if len(data.test) < 2:
-        raise ValueError(f"{data.name} has one test image: results have standard errors, which need at least 2.")
+    if args.component is None:
+        check_evaluation_images(data)
     with args.main_process_first(local=False):
         components = start_components(backbone_args, data_args, data, args)
     if calibration.strategy == "auto" and backbone_args.modes is not None:
@@ -433,8 +433,7 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
         raise ValueError("Give from_scratch with a backbone, not with modes, which are trained already.")
     if args.probe_head and backbone_args.from_scratch:
         raise ValueError(
-            "probe_head was given with from_scratch: random features say nothing of the labels. Leave it out, or give "
-            "a pretrained backbone."
+            "probe_head was given with from_scratch: random features say nothing of the labels. Leave it out."
         )
     if args.probe_head and backbone_args.modes is not None:
         raise ValueError("probe_head was given with modes, whose heads are trained already: leave one of them out.")

@@ -4,6 +4,7 @@ Every source gives the same kind of result: disjoint splits for training, valida
 `datasets.Dataset` with the columns `image` and `label`. `image_transforms` turns them into tensors.
 """
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,7 +208,8 @@ def with_validation(
 
     That is the data set's own validation split, if it has one that is not its test split. Otherwise a stratified share
     of the training images is split off. Every class keeps a training image. A share that is too small to calibrate on
-    is not split off. What happened is logged in one line and recorded in `record`.
+    is not split off; the line then names a share that is large enough, up to half of the images. What happened is
+    logged in one line and recorded in `record`.
 
     Args:
         data: from `load_image_data`.
@@ -241,6 +243,8 @@ def with_validation(
             f"no validation split, since {validation_fraction:g} of {len(data.train)} training images is {size}, "
             f"fewer than {min_images}: calibration is not fitted"
         )
+        if (enough := math.ceil(100 * min_images / max(len(data.train), 1)) / 100) <= 0.5:
+            note += f" (validation_fraction {enough:g} would hold out enough)"
         log_notes(data.name, [note])
         return replace(data, record=replace(data.record, notes=(*data.record.notes, note)))
     origin = (data.record.train.source, len(data.train), validation_fraction)

@@ -286,6 +286,7 @@ def with_pixel_values(
 
     Raises:
         ValueError: a column is missing; or, on reading an example, its image file is broken. The message names it.
+        TypeError: `dataset` is None, which `ImageData.validation` may be.
 
     Example:
         >>> from transformers import ViTImageProcessor
@@ -295,6 +296,11 @@ def with_pixel_values(
         >>> with_pixel_values(load_image_data("digits").test, evaluation)[0]["pixel_values"].shape
         torch.Size([3, 32, 32])
     """
+    if dataset is None:
+        raise TypeError(
+            "The data set is None: expected a data set. `with_validation` gives no validation split of fewer than 50 "
+            "images: give it a larger validation_fraction, or do not calibrate."
+        )
     feature = dataset.features.get("image")
     if not isinstance(feature, Image) or "label" not in dataset.column_names:
         raise ValueError(

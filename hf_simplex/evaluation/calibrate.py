@@ -21,7 +21,7 @@ from ..model.decisions import PERCENTILES, Abstention, Decisions, PredictionSets
 from ..model.members import place_members
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.uncertainty import mutual_information
-from .calibration import fit_temperature
+from .calibration import HIGHEST_TEMPERATURE, fit_temperature
 from .comparison import MemberPredictions, predict_members
 from .inputs import FloatArray
 from .member_selection import GREEDY, choose_members, cross_fitted
@@ -327,7 +327,10 @@ def describe_decisions(decisions: Decisions) -> list[str]:
             lines.append("Within the allowed forward passes, no members are as accurate as the ensemble of the modes.")
     tendency = "overconfident" if decisions.temperature > 1 else "underconfident"
     shown = f"{decisions.temperature:.3g}"
-    lines.append(f"The temperature is {shown}" + ("." if shown == "1" else f": the members alone are {tendency}."))
+    if decisions.temperature >= HIGHEST_TEMPERATURE:
+        lines.append(f"The temperature is {shown}, the highest: by NLL, the members are no better than a guess.")
+    else:
+        lines.append(f"The temperature is {shown}" + ("." if shown == "1" else f": the members alone are {tendency}."))
     if (abstention := decisions.abstention) is not None:
         goal = (
             f"an error below {100 * abstention.target_error:.1f} % at a confidence level of "

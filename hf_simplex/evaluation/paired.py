@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from .inputs import FloatArray, check_predictions
 from .metrics import SMALLEST_PROBABILITY
 
-__all__ = ["Difference", "PairedDifferences", "describe_differences", "paired_differences"]
+__all__ = ["Difference", "PairedDifferences", "beyond_noise", "describe_differences", "paired_differences"]
 
 
 class Difference(TypedDict):
@@ -87,7 +87,7 @@ def paired_differences(first: ArrayLike, second: ArrayLike, references: ArrayLik
 def describe_differences(differences: PairedDifferences) -> str:
     """Says by how much a classifier differs from another in error and NLL, and whether that is more than noise.
 
-    Two standard errors count as more than noise.
+    More than two standard errors count as more than noise.
 
     Args:
         differences: of `paired_differences`.
@@ -108,8 +108,22 @@ def describe_differences(differences: PairedDifferences) -> str:
     )
 
 
+def beyond_noise(difference: Difference) -> bool:
+    """Says whether a difference is larger than two of its standard errors.
+
+    Args:
+        difference: of `paired_differences`.
+
+    Example:
+        >>> from hf_simplex.evaluation.paired import beyond_noise
+        >>> beyond_noise({"mean": -0.1, "standard_error": 0.02}), beyond_noise({"mean": 0.1, "standard_error": 0.05})
+        (True, False)
+    """
+    return abs(difference["mean"]) > 2 * difference["standard_error"]
+
+
 def _judged(found: Difference) -> str:
-    if abs(found["mean"]) <= 2 * found["standard_error"]:
+    if not beyond_noise(found):
         return "no difference beyond noise"
     return "better" if found["mean"] < 0 else "worse"
 

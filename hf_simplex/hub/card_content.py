@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..evaluation.paired import describe_differences
+from ..evaluation.paired import beyond_noise, describe_differences
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from ..model.members import MEMBER_RULES, place_members
 from ..model.modeling_simplex import SimplexForImageClassification
@@ -275,7 +275,8 @@ def decision_lines(evidence: Evidence) -> list[str]:
     if ours is not None and "deep_ensemble_equivalent" in ours:
         equivalent = ours["deep_ensemble_equivalent"]
         size = "more models than its modes" if equivalent is None else f"{equivalent:.1f} models"
-        lines.append(f"Its calibrated NLL is that of a deep ensemble of {size}.")
+        if equivalent is not None or beyond_noise(ours["differences"]["deep_ensemble"]["nll"]):
+            lines.append(f"Its calibrated NLL is that of a deep ensemble of {size}.")
     return lines
 
 

@@ -48,6 +48,8 @@ def plot_answers(images: Sequence[Any], results: Sequence[Mapping[str, Any]], tr
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
+        # Titles of a row are level, whatever the shapes of its images.
+        axes.set_anchor("N")
     for axes, number in zip(grid, range(len(images)), strict=False):
         axes.imshow(images[number], cmap="gray", interpolation="nearest")
         line = answer_line(results[number]).replace("; ", "\n").replace(": ", ":\n")

@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
-from hf_simplex.data.image_data import load_image_data
+from hf_simplex.data.image_data import load_image_data, with_validation
 from hf_simplex.data.image_transforms import (
     EvaluationTransform,
     build_transforms,
@@ -470,3 +470,9 @@ def test_collate_stacks_images_and_labels() -> None:
     assert batch["labels"].tolist() == [4, 7] and batch["labels"].dtype == torch.int64
     assert batch["pixel_values"].shape == (2, 3, 2, 2)
     assert batch["pixel_values"][:, 0, 0, 0].tolist() == [4.0, 7.0]
+
+
+def test_validation_images_that_were_not_held_out_are_an_error_with_a_remedy() -> None:
+    data = with_validation(load_image_data("digits", max_train_examples=100))
+    with pytest.raises(TypeError, match="give it a larger validation_fraction"):
+        with_pixel_values(data.validation, EvaluationTransform(timm_processor()))  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from transformers import ViTImageProcessor
 
-from hf_simplex.data.image_data import ImageData, load_image_data, with_validation
+from hf_simplex.data.image_data import MIN_VALIDATION_IMAGES, ImageData, load_image_data, with_validation
 from hf_simplex.data.pixel_hashes import count_shared, pixel_hashes
 from hf_simplex.data.split_records import DataRecord
 from hf_simplex.training.recipe.arguments import DataArguments
@@ -93,6 +94,20 @@ def test_a_share_below_50_images_is_not_split_off_and_said_so(
     assert data.record.notes == (message.removeprefix("digits: ").removesuffix("."),)
     if size is None:
         assert pixels(data.train) == pixels(before.train) and data.record.train == before.record.train
+
+
+@pytest.mark.parametrize(("images", "named"), [(1000, "0.05"), (184, "0.28"), (100, "0.5"), (99, None)])
+def test_a_share_that_is_too_small_comes_with_one_that_is_large_enough(
+    images: int, named: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = load_image_data("digits", max_train_examples=images)
+    with caplog.at_level(logging.WARNING):
+        assert with_validation(data, 0.01).validation is None
+    offered = re.search(r"\(validation_fraction (\S+) would hold out enough\)", caplog.text)
+    assert (offered and offered[1]) == named
+    if offered:
+        validation = with_validation(data, float(offered[1])).validation
+        assert validation is not None and len(validation) >= MIN_VALIDATION_IMAGES
 
 
 def test_a_validation_split_that_serves_as_the_test_split_is_not_calibrated_on(tmp_path: Path) -> None:

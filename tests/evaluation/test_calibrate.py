@@ -143,6 +143,14 @@ def test_an_unreachable_error_is_said(caplog: pytest.LogCaptureFixture) -> None:
     )
 
 
+def test_members_that_learned_nothing_are_said_to_be_no_better_than_a_guess() -> None:
+    learned = drawn(300)
+    random_labels = np.random.default_rng(1).integers(5, size=300)
+    for found, nothing in ((learned, False), (learned._replace(references=random_labels), True)):
+        lines = describe_decisions(fit_decisions(found))
+        assert any("no better than a guess" in line for line in lines) == nothing
+
+
 def test_the_promises_hold_on_new_images() -> None:
     """Over many draws: coverage of the sets on average, the error bound in all but a few draws."""
     coverages, errors = [], []

@@ -17,6 +17,7 @@ from hf_simplex import SimplexForImageClassification
 from hf_simplex.evaluation.calibrate import describe_decisions
 from hf_simplex.evaluation.metrics import classification_metrics
 from hf_simplex.evaluation.paired import describe_differences, paired_differences
+from hf_simplex.hub.card_content import decision_lines
 from hf_simplex.hub.evidence import Evidence
 from hf_simplex.hub.model_card import PICTURES, new_card, write_card
 from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
@@ -169,6 +170,15 @@ def test_a_card_with_decisions_renders() -> None:
     assert "Fitted on 70 validation images, and kept in `config.json`:" in paragraphs
     assert "at a temperature that was fitted on validation images" in paragraphs
     assert rendered.pictures() == ["reliability.png", "risk_coverage.png"]
+
+
+@pytest.mark.parametrize(("standard_error", "said"), [(0.004, True), (0.006, False)])
+def test_a_card_claims_more_models_than_the_modes_beyond_noise_only(standard_error: float, said: bool) -> None:
+    found = worth(evidence(calibrated=True))
+    found.results["espro"]["deep_ensemble_equivalent"] = None
+    found.results["espro"]["differences"]["deep_ensemble"]["nll"] = {"mean": -0.01, "standard_error": standard_error}
+    claim = "Its calibrated NLL is that of a deep ensemble of more models than its modes."
+    assert (claim in decision_lines(found)) == said
 
 
 @pytest.mark.parametrize("calibrated", [True, False])

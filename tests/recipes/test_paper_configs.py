@@ -17,9 +17,16 @@ from transformers import AutoModelForImageClassification
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.training.recipe.backbones_from_scratch import random_mode
+from hf_simplex.training.recipe.components import component_arguments
 from hf_simplex.training.recipe.parsing import parse_arguments
 
 CONFIGS = sorted((RECIPES / "configs/paper").glob("*.yaml"))
+KINDS = (
+    train_espro.BackboneArguments,
+    train_espro.DataArguments,
+    train_espro.CalibrationArguments,
+    train_espro.EsproArguments,
+)
 SHORT: dict[str, Any] = {
     "num_components": 2,
     "num_vertices": 2,
@@ -58,18 +65,70 @@ def test_there_is_a_setting_for_each_architecture_and_data_set() -> None:
 
 
 def test_every_setting_is_made_of_arguments_of_the_recipe() -> None:
-    kinds = (
-        train_espro.BackboneArguments,
-        train_espro.DataArguments,
-        train_espro.CalibrationArguments,
-        train_espro.EsproArguments,
-    )
     for file in CONFIGS:
-        backbone_args, data_args, calibration, args = parse_arguments(kinds, [str(file), "--use_cpu"])
+        backbone_args, data_args, calibration, args = parse_arguments(KINDS, [str(file), "--use_cpu"])
         train_espro.check(backbone_args, args)
         assert calibration.validation_fraction == 0
         assert data_args.label_column == ("fine_label" if file.stem.endswith("cifar100") else None)
         assert (args.optim, args.optim_args) == ("sgd", "momentum=0.9")
+
+
+FROM_SCRATCH = {
+    "num_train_epochs": 300,
+    "learning_rate": 0.05,
+    "connector_learning_rate": 0.01,
+    "weight_decay": 5e-4,
+    "per_device_train_batch_size": 128,
+    "num_components": 8,
+    "num_vertices": 4,
+    "num_members": 25,
+    "points_per_step": 5,
+    "volume_weight": 1e-6,
+    "volume_weight_scaling": "random_complex",
+}
+VIT = {
+    "connector_epochs": 10,
+    "connector_learning_rate": 0.01,
+    "weight_decay": 0.0,
+    "per_device_train_batch_size": 128,
+    "num_vertices": 6,
+    "num_members": 25,
+    "points_per_step": 1,
+    "volume_weight": 1e-4,
+    "volume_weight_scaling": "none",
+}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_the_settings_have_the_values_of_the_papers_code(file: Path) -> None:
+    """docs/paper.md has the source of each value."""
+    parsed = parse_arguments(KINDS, [str(file), "--use_cpu"])
+    values = {name: value for args in parsed for name, value in vars(args).items()}
+    expected = VIT if "vit" in file.stem else FROM_SCRATCH
+    if "vit" not in file.stem:
+        expected = expected | {
+            "connector_epochs": 20 if file.stem.endswith("cifar100") else 10,
+            "point_batches": "full",
+        }
+    assert {name: values[name] for name in expected} == expected
+    assert values["lr_scheduler_type"] == "cosine"
+
+
+def test_the_random_members_of_the_settings_are_25_in_all() -> None:
+    for file in CONFIGS:
+        backbone_args, *_, args = parse_arguments(KINDS, [str(file), "--use_cpu"])
+        components = backbone_args.num_components
+        counts = [component_arguments(args, index, components).num_members for index in range(components)]
+        assert sum(counts) == 25 and min(counts) >= 1
+
+
+def test_the_settings_say_where_they_differ_from_the_papers_code() -> None:
+    for file in CONFIGS:
+        text = file.read_text("utf-8")
+        if "vit" in file.stem:
+            assert "fixes no vertex" in text and "not\n# SPRO as written" in text
+        else:
+            assert "at least 1e-8" in text and "1e-10" in text
 
 
 # One from scratch and one fine-tuned, one of each data set: the others differ in values only.

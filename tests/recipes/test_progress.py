@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from tiny import folder
 from tiny_recipes import DIGITS, RECIPE, config
+from torch.utils.data import DataLoader
+
+from hf_simplex.training.recipe.progress import readable_progress
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 FIGURES = r"loss \d[\d.]*, learning rate [\d.e-]+"
@@ -86,3 +89,14 @@ def test_a_terminal_has_bars_that_no_line_breaks(command: list[str]) -> None:
     # A line stands alone: no bar before it or after it.
     assert all(bar.startswith(("component", "Loading", "100%")) for bar in bars), bars
     assert all(bar.endswith("]") for bar in bars), bars
+
+
+@pytest.mark.filterwarnings("error:This DataLoader will create")
+def test_more_data_loader_workers_than_cores_are_no_wall_of_warnings() -> None:
+    def make_loader() -> DataLoader[int]:
+        return DataLoader(list(range(2)), num_workers=len(os.sched_getaffinity(0)) + 1)
+
+    with readable_progress():
+        make_loader()
+    with pytest.raises(UserWarning, match="This DataLoader will create"):
+        make_loader()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import connect_modes
+import PIL.Image
 import pytest
 import train_espro
 import two_spirals
@@ -12,7 +13,8 @@ from tiny import folder
 from tiny_recipes import DIGITS, TINY, config, run, write_config
 
 from hf_simplex import SimplexTrainer
-from hf_simplex.training.recipe.requirements import check_hub_account
+from hf_simplex.data.image_data import load_image_data
+from hf_simplex.training.recipe.requirements import check_evaluation_images, check_hub_account
 
 
 @pytest.fixture
@@ -79,3 +81,19 @@ def test_a_hub_that_cannot_be_reached_is_one_line(hub: Any, monkeypatch: pytest.
     hub.close()
     with pytest.raises(OSError, match="the Hub accepts no token"):
         check_hub_account(None)
+
+
+def test_all_broken_images_are_counted_and_five_are_named(tmp_path: Path) -> None:
+    for split, number in (("train", 2), ("test", 9)):
+        for label in ("cat", "dog"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for index in range(number):
+                PIL.Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / split / label / f"{index}.png")
+    data = load_image_data(str(tmp_path))
+    check_evaluation_images(data)
+    broken = [tmp_path / "test" / "cat" / f"{index}.png" for index in range(2, 9)]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"And 2 more\.$") as raised:
+        check_evaluation_images(data)
+    assert [file for file in broken if str(file) in str(raised.value)] == broken[:5]

@@ -105,6 +105,17 @@ def one_class(path: Path) -> tuple[dict[str, Any], str]:
     return write_pictures(path / "pictures", classes=1, number=20), "has one class, 'class-0'"
 
 
+def broken_test_images(path: Path) -> tuple[dict[str, Any], str]:
+    settings = {}
+    for split, number in (("train", 6), ("test", 40)):
+        settings = write_pictures(path / "pictures" / split, classes=2, number=number)
+    files = [path / "pictures/test" / name for name in ("class-0/9.png", "class-1/1.png")]
+    files[0].write_bytes(files[0].read_bytes()[:60])
+    files[1].write_text("no picture")
+    # A record of the data set decodes some of its images. These are others.
+    return settings | {"data_set": str(path / "pictures")}, f"Cannot read the image {files[0]}: image file is tru"
+
+
 def write_pictures(directory: Path, classes: int, number: int) -> dict[str, Any]:
     for label in range(classes):
         (directory / f"class-{label}").mkdir(parents=True)
@@ -121,6 +132,7 @@ MISTAKES: list[tuple[str, Any]] = [
     ("two images per class", two_per_class),
     ("one image per class", one_per_class),
     ("one class", one_class),
+    ("broken test images", broken_test_images),
     ("no batch", lambda path: ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0")),
     ("no number", lambda path: ({"learning_rate": "nan"}, "learning_rate is nan")),
     ("negative epochs", lambda path: ({"num_train_epochs": -1}, "num_train_epochs is -1")),

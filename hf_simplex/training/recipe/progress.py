@@ -2,8 +2,9 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import datasets
 import transformers
@@ -20,17 +21,26 @@ _LIBRARIES = ("transformers", "datasets", "huggingface_hub")
 def readable_progress() -> Iterator[None]:
     """Keep log records apart from progress bars in a terminal, and show no bars where stderr is no terminal.
 
+    That there are fewer cores than data loader workers is not said: each loader would, and it costs little.
+
     Example:
         >>> from hf_simplex.training.recipe.progress import readable_progress
         >>> with readable_progress():
         ...     pass  # load, train and evaluate
     """
-    if sys.stderr.isatty():
-        # A logger without a handler of its own would write each record twice.
-        own = [logger for name in _LIBRARIES if _writes(logger := logging.getLogger(name))]
-        with logging_redirect_tqdm([logging.root, *own]):
-            yield
-        return
+    with warnings.catch_warnings(), _apart() if sys.stderr.isatty() else _without_bars():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
+
+
+def _apart() -> AbstractContextManager[None]:
+    # A logger without a handler of its own would write each record twice.
+    own = [logger for name in _LIBRARIES if _writes(logger := logging.getLogger(name))]
+    return logging_redirect_tqdm([logging.root, *own])
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
     shown = transformers.utils.logging.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -5,7 +5,12 @@ import importlib.util
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
-__all__ = ["check_hub_account", "check_installed"]
+from ...data.decoding import decoding_errors
+from ...data.image_data import ImageData
+
+__all__ = ["check_evaluation_images", "check_hub_account", "check_installed"]
+
+_SHOWN_ERRORS = 5
 
 
 def check_installed(package: str, extra: str, reason: str) -> None:
@@ -55,3 +60,27 @@ def check_hub_account(token: str | None) -> None:
             f"push_to_hub is given, but the token {access.get('displayName', '')!r} of {account['name']} may only "
             f"read. Make one that may write at https://huggingface.co/settings/tokens. {hint}"
         )
+
+
+def check_evaluation_images(data: ImageData) -> None:
+    """Check that there are enough test images, and that all validation and test images can be read.
+
+    Training images are not read: the first epoch does that.
+
+    Args:
+        data: images of the run.
+
+    Raises:
+        ValueError: There are fewer than 2 test images, or images cannot be read. The message names the first 5.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> from hf_simplex.training.recipe.requirements import check_evaluation_images
+        >>> check_evaluation_images(load_image_data("digits"))
+    """
+    if len(data.test) < 2:
+        raise ValueError(f"{data.name} has one test image: results have standard errors, which need at least 2.")
+    errors = [error for split in (data.validation, data.test) if split is not None for error in decoding_errors(split)]
+    if errors:
+        more = f" And {len(errors) - _SHOWN_ERRORS} more." if len(errors) > _SHOWN_ERRORS else ""
+        raise ValueError(" ".join(errors[:_SHOWN_ERRORS]) + more)
