@@ -21,7 +21,7 @@ from ..model.decisions import PERCENTILES, Abstention, Decisions, PredictionSets
 from ..model.members import place_members
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.uncertainty import mutual_information
-from .calibration import HIGHEST_TEMPERATURE, fit_temperature
+from .calibration import fit_temperature
 from .comparison import MemberPredictions, predict_members
 from .inputs import FloatArray
 from .member_selection import GREEDY, choose_members, cross_fitted
@@ -31,6 +31,9 @@ from .selective import guaranteed_threshold
 __all__ = ["CandidatePoints", "calibrate", "candidate_points", "describe_decisions", "fit_decisions"]
 
 logger = logging.get_logger(__name__)
+
+NEARLY_UNIFORM = 5.0
+"""Temperature from which on probabilities are nearly uniform: of two labels, 0.99 becomes 0.71."""
 
 PRESENT = "present members"
 """Name of the rule that keeps the members."""
@@ -261,13 +264,13 @@ def fit_decisions(
         >>> probabilities = np.tile([[[0.8, 0.2]]], (300, 1, 1))
         >>> predicted = MemberPredictions(probabilities, np.zeros((300, 1)), np.array([0, 0, 1] * 100))
         >>> round(fit_decisions(predicted).temperature, 3)
-        2.0
+        1.718
     """
     mean, references = predicted.probabilities.mean(axis=1), predicted.references
     if not (mean.argmax(axis=1) != references).any():
         logger.warning(
-            f"All {len(references)} validation images are classified correctly: the temperature stays 1, since they "
-            "hold no information about overconfidence."
+            f"All {len(references)} validation images are classified correctly: they hold no information about "
+            "overconfidence, and the temperature rests on how sure the right answers are."
         )
     scaled = cross_fitted(mean, references)
     threshold = guaranteed_threshold(
@@ -327,8 +330,8 @@ def describe_decisions(decisions: Decisions) -> list[str]:
             lines.append("Within the allowed forward passes, no members are as accurate as the ensemble of the modes.")
     tendency = "overconfident" if decisions.temperature > 1 else "underconfident"
     shown = f"{decisions.temperature:.3g}"
-    if decisions.temperature >= HIGHEST_TEMPERATURE:
-        lines.append(f"The temperature is {shown}, the highest: by NLL, the members are no better than a guess.")
+    if decisions.temperature >= NEARLY_UNIFORM:
+        lines.append(f"The temperature is {shown}: how sure the members are says next to nothing.")
     else:
         lines.append(f"The temperature is {shown}" + ("." if shown == "1" else f": the members alone are {tendency}."))
     if (abstention := decisions.abstention) is not None:

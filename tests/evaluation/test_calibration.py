@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 
 from hf_simplex.evaluation.calibration import (
     HIGHEST_TEMPERATURE,
-    LOWEST_TEMPERATURE,
+    PRIOR_DEVIATION,
     calibrated_metrics,
     deep_ensemble_equivalent,
     fit_temperature,
@@ -31,10 +31,10 @@ TOO_SURE_OF_FOUR = [[0.8, 0.2, 1e-60, 1e-60]] * 3
 
 
 def test_the_best_temperature_of_a_constant_prediction_makes_it_the_share_of_the_label() -> None:
-    assert fit_temperature(TOO_SURE, LABELS) == pytest.approx(2.0, abs=1e-9)
+    assert fit_temperature(TOO_SURE * 100_000, LABELS * 100_000) == pytest.approx(2.0, abs=1e-3)
     assert scale_temperature(TOO_SURE, 2.0)[0] == pytest.approx([2 / 3, 1 / 3])
     # A probability that underflowed counts as 2.2e-308: ln-odds of 708.4 ask for more than the highest temperature.
-    assert fit_temperature([[1.0, 0.0]] * 3, LABELS) == HIGHEST_TEMPERATURE
+    assert fit_temperature([[1.0, 0.0]] * 3000, LABELS * 1000) == HIGHEST_TEMPERATURE
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
@@ -45,28 +45,42 @@ def test_the_temperature_that_spoiled_calibrated_probabilities_is_found(temperat
     assert scale_temperature(spoiled, temperature) == pytest.approx(calibrated, abs=1e-9)
 
 
-def test_no_other_temperature_has_a_smaller_negative_log_likelihood() -> None:
-    probabilities, labels = calibrated_predictions(200, seed=1)
-    labels = np.where(np.arange(200) % 3 == 0, 0, labels)
-    found = minimize_scalar(
-        lambda exponent: negative_log_likelihood(scale_temperature(probabilities, math.exp(exponent)), labels),
-        bounds=(-3, 3),
-        method="bounded",
-        options={"xatol": 1e-10},
-    )
+@pytest.mark.parametrize("number", [20, 200, 5000])
+def test_no_other_temperature_has_a_smaller_loss_with_its_prior(number: int) -> None:
+    probabilities, labels = calibrated_predictions(number, seed=1)
+    labels = np.where(np.arange(number) % 3 == 0, 0, labels)
+
+    def loss(exponent: float) -> float:
+        scaled = scale_temperature(probabilities, math.exp(exponent))
+        return number * negative_log_likelihood(scaled, labels) + exponent**2 / (2 * PRIOR_DEVIATION**2)
+
+    found = minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-10})
     assert fit_temperature(probabilities, labels) == pytest.approx(math.exp(found.x), rel=1e-5)
+    others = np.linspace(-4, 4, 200)
+    assert all(loss(found.x) <= loss(exponent) for exponent in others)
 
 
-def test_images_that_are_all_right_say_nothing_about_the_temperature() -> None:
-    assert fit_temperature([[0.8, 0.2], [0.3, 0.7]], [0, 1]) == 1
-    # One that is wrong by a hair does: it is the last thing that keeps the temperature up.
-    found = fit_temperature([[0.8, 0.2], [0.3, 0.7], [0.5001, 0.4999]], [0, 1, 1])
-    assert LOWEST_TEMPERATURE < found < 1
+def test_few_images_that_are_all_right_do_not_make_the_probabilities_sharp() -> None:
+    probabilities, labels = [[0.9, 0.1], [0.2, 0.8]] * 60, [0, 1] * 60
+    # 120 right answers at 0.85 are evidence of underconfidence; 120 at 0.999 are evidence of nothing.
+    assert 0.3 < fit_temperature(probabilities, labels) < 0.8
+    assert fit_temperature([[0.999, 0.001]] * 120, [0] * 120) == pytest.approx(1, abs=0.1)
+    assert fit_temperature([[1.0, 0.0]] * 120, [0] * 120) == pytest.approx(1)
 
 
-def test_worthless_predictions_get_the_highest_temperature() -> None:
-    assert fit_temperature([[0.8, 0.2], [0.3, 0.7]], [1, 0]) == HIGHEST_TEMPERATURE
-    assert fit_temperature([[0.5, 0.5]], [0]) == HIGHEST_TEMPERATURE
+def test_the_prior_keeps_a_wrong_test_image_from_costing_many_nats() -> None:
+    # 125 validation images, one wrong by a hair: the likelihood alone asks for a temperature below 0.2.
+    validation = np.array([[0.97, 0.03]] * 124 + [[0.51, 0.49]])
+    temperature = fit_temperature(validation, [0] * 124 + [1])
+    assert 0.5 < temperature < 1
+    wrong = scale_temperature([[0.97, 0.03]], temperature)[0, 1]
+    assert -math.log(wrong) < 2 * -math.log(0.03)
+
+
+def test_worthless_predictions_get_a_high_temperature() -> None:
+    assert fit_temperature([[0.8, 0.2], [0.3, 0.7]] * 50_000, [1, 0] * 50_000) > 30
+    # All labels are equally probable at every temperature: nothing speaks against 1.
+    assert fit_temperature([[0.5, 0.5]], [0]) == pytest.approx(1)
 
 
 def test_scaling_keeps_rows_normalized_in_order_and_at_one_the_same() -> None:
@@ -82,10 +96,10 @@ def test_scaling_keeps_rows_normalized_in_order_and_at_one_the_same() -> None:
 def test_calibrated_metrics_are_those_at_the_temperature_of_the_validation_images() -> None:
     test, labels = calibrated_predictions(5_000, seed=3)
     sure = scale_temperature(test, 0.5)
-    found = calibrated_metrics(sure, labels, TOO_SURE_OF_FOUR, LABELS)
+    found = calibrated_metrics(sure, labels, TOO_SURE_OF_FOUR * 30_000, LABELS * 30_000)
     # The validation images above alone decide: their temperature is 2, which undoes what was done to the test images.
-    assert found.pop("temperature") == pytest.approx(2.0)
-    assert found == pytest.approx(classification_metrics(test, labels))
+    assert found.pop("temperature") == pytest.approx(2.0, abs=0.01)
+    assert found == pytest.approx(classification_metrics(test, labels), abs=0.01)
     assert found["nll"] < negative_log_likelihood(sure, labels)
     assert found["ece"] < expected_calibration_error(sure, labels)
     assert found["accuracy"] == accuracy(sure, labels)

@@ -20,8 +20,8 @@ def test_metrics_are_those_of_the_mean_of_the_first_members() -> None:
     assert two["nll"] == pytest.approx(-np.mean(np.log(mean[np.arange(4), labels["test"]])))
     assert two["disagreement"] == pytest.approx(0.25) == disagreement(arrays["test"])
     assert (one["training_epochs"], two["training_epochs"]) == (1.0, 2.0)
-    # The validation images are right half of the time at a probability of 0.7: much too sure.
-    assert two["temperature"] > 10 and two["calibrated_nll"] > two["nll"]
+    # The validation images are right half of the time at a probability of 0.7: too sure.
+    assert two["temperature"] > 1 and two["calibrated_nll"] > two["nll"]
 
 
 def test_paired_differences_are_those_of_the_losses_of_the_same_images() -> None:
