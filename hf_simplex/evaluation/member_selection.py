@@ -254,7 +254,7 @@ def cross_fitted(probabilities: FloatArray, references: IntArray, folds: IntArra
         >>> import numpy as np
         >>> from hf_simplex.evaluation.member_selection import cross_fitted
         >>> cross_fitted(np.array([[0.8, 0.2]] * 6), np.array([0, 0, 1] * 2), np.array([0, 0, 0, 1, 1, 1]))[0].round(3)
-        array([0.789, 0.211])
+        array([0.79, 0.21])
     """
     folds = _folds(len(references), 0) if folds is None else folds
     scaled = np.empty_like(probabilities)
