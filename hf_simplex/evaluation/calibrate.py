@@ -38,6 +38,9 @@ NEARLY_UNIFORM = 5.0
 PRESENT = "present members"
 """Name of the rule that keeps the members."""
 
+RECOMPUTED = "modes with recomputed statistics"
+"""Name of the rule of the modes whose BatchNorm statistics are recomputed on training images."""
+
 
 @dataclass(frozen=True)
 class CandidatePoints:
@@ -171,13 +174,16 @@ def candidate_points(
 ) -> CandidatePoints:
     """Lays out the points that may become members: modes, vertices, centroids, placed points and present members.
 
+    After a short training, the BatchNorm statistics of a mode are partly those of the pretraining. So modes with
+    recomputed statistics are candidates too.
+
     Args:
         model: an ensemble whose members are drawn.
-        batches: inputs of training images, for the BatchNorm statistics of placed points.
+        batches: inputs of training images, for the BatchNorm statistics of placed points and of recomputed modes.
         present_only: the present members are the only rule.
 
     Returns:
-        The points, each once.
+        The points, each once, and modes once more with recomputed statistics.
 
     Example::
 
@@ -188,10 +194,13 @@ def candidate_points(
     statistics: list[Mapping[str, Tensor]] = []
 
     def index(point: Sequence[float], found: Mapping[str, Tensor]) -> int:
-        if (listed := list(point)) not in coordinates:
-            coordinates.append(listed)
-            statistics.append(found)
-        return coordinates.index(listed)
+        listed = list(point)
+        for number, other in enumerate(coordinates):
+            if other == listed and _equal(statistics[number], found):
+                return number
+        coordinates.append(listed)
+        statistics.append(found)
+        return len(coordinates) - 1
 
     vertices = tuple(
         index(vertex_coordinates(structure, vertex).tolist(), model.vertex_statistics(vertex))
@@ -219,6 +228,10 @@ def candidate_points(
         placed = place_members(structure, "symmetric")
         found = model.point_statistics(placed, batches)
         rules["placed points"] = tuple(index(point, own) for point, own in zip(placed, found, strict=True))
+    if batches is not None and model.vertex_statistics(0):
+        points = [coordinates[mode] for mode in modes]
+        found = model.point_statistics(points, batches, recompute_vertices=True)
+        rules[RECOMPUTED] = tuple(index(point, own) for point, own in zip(points, found, strict=True))
     rules[PRESENT] = present
     # Two rules may name the same points: the first stays.
     distinct: dict[tuple[int, ...], str] = {}
@@ -226,6 +239,11 @@ def candidate_points(
         distinct.setdefault(tuple(sorted(set(chosen))), name)
     rules = {name: rules[name] for name in distinct.values()}
     return CandidatePoints(coordinates, statistics, rules, modes, centroids)
+
+
+def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Whether two points have the same statistics, on whatever devices."""
+    return first.keys() == second.keys() and all(torch.equal(first[name].cpu(), second[name].cpu()) for name in first)
 
 
 def fit_decisions(

@@ -24,8 +24,8 @@ class Contender:
     Attributes:
         name: In tables.
         points: File of predictions and index of the member, for each point.
-        chosen: Whether members are chosen on validation images. Otherwise the first ones predict.
-        modes: Number of points, from the first, whose ensemble the choice must not be worse than.
+        rules: Candidates of a choice on validation images, as indices of points. The first is the ensemble of the
+            modes, which the choice must not be worse than. Without rules, the first points predict.
         is_rival: Whether a plain deep ensemble or a single model can have it.
         views: Images of each point: `("",)`, or `("", "mirrored/")` for test-time augmentation.
 
@@ -36,8 +36,7 @@ class Contender:
 
     name: str
     points: tuple[Part, ...]
-    chosen: bool = False
-    modes: int = 0
+    rules: tuple[tuple[int, ...], ...] = ()
     is_rival: bool = False
     views: tuple[str, ...] = ("",)
 
@@ -85,22 +84,30 @@ def chosen_members(
     limit = min(passes // len(contender.views), len(contender.points))
     if not limit:
         return None
-    if not contender.chosen:
+    if not contender.rules:
         return list(range(limit)) if contender.passes(limit) == passes else None
     probabilities = contender.probabilities(predictions, "validation").transpose(1, 0, 2)
-    modes = tuple(range(contender.modes))
-    rules: dict[str, tuple[int, ...]] = {f"point {point}": (point,) for point in range(len(contender.points))}
-    rules |= {"modes": modes, "all": tuple(range(len(contender.points)))}
-    return list(choose_members(probabilities, labels, rules, modes, max_forward_passes=limit).points)
+    rules = {f"point {point}": (point,) for point in range(len(contender.points))}
+    rules |= {f"rule {number}": rule for number, rule in enumerate(contender.rules)}
+    return list(choose_members(probabilities, labels, rules, contender.rules[0], max_forward_passes=limit).points)
 
 
 def _members(method: str, number: int) -> tuple[Part, ...]:
     return tuple((method, index) for index in range(number))
 
 
-_TWO_MODES = (*_members("recomputed_deep_ensemble", 2), ("uniform_soup", 0), *_members("joined_modes", 2))
+# As `calibrate` lays them out: modes, modes with recomputed statistics, centroid, symmetric points.
+_TWO_MODES = (
+    *_members("deep_ensemble", 2),
+    *_members("recomputed_deep_ensemble", 2),
+    ("uniform_soup", 0),
+    *_members("joined_modes", 2),
+)
+_TWO_MODES_RULES = ((0, 1), (2, 3), (0, 1, 4), (2, 3, 4), (5, 6))
 _LEAVES = (*_members("leaves_x2", 4), ("leaves_x2_centroid", 0), ("recomputed_deep_ensemble", 0))
+_LEAVES_RULES = ((0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 3, 5), (4, 5))
 _VARIED = (*_members("varied_modes", 2), ("varied_centroid", 0))
+_VARIED_RULES = ((0, 1), (0, 1, 2))
 _MIRRORED = ("", "mirrored/")
 
 CONTENDERS = (
@@ -118,14 +125,13 @@ CONTENDERS = (
     Contender("modes joined, symmetric", _members("joined_modes", 2)),
     Contender("leaves", _members("leaves_x2", 4)),
     Contender("centroid of leaves, trunk", (("leaves_x2_centroid", 0), ("recomputed_deep_ensemble", 0))),
-    Contender("two modes and points, chosen", _TWO_MODES, chosen=True, modes=2),
-    Contender("leaves and points, chosen", _LEAVES, chosen=True, modes=4),
-    Contender("varied modes and points, chosen", _VARIED, chosen=True, modes=2),
+    Contender("two modes and points, chosen", _TWO_MODES, _TWO_MODES_RULES),
+    Contender("leaves and points, chosen", _LEAVES, _LEAVES_RULES),
+    Contender("varied modes and points, chosen", _VARIED, _VARIED_RULES),
     Contender(
         "two modes, points, pretrained vertex, chosen",
         (*_TWO_MODES, *_members("pretrained_vertex", 4)),
-        chosen=True,
-        modes=2,
+        _TWO_MODES_RULES,
     ),
     Contender("pretrained vertex 0.2 and centroid", (("pretrained_vertex", 2),)),
     Contender("pretrained vertex 0.4 and centroid", (("pretrained_vertex", 3),)),

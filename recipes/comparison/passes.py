@@ -52,7 +52,7 @@ def _measured(predictions: Mapping[str, Arrays], labels: Arrays) -> Iterator[Row
             if members is not None:
                 found = _metrics(contender, predictions, labels, members)
                 # A choice costs the training of all its points.
-                epochs = contender.epochs(predictions, None if contender.chosen else members)
+                epochs = contender.epochs(predictions, None if contender.rules else members)
                 yield {
                     "contender": contender.name,
                     "is_rival": contender.is_rival,

@@ -81,13 +81,39 @@ def test_kept_members_stay_as_they_are() -> None:
         assert all(torch.equal(tree.tensors()[name], tensor) for name, tensor in tensors.items())
 
 
+def test_modes_with_recomputed_statistics_predict_with_them_and_stay_when_calibrated_again(tmp_path: Path) -> None:
+    model = ensemble("resnet")
+    points = candidate_points(model, batches())
+    recomputed = points.rules["modes with recomputed statistics"]
+    assert [points.coordinates[point] for point in recomputed] == [points.coordinates[mode] for mode in points.modes]
+    model.choose_members(
+        [points.coordinates[point] for point in recomputed], [points.statistics[point] for point in recomputed]
+    )
+    images = torch.randn(4, 3, 32, 32)
+    expected = []
+    for point in recomputed:
+        backbone = model.backbone_at(points.coordinates[point], batches(), recompute_vertices=True)
+        expected.append(backbone(images).logits.softmax(-1).detach().clone())
+        own = model.backbone_at(points.coordinates[point])
+        assert not torch.allclose(own(images).logits.softmax(-1), expected[-1], atol=1e-4)
+    model.save_pretrained(tmp_path)
+    for loaded in (model, SimplexForImageClassification.from_pretrained(tmp_path)):
+        found = loaded(images, output_member_probabilities=True).member_probabilities
+        torch.testing.assert_close(found, torch.stack(expected, dim=1), atol=1e-5, rtol=1e-4)
+    again = candidate_points(model, batches())
+    present = again.rules.get("present members", again.rules["modes with recomputed statistics"])
+    for point, member in zip(present, model.members, strict=True):
+        assert all(torch.equal(again.statistics[point][name], tensor) for name, tensor in member.tensors().items())
+
+
 def test_members_without_statistics_are_no_candidates() -> None:
     with_images = candidate_points(ensemble("resnet"), batches())
     without = candidate_points(ensemble("resnet"))
-    assert set(with_images.rules) - set(without.rules) == {"placed points"}
+    assert set(with_images.rules) - set(without.rules) == {"placed points", "modes with recomputed statistics"}
     centroid = centroid_coordinates(ensemble("resnet").config.complex, 0).tolist()
     assert without.coordinates[without.centroids[0]] == centroid
     assert all(without.statistics)
+    assert "modes with recomputed statistics" not in candidate_points(ensemble("vit"), batches()).rules
     # Two rules with the same points are one.
     assert len({tuple(sorted(points)) for points in without.rules.values()}) == len(without.rules)
 

@@ -91,7 +91,7 @@ def test_members_are_chosen_by_validation_images_alone() -> None:
     good = np.where(truth[:, None] == np.arange(2), 0.8, 0.2)
     noise = np.full((60, 2), 0.5)
     arrays = {"validation": np.stack([noise, good, noise]), "test": np.stack([good, noise, good])}
-    contender = Contender("points", tuple(("file", index) for index in range(3)), chosen=True, modes=1)
+    contender = Contender("points", tuple(("file", index) for index in range(3)), rules=((0,),))
     assert chosen_members(contender, {"file": arrays}, truth, 1) == [1]
 
 
