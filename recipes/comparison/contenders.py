@@ -26,7 +26,7 @@ class Contender:
         points: File of predictions and index of the member, for each point.
         rules: Candidates of a choice on validation images, as indices of points. The first is the ensemble of the
             modes, which the choice must not be worse than. Without rules, the first points predict.
-        is_rival: Whether a plain deep ensemble or a single model can have it.
+        is_rival: Whether it is a single model or a deep ensemble of modes with the same settings.
         views: Images of each point: `("",)`, or `("", "mirrored/")` for test-time augmentation.
 
     Example::
@@ -115,10 +115,11 @@ CONTENDERS = (
     Contender("deep ensemble", _members("deep_ensemble", 2), is_rival=True),
     Contender("deep ensemble, statistics recomputed", _members("recomputed_deep_ensemble", 2), is_rival=True),
     Contender("deep ensemble of shorter modes", _members("short_deep_ensemble", 4), is_rival=True),
-    Contender("varied modes", _members("varied_modes", 2), is_rival=True),
     Contender("single model, mirrored", (("single", 0),), is_rival=True, views=_MIRRORED),
     Contender("deep ensemble, mirrored", _members("deep_ensemble", 2), is_rival=True, views=_MIRRORED),
     Contender("shorter modes, mirrored", _members("short_deep_ensemble", 4), is_rival=True, views=_MIRRORED),
+    # A deep ensemble of varied modes: hyper-deep ensembles are made so.
+    Contender("varied modes", _members("varied_modes", 2)),
     Contender("centroid of two modes", (("uniform_soup", 0),)),
     Contender("centroid of shorter modes", (("short_soup", 0),)),
     Contender("centroid of leaves", (("leaves_x2_centroid", 0),)),

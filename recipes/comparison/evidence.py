@@ -21,14 +21,14 @@ HEADLINES = {
 }
 COLUMNS = {**HEADLINES, "ece": "ECE", "corrupted_nll": "NLL under corruption"}
 # What is compared with the best rival of each task without hindsight: forward passes and contender.
-DEFAULTS = {1: "centroid of leaves", 2: "two modes and points, chosen", 4: "leaves"}
+DEFAULTS = {1: "centroid of leaves", 2: "varied modes and points, chosen", 4: "leaves and points, chosen"}
 LINES = {
     "single model": "#000000",
     "deep ensemble": "#0072b2",
     "deep ensemble of shorter modes": "#56b4e9",
     "leaves": "#d55e00",
-    "leaves and points, chosen": "#7a0403",
-    "two modes and points, chosen": "#009e73",
+    "centroid of leaves": "#7a0403",
+    "varied modes": "#009e73",
 }
 MARKERS = "osD^vP"
 
@@ -79,7 +79,7 @@ def winner(rows: Sequence[Row], task: str, passes: int, measure: str) -> Winner 
 
 def _winners_table(rows: Sequence[Row], tasks: Sequence[str], measure: str) -> str:
     """One line for each task and number of passes: best contender, best rival, and their difference."""
-    head = ["task", "passes", "best of simplexes", "best rival", HEADLINES[measure], "difference", "who wins"]
+    head = ["task", "passes", "best here", "best rival", HEADLINES[measure], "difference", "who wins"]
     lines = [row_of(head), row_of(["---"] * len(head))]
     for task in tasks:
         for passes in PASSES:
@@ -164,7 +164,7 @@ def _seeds(rows: Sequence[Row], tasks: Sequence[str]) -> str:
 def _verdict(difference: float, standard_error: float) -> str:
     if math.isnan(standard_error) or abs(difference) <= 2 * standard_error:
         return "tie"
-    return "**simplexes**" if difference < 0 else "rival"
+    return "**here**" if difference < 0 else "rival"
 
 
 def _number(measure: str, value: float) -> str:
