@@ -4,8 +4,8 @@
     python recipes/evidence_report.py recipes/results/evidence
 
 The first argument is the folder of the report. It gets `rows.parquet` (every contender, seed and number of passes),
-`evidence.md` and `passes.png`. Further arguments are the output_dirs of `compare_ensembles.py`, one for each task.
-Without them, the rows of the report are read, and tables and picture are written again.
+`evidence.md` and `passes.png`. Further arguments are the output_dirs of `compare_ensembles.py`, one for each task. Their
+seeds are added to those of the report, or replace them. Without further arguments, tables and picture are written again.
 """
 
 import argparse
@@ -26,13 +26,17 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("report", type=Path, help="folder of the report")
     parser.add_argument("folders", type=Path, nargs="*", help="output_dirs of compare_ensembles.py")
     arguments = parser.parse_args(argv)
-    rows = [row for folder in arguments.folders for row in measure_folder(folder)]
-    if not arguments.folders:
-        if not (arguments.report / ROWS).exists():
-            parser.error(f"{arguments.report} holds no {ROWS}: name the output_dirs of compare_ensembles.py.")
-        rows = read_rows(arguments.report / ROWS)
-    if not rows:
-        parser.error(f"{arguments.folders[0]} holds no finished seed: run compare_ensembles.py first.")
+    known = arguments.report / ROWS
+    if not arguments.folders and not known.exists():
+        parser.error(f"{arguments.report} holds no {ROWS}: name the output_dirs of compare_ensembles.py.")
+    rows = read_rows(known) if known.exists() else []
+    for folder in arguments.folders:
+        measured = measure_folder(folder)
+        if not measured:
+            parser.error(f"{folder} holds no finished seed: run compare_ensembles.py first.")
+        replaced = {(row["task"], row["seed"]) for row in measured}
+        rows = [row for row in rows if (row["task"], row["seed"]) not in replaced] + measured
+    rows.sort(key=lambda row: row["task"])
     text = report_text(rows)
     with atomic_write(arguments.report) as aside:
         write_rows(rows, aside / ROWS)

@@ -105,6 +105,22 @@ def test_the_report_says_who_wins_and_is_written_again_from_its_rows(evidence: P
     assert [row["nll"] for row in read] == [row["nll"] for row in measured]
 
 
+def test_a_report_keeps_the_seeds_of_former_runs(evidence: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    evidence_report.main([str(report), str(evidence)])
+    other = tmp_path / "clip_art"
+    (other / "seed-5").mkdir(parents=True)
+    for name in ("labels.safetensors", "predictions"):
+        (other / "seed-5" / name).symlink_to(evidence / "seed-0" / name)
+    (other / "seed-5" / "results.json").write_text('{"seed": 5}')
+    text = evidence_report.main([str(report), str(other)])
+    assert "- clip_art: 1 seeds (5)" in text and "- digits: 1 seeds (0)" in text
+    assert evidence_report.main([str(report), str(other)]) == text
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit):
+        evidence_report.main([str(report), str(tmp_path / "empty")])
+
+
 def test_differences_are_paired_by_seed() -> None:
     def row(contender: str, seed: int, error: float) -> dict[str, object]:
         return {"task": "t", "seed": seed, "contender": contender, "is_rival": contender == "deep", "passes": 2} | {
