@@ -4,8 +4,8 @@
     python recipes/evidence_report.py recipes/results/evidence
 
 The first argument is the folder of the report. It gets `rows.parquet` (every contender, seed and number of passes),
-`evidence.md` and `passes.png`. Further arguments are the output_dirs of `compare_ensembles.py`, one for each task. Their
-seeds are added to those of the report, or replace them. Without further arguments, tables and picture are written again.
+`evidence.md` and `passes.png`. Further arguments are the output_dirs of `compare_ensembles.py`, one for each task.
+Their seeds are added to those of the report, or replace them. Without them, tables and picture are written again.
 """
 
 import argparse
