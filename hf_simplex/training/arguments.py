@@ -224,8 +224,9 @@ class SimplexTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} is {value}: expected a finite number of at least 0.")
 
     def _check_mode_lists(self) -> None:
+        smallest = math.ulp(0.0)
         for name, low, high, expected in (
-            ("mode_learning_rates", math.ulp(0.0), math.inf, "finite numbers above 0"),
+            ("mode_learning_rates", smallest, math.inf, "finite numbers above 0"),
             ("mode_label_smoothing", 0.0, 1.0, "numbers of at least 0 and below 1"),
         ):
             values = getattr(self, name)
