@@ -209,9 +209,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
     repository = None
     if args.push_to_hub:
         name = args.hub_model_id or Path(args.output_dir).name
-        repository = (
-            HfApi().create_repo(name, private=args.hub_private_repo, token=args.hub_token, exist_ok=True).repo_id
-        )
+        created = HfApi().create_repo(name, private=args.hub_private_repo, token=args.hub_token, exist_ok=True)
+        repository = created.repo_id
     return Run(
         backbone_args,
         data_args,

@@ -67,6 +67,17 @@ class SimplexTrainingArguments(TrainingArguments):
     leaf_learning_rate: float | None = field(
         default=None, metadata={"help": "Initial learning rate of leaves. Default: learning_rate, as for the trunk."}
     )
+    mode_learning_rates: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Multiples of learning_rate for the modes, in turn: mode i takes entry i modulo their number. "
+            "Default: 1 for all."
+        },
+    )
+    mode_label_smoothing: list[float] | None = field(
+        default=None,
+        metadata={"help": "Label smoothing of the modes, in turn. Default: label_smoothing_factor for all."},
+    )
     connector_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of each connector. Default: num_train_epochs, as for modes."}
     )
@@ -180,6 +191,7 @@ class SimplexTrainingArguments(TrainingArguments):
                 "sync_batch_norm is True, but torch has no SyncBatchNorm for the CPU. Train on GPUs, or leave it out."
             )
         self._check_numbers()
+        self._check_mode_lists()
         self._check_choices()
         self._check_mode_start()
         self._check_volume_target()
@@ -210,6 +222,22 @@ class SimplexTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}: expected a finite number of at least 0.")
+
+    def _check_mode_lists(self) -> None:
+        smallest = math.ulp(0.0)
+        for name, low, high, expected in (
+            ("mode_learning_rates", smallest, math.inf, "finite numbers above 0"),
+            ("mode_label_smoothing", 0.0, 1.0, "numbers of at least 0 and below 1"),
+        ):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if not (
+                isinstance(values, list | tuple)
+                and values
+                and all(isinstance(value, int | float) and low <= value < high for value in values)
+            ):
+                raise ValueError(f"{name} is {values!r}: expected a list of {expected}, one for each mode in turn.")
 
     def _check_choices(self) -> None:
         for name, choices in (

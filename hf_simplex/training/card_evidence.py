@@ -17,6 +17,8 @@ _SHOWN_ARGUMENTS = (
     "probe_head",
     "learning_rate",
     "leaf_learning_rate",
+    "mode_learning_rates",
+    "mode_label_smoothing",
     "connector_learning_rate",
     "connector_lr_scheduler_type",
     "lr_scheduler_type",

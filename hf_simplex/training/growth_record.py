@@ -35,6 +35,7 @@ RECORD = "growth.json"
 SHAPING_ARGUMENTS = (
     "learning_rate",
     "leaf_learning_rate",
+    "mode_learning_rates",
     "connector_learning_rate",
     "num_train_epochs",
     "leaf_epochs",
@@ -59,6 +60,7 @@ SHAPING_ARGUMENTS = (
     "adam_epsilon",
     "max_grad_norm",
     "label_smoothing_factor",
+    "mode_label_smoothing",
     "neftune_noise_alpha",
     "bf16",
     "fp16",

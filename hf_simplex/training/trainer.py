@@ -36,6 +36,7 @@ from .probed_modes import labeled_images, probe_modes
 from .publish_run import publish_run
 from .resumption import check_same_run, clear_stages, holds_ensemble
 from .spro import GrowingVertex
+from .varied_modes import leaf_settings, mode_settings
 from .vertex_trainer import VertexTrainer
 from .volume_term import scaled_volume_weight
 
@@ -67,8 +68,8 @@ class SimplexTrainer(VertexTrainer):
 
     Raises:
         TypeError: `model` or `args` is of another class, or the examples are no dictionaries.
-        ValueError: The examples lack `pixel_values` or `labels`, `optimizers` is given, or the engine cannot train a
-            vertex (see `engines.check_engine`).
+        ValueError: The examples lack `pixel_values` or `labels`, `optimizers` is given, the engine cannot train a
+            vertex (see `engines.check_engine`), or `args.mode_label_smoothing` and `compute_loss_func` are both given.
 
     Example::
 
@@ -144,8 +145,9 @@ class SimplexTrainer(VertexTrainer):
                 be the same: see `check_resume`. More vertices, other members and other reports are allowed.
 
         Returns:
-            One report per stage: vertex, role, epochs, steps, wall_time [s], loss [nats], for leaves start, the
-            vertex of the trunk, and for connectors log_volume and volume_weight.
+            One report per stage: vertex, role, epochs, steps, wall_time [s], loss [nats], for modes learning_rate
+            and label_smoothing where they differ from those of the run, for leaves start, the vertex of the trunk,
+            and for connectors log_volume and volume_weight.
             `model.config.provenance["stages"]` also keeps the reports.
 
         Raises:
@@ -292,16 +294,17 @@ class SimplexTrainer(VertexTrainer):
         probe_modes(self.simplex, self.args, images, collate=collate, label_names=self.label_names)
 
     def _train_mode(self, vertex: int, resume: bool) -> None:
-        args, config = self.args, self.simplex.config
-        epochs, rate = args.num_train_epochs, args.learning_rate
+        args, config, epochs = self.args, self.simplex.config, self.args.num_train_epochs
         trunk = trained_mode(config, vertex) if args.mode_start == "first_mode" else None
-        if trunk is not None:
+        if trunk is None:
+            own = mode_settings(args, config, vertex)
+            start, told = vertex, own.differences(args)
+        else:
             epochs = epochs if args.leaf_epochs is None else args.leaf_epochs
-            rate = rate if args.leaf_learning_rate is None else args.leaf_learning_rate
-        start = vertex if trunk is None else trunk
+            own, start, told = leaf_settings(args), trunk, {"start": trunk}
         self.simplex.backbone_at(vertex_coordinates(config.complex, start).tolist())
-        report = self.train_vertex(vertex, MODE, epochs, rate, resume)
-        self._finish_stage(report if trunk is None else {**report, "start": trunk})
+        report = self.train_vertex(vertex, MODE, epochs, own.learning_rate, resume, None, own.label_smoothing)
+        self._finish_stage({**report, **told})
 
     def grow_connector(self, simplexes: list[int] | None = None, resume: bool = False) -> int:
         """Add a connector to some simplexes and train it by SPRO.

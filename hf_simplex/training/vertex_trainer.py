@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import SchedulerType, Trainer, set_seed
 from transformers.data.data_collator import DataCollator
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -60,7 +61,8 @@ class VertexTrainer(Trainer):
         **kwargs: Those of `transformers.Trainer`.
 
     Raises:
-        ValueError: The engine cannot train a vertex, see `engines.check_engine`.
+        ValueError: The engine cannot train a vertex, see `engines.check_engine`, or `args.mode_label_smoothing` and
+            `compute_loss_func` are both given.
 
     Example::
 
@@ -80,6 +82,11 @@ class VertexTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, args=args, **kwargs)
         check_engine(args, self.accelerator.state)
+        if args.mode_label_smoothing is not None and self.compute_loss_func is not None:
+            raise ValueError(
+                f"mode_label_smoothing is {args.mode_label_smoothing}, but compute_loss_func takes the place of the "
+                "loss that has label smoothing: leave one of them out."
+            )
         if (args.fp16_full_eval or args.bf16_full_eval) and args.frozen_vertices == "device":
             # Trainer moves the model when it casts it. Evaluation casts a copy, so move the model now.
             self._move_model_to_device(model, args.device)
@@ -108,6 +115,7 @@ class VertexTrainer(Trainer):
         learning_rate: float,
         resume: bool,
         growing: GrowingVertex | None = None,
+        label_smoothing: float | None = None,
     ) -> dict[str, Any]:
         """Train the backbone, which holds the initial weights of a vertex, and store the result in that vertex.
 
@@ -118,6 +126,8 @@ class VertexTrainer(Trainer):
             learning_rate: Initial learning rate.
             resume: Continue from the last checkpoint of the stage. If False, earlier checkpoints are deleted.
             growing: SPRO objective of a connector. None trains a mode.
+            label_smoothing: Label smoothing of the stage, in training and evaluation. Default:
+                `args.label_smoothing_factor`.
 
         Returns:
             The report: vertex, role, epochs, steps, wall_time [s], loss [nats], for connectors log_volume.
@@ -127,7 +137,12 @@ class VertexTrainer(Trainer):
             trainer.train_vertex(0, MODE, epochs=10, learning_rate=0.01, resume=False)["loss"]
         """
         run_args, simplex, backbone = self.args, self.simplex, self.simplex.backbone
+        run_smoother = self.label_smoother
         self.args = self._stage_args(vertex, role, epochs, learning_rate)
+        if label_smoothing not in (None, run_args.label_smoothing_factor):
+            # Trainer makes its label smoother once, from the arguments of the run.
+            self.args.label_smoothing_factor = label_smoothing
+            self.label_smoother = LabelSmoother(epsilon=label_smoothing) if label_smoothing else None
         self._checkpoints = StageCheckpoints(
             self.args, self.accelerator.wait_for_everyone, limit=run_args.save_total_limit
         )
@@ -161,7 +176,7 @@ class VertexTrainer(Trainer):
             self._release(backbone)
             if shard_group(backbone) is not None or self.args.sync_batch_norm:
                 simplex.reset_backbone()
-            self.args = run_args
+            self.args, self.label_smoother = run_args, run_smoother
             self.accelerator.dataloader_config.data_seed = run_args.data_seed
         return {**report, "wall_time": time.perf_counter() - started, "loss": loss}
 

@@ -16,6 +16,7 @@ from ...data.image_data import ImageData
 from ...data.image_transforms import resize_image_processor
 from ...model.configuration_simplex import MODE
 from ...model.modeling_simplex import SimplexForImageClassification
+from ..varied_modes import rotated
 from .arguments import EMBEDDED_BACKBONE, BackboneArguments, DataArguments, EsproArguments, ModeArguments
 from .backbones_from_scratch import SMALL_VIT_IMAGES, random_mode
 from .embedded_backbone import write_efficientnet_lite0
@@ -188,7 +189,7 @@ def check_distinct(model: SimplexForImageClassification, names: Sequence[str]) -
 
 
 def component_arguments(args: EsproArguments, index: int, components: int) -> EsproArguments:
-    """Copy the arguments for one component, with its folder, its seeds and its share of the members.
+    """Copy the arguments for one component, with its folder, its seeds, its modes' settings and its share of members.
 
     Args:
         args: arguments of the run.
@@ -207,6 +208,9 @@ def component_arguments(args: EsproArguments, index: int, components: int) -> Es
     own.seed = args.seed + SEEDS_A_COMPONENT * index
     own.data_seed = None if args.data_seed is None else args.data_seed + SEEDS_A_COMPONENT * index
     own.member_seed = args.member_seed + index
+    first_mode = modes_at_start(args) * index
+    own.mode_learning_rates = rotated(args.mode_learning_rates, first_mode)
+    own.mode_label_smoothing = rotated(args.mode_label_smoothing, first_mode)
     if args.num_members is not None:
         own.num_members = args.num_members // components + (index < args.num_members % components)
     own.push_to_hub = False

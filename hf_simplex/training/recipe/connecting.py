@@ -18,6 +18,7 @@ from ...model.modeling_simplex import SimplexForImageClassification
 from ...model.sampling import sample_complex
 from ..arguments import check_mode_start
 from ..trainer import SimplexTrainer
+from ..varied_modes import rotated
 from .arguments import DataArguments, EsproArguments, ModeArguments
 from .components import SEEDS_A_COMPONENT, check_distinct, start_modes
 from .images import in_batches, load_data, transformed
@@ -130,16 +131,19 @@ def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
                 f"{dimensions} connectors."
             )
 
-    def trainer(model: SimplexForImageClassification, seed: int) -> SimplexTrainer:
+    def trainer(model: SimplexForImageClassification, index: int) -> SimplexTrainer:
         own = copy.copy(args)
+        own.seed = args.seed + SEEDS_A_COMPONENT * index
+        own.mode_learning_rates = rotated(args.mode_learning_rates, index)
+        own.mode_label_smoothing = rotated(args.mode_label_smoothing, index)
         # grow() trains only a mode. The recipe then trains the connectors one by one.
-        own.seed, own.num_vertices, own.num_members = seed, 1, len(model.config.simplexes)
+        own.num_vertices, own.num_members = 1, len(model.config.simplexes)
         return SimplexTrainer(
             model=model, args=own, train_dataset=train, batch_norm_dataset=plain, data_collator=collate
         )
 
     for index, mode in enumerate(modes):
-        trainer(mode, args.seed + SEEDS_A_COMPONENT * index).grow()
+        trainer(mode, index).grow()
     model = SimplexForImageClassification.disjoint_union(modes)
     if mode_args.channels_last:
         model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
@@ -152,7 +156,7 @@ def prepare(argv: Sequence[str] | None, joins_all: bool = False) -> Setup:
     sets = {"train": in_batches(plain, size), "test": in_batches(test, size)}
     batch_norm = [{"pixel_values": batch["pixel_values"]} for batch in sets["train"]]
     images = Images(sets, batch_norm[: math.ceil(args.batch_norm_images / size)])
-    grower = trainer(model, args.seed + SEEDS_A_COMPONENT * len(modes))
+    grower = trainer(model, len(modes))
     return Setup(mode_args, args, joins, model, grower, images, record)
 
 
