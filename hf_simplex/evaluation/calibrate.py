@@ -15,6 +15,7 @@ from transformers.data.data_collator import DataCollator
 from transformers.utils import logging
 
 from ..data.image_data import MIN_VALIDATION_IMAGES
+from ..model.batch_norm import batch_norm_statistics, copy_statistics, recompute_statistics
 from ..model.configuration_simplex import MODE
 from ..model.coordinates import centroid_coordinates, vertex_coordinates
 from ..model.decisions import PERCENTILES, Abstention, Decisions, PredictionSets
@@ -230,8 +231,7 @@ def candidate_points(
         rules["placed points"] = tuple(index(point, own) for point, own in zip(placed, found, strict=True))
     if batches is not None and model.vertex_statistics(0):
         points = [coordinates[mode] for mode in modes]
-        found = model.point_statistics(points, batches, recompute_vertices=True)
-        rules[RECOMPUTED] = tuple(index(point, own) for point, own in zip(points, found, strict=True))
+        rules[RECOMPUTED] = tuple(index(point, _recomputed_statistics(model, point, batches)) for point in points)
     rules[PRESENT] = present
     # Two rules may name the same points: the first stays.
     distinct: dict[tuple[int, ...], str] = {}
@@ -239,6 +239,14 @@ def candidate_points(
         distinct.setdefault(tuple(sorted(set(chosen))), name)
     rules = {name: rules[name] for name in distinct.values()}
     return CandidatePoints(coordinates, statistics, rules, modes, centroids)
+
+
+def _recomputed_statistics(
+    model: SimplexForImageClassification, vertex: Sequence[float], batches: Iterable[Any]
+) -> dict[str, Tensor]:
+    backbone = model.backbone_at(vertex)
+    recompute_statistics(backbone, batches, f"the vertex {list(vertex)}")
+    return {name: tensor.cpu() for name, tensor in copy_statistics(batch_norm_statistics(backbone)).items()}
 
 
 def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:

@@ -311,20 +311,13 @@ class ComplexOfBackbones(PreTrainedModel):
         """
         self.__dict__["_backbone"] = None
 
-    def backbone_at(
-        self,
-        coordinates: Sequence[float],
-        batches: Iterable[Any] | None = None,
-        *,
-        recompute_vertices: bool = False,
-    ) -> PreTrainedModel:
+    def backbone_at(self, coordinates: Sequence[float], batches: Iterable[Any] | None = None) -> PreTrainedModel:
         """Write a point into the working backbone and return it in evaluation mode. The next point overwrites it.
 
         Args:
             coordinates: [vertices] barycentric coordinates.
             batches: inputs of training images for `recompute_statistics`. Needed for a point between vertices of a
                 backbone with BatchNorm.
-            recompute_vertices: recompute the statistics of a vertex too. Otherwise they are those of its training.
 
         Raises:
             ValueError: the coordinates are not a point of the complex, or batches are needed and missing.
@@ -337,11 +330,11 @@ class ComplexOfBackbones(PreTrainedModel):
         """
         self.config.check_points([coordinates])
         backbone = self._write(coordinates)
-        if (recompute_vertices or max(coordinates) < 1) and batch_norm_statistics(backbone):
+        if max(coordinates) < 1 and batch_norm_statistics(backbone):
             if batches is None:
                 raise ValueError(
-                    f"The BatchNorm statistics of the point at {list(coordinates)} are not known, or are to be "
-                    "recomputed: give batches of training images to compute them from."
+                    f"The point at {list(coordinates)} lies between vertices, where the BatchNorm statistics are not "
+                    "known: give batches of training images to compute them from."
                 )
             recompute_statistics(backbone, batches, f"the point {list(coordinates)}")
         return backbone

@@ -377,14 +377,12 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         batches: Iterable[Any] | None = None,
         *,
         among_processes: bool = False,
-        recompute_vertices: bool = False,
     ) -> list[dict[str, Tensor]]:
         """Compute the BatchNorm statistics of points.
 
         Args:
             points: [points, vertices] barycentric coordinates.
             batches, among_processes: see `set_members`.
-            recompute_vertices: see `backbone_at`.
 
         Returns:
             The statistics of each point by buffer name, on the CPU; empty without BatchNorm.
@@ -401,8 +399,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         progress = logging.tqdm(total=len(points), desc="BatchNorm statistics", leave=False, disable=None)
 
         def at(point: Sequence[float]) -> dict[str, Tensor]:
-            backbone = self.backbone_at(point, batches, recompute_vertices=recompute_vertices)
-            found = copy_statistics(batch_norm_statistics(backbone))
+            found = copy_statistics(batch_norm_statistics(self.backbone_at(point, batches)))
             progress.update()
             return {name: tensor.cpu() for name, tensor in found.items()}
 

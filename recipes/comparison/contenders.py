@@ -87,7 +87,7 @@ def chosen_members(
     if not contender.rules:
         return list(range(limit)) if contender.passes(limit) == passes else None
     probabilities = contender.probabilities(predictions, "validation").transpose(1, 0, 2)
-    rules = {f"point {point}": (point,) for point in range(len(contender.points))}
+    rules: dict[str, tuple[int, ...]] = {f"point {point}": (point,) for point in range(len(contender.points))}
     rules |= {f"rule {number}": rule for number, rule in enumerate(contender.rules)}
     return list(choose_members(probabilities, labels, rules, contender.rules[0], max_forward_passes=limit).points)
 
