@@ -348,7 +348,8 @@ def test_push_publishes_in_one_commit_what_another_then_inspects(hub: LoopbackHu
     files = HfApi().list_repo_files("alice/ensemble")
     assert {"config.json", "README.md", "vertex-00002.safetensors", "modeling_simplex.py"} <= set(files)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    assert json.loads(run("inspect", "alice/ensemble", "--json"))["labels"] == 3
+    told = json.loads(run("inspect", "alice/ensemble", "--json"))
+    assert (told["labels"], told["volumes"]) == (3, "recorded")
 
     assert "discussions" in run("push", folder, "alice/ensemble", "--create-pr", "--no-code")
     run("push", folder, "alice/other", "--revision", "grown", "--no-code")
