@@ -60,7 +60,7 @@ class EnsembleFiles(Protocol):
         """
 
 
-class FolderFiles:
+class FolderFiles(EnsembleFiles):
     """The files in a folder. Those of a save that was killed after its commit are found where they are.
 
     Args:
@@ -77,25 +77,40 @@ class FolderFiles:
         self._folder = folder
 
     def find(self, file: str) -> Path | None:
-        """See `EnsembleFiles`."""
+        """Return the path of a file; None if there is none.
+
+        Example:
+            >>> FolderFiles(Path("no-such-folder")).find("config.json") is None
+            True
+        """
         for folder in committed_saves(self._folder):
             if is_regular_file(folder / file):
                 return folder / file
         return self._folder / file if (self._folder / file).is_file() else None
 
     def holds(self, file: str) -> bool:
-        """See `EnsembleFiles`."""
+        """Return whether the folder itself has such a file.
+
+        Example:
+            >>> FolderFiles(Path("no-such-folder")).holds("config.json")
+            False
+        """
         return (self._folder / file).is_file()
 
     def header(self, file: str) -> WeightHeader:
-        """See `EnsembleFiles`."""
+        """Read the header of a weight file, see `EnsembleFiles`.
+
+        Example::
+
+            FolderFiles(Path("ensemble")).header("vertex-00000.safetensors").tensors
+        """
         path = self.find(file)
         if path is None:
             raise missing_file(self.name, file)
         return _header_of(path)
 
 
-class HubFiles:
+class HubFiles(EnsembleFiles):
     """The files in a repository, at one commit.
 
     Small files come to the cache, of weight files only the headers are read. Weight files in the cache are read there.
@@ -125,7 +140,15 @@ class HubFiles:
         self.commit = self._revision = index.parent.name
 
     def find(self, file: str) -> Path | None:
-        """See `EnsembleFiles`."""
+        """Return the path of a file in the cache, after a download; None if there is none.
+
+        Raises:
+            OSError: the repository or revision does not exist, is not in reach, or the token has no access to it.
+
+        Example::
+
+            files.find("config.json")
+        """
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
@@ -139,7 +162,12 @@ class HubFiles:
             raise _not_loaded(self.name, error) from error
 
     def holds(self, file: str) -> bool:
-        """See `EnsembleFiles`. Without a network, the cache is looked at."""
+        """Return whether the repository has such a file. Without a network, the cache is looked at.
+
+        Example::
+
+            files.holds("adapter_config.json")
+        """
         from huggingface_hub import HfApi
 
         try:
@@ -149,7 +177,15 @@ class HubFiles:
             return self._cached(file) is not None
 
     def header(self, file: str) -> WeightHeader:
-        """See `EnsembleFiles`."""
+        """Read the header of a weight file, of the cache or by range requests, see `EnsembleFiles`.
+
+        Raises:
+            OSError: the repository is not in reach.
+
+        Example::
+
+            files.header("vertex-00000.safetensors").file_bytes
+        """
         from huggingface_hub.errors import EntryNotFoundError
 
         if (path := self._cached(file)) is not None:
