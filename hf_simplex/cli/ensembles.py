@@ -1,5 +1,6 @@
 """Loads ensembles, and keeps them from being overwritten."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from hf_simplex import SimplexForImageClassification
 
-__all__ = ["check_free", "load", "warn_of_placeholders"]
+__all__ = ["check_free", "check_place", "load", "warn_of_placeholders"]
 
 
 def check_free(directory: Path) -> None:
@@ -22,6 +23,23 @@ def check_free(directory: Path) -> None:
     """
     if (directory / "config.json").exists():
         raise ValueError(f"{directory} already holds a model (config.json). Give another output folder.")
+
+
+def check_place(ensemble: str) -> None:
+    """Check that a name is a folder, or can be a Hub id.
+
+    Raises:
+        OSError: it is a file, or a folder that does not exist.
+
+    Example:
+        >>> check_place("me/resnet50-simplex")
+    """
+    from hf_simplex.model.local_paths import looks_like_path
+
+    if Path(ensemble).is_file():
+        raise NotADirectoryError(f"{ensemble} is a file: give the folder of an ensemble, or its Hub id.")
+    if looks_like_path(ensemble) and not Path(ensemble).is_dir():
+        raise FileNotFoundError(f"no such folder: {ensemble}")
 
 
 def load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForImageClassification":
@@ -42,12 +60,8 @@ def load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForI
     from transformers.utils import logging
 
     from hf_simplex import SimplexForImageClassification
-    from hf_simplex.model.local_paths import looks_like_path
 
-    if Path(ensemble).is_file():
-        raise NotADirectoryError(f"{ensemble} is a file: give the folder of an ensemble, or its Hub id.")
-    if looks_like_path(ensemble) and not Path(ensemble).is_dir():
-        raise FileNotFoundError(f"no such folder: {ensemble}")
+    check_place(ensemble)
     logging.disable_progress_bar()
     model: SimplexForImageClassification = SimplexForImageClassification.from_pretrained(
         ensemble, revision=revision, token=token
@@ -55,21 +69,19 @@ def load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForI
     return model
 
 
-def warn_of_placeholders(model: "SimplexForImageClassification", consequence: str = "") -> None:
+def warn_of_placeholders(labels: Sequence[str], consequence: str = "") -> None:
     """Say on stderr that the labels of an ensemble have no names, if so.
 
     Args:
-        model: the ensemble.
+        labels: their names.
         consequence: what follows from it, for the end of the line.
 
-    Example::
-
-        warn_of_placeholders(model, "they are matched by position.")
+    Example:
+        >>> warn_of_placeholders(["cat", "dog"], "they are matched by position.")
     """
-    from hf_simplex.evaluation.data_sets import label_names_of
     from hf_simplex.evaluation.label_names import are_placeholders
 
-    if are_placeholders(label_names_of(model)):
+    if are_placeholders(labels):
         typer.echo(
             f"warning: the labels have no names (LABEL_0, ...){f': {consequence}' if consequence else '.'} Name them "
             "with id2label and label2id in config.json.",

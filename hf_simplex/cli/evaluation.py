@@ -190,7 +190,7 @@ def _inputs(
     from hf_simplex.evaluation.data_sets import LabelledInputs, label_names_of
 
     inputs = LabelledInputs(model, loaded.images, loaded.label_names, labels_by_position=labels_by_position)
-    warn_of_placeholders(model, "they are matched by position.")
+    warn_of_placeholders(label_names_of(model), "they are matched by position.")
     if (own := len(loaded.label_names)) < (of := len(label_names_of(model))):
         typer.echo(f"note: the data set has {own} of the ensemble's {of} labels.", err=True)
     return inputs

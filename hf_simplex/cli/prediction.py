@@ -46,6 +46,7 @@ def predict(
     Example: hf-simplex predict output/quickstart/ensemble digit.png --json
     """
     from hf_simplex import SimplexImageClassificationPipeline
+    from hf_simplex.evaluation.data_sets import label_names_of
     from hf_simplex.evaluation.image_files import classify_files, find_images, is_readable
 
     found = find_images(images)
@@ -53,7 +54,7 @@ def predict(
         raise FileNotFoundError(f"no such file: {', '.join(found[:_SHOWN])}")
     model = load(ensemble, revision, token)
     classify = SimplexImageClassificationPipeline(model=model, image_processor=model.image_processor, device=device)
-    warn_of_placeholders(model)
+    warn_of_placeholders(label_names_of(model))
     bad = []
     for image, result, error in classify_files(classify, found, top_k=top_k, batch_size=batch_size):
         if error is not None:

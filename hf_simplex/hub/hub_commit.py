@@ -17,8 +17,8 @@ from huggingface_hub.constants import REPOCARD_NAME
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RevisionNotFoundError
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from ..model.checkpoint import is_weight_file
 from ..model.configuration_simplex import SimplexConfig
+from ..model.index_file import is_weight_file
 from ..model.remote_code import inference_files, refers_to_code
 from .card_merge import addressed_to, merge_cards
 from .existing_card import card_of_repository

@@ -18,10 +18,11 @@ from transformers.utils import logging
 
 from .checkpoint import DOWNLOAD_KWARGS
 from .classification_head import head_parameters
-from .configuration_simplex import SimplexConfig, check_labels
+from .configuration_simplex import SimplexConfig
 from .image_processors import ProcessorSource, processor_source
 from .local_paths import check_folder
 from .sharding import full_tensor
+from .structure_checks import check_labels
 from .vertex_parameters import describe_vertex_parameters
 from .vertex_selection import separate_shared
 

@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,75 +11,49 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
 from transformers.utils.hub import extract_commit_hash, has_file, is_offline_mode
 
-from .atomic_saves import atomic_write, committed_saves, finish_saves, is_plain_name, is_regular_file
-from .digests import digest_of_all, header_digest, sort_metadata, tensor_digest
+from .atomic_saves import atomic_write, committed_saves, finish_saves, is_regular_file
+from .digests import sort_metadata, tensor_digest
+from .header_digests import digest_of_all, header_digest
+from .index_file import (
+    DIGEST,
+    FOREIGN_FILES,
+    SAVE,
+    Index,
+    check_header_digest,
+    file_of_tensor,
+    foreign_weights,
+    is_weight_file,
+    missing_file,
+    missing_index,
+    not_whole,
+    parse_index,
+)
 from .json_files import read_json
 from .local_paths import check_folder
+from .recorded_volumes import RECORD
 
 __all__ = [
     "DOWNLOAD_KWARGS",
-    "MEMBERS_FILE",
-    "SHARED",
-    "Index",
     "atomic_write",
     "check_dtypes",
-    "check_file_name",
     "check_files",
     "check_no_foreign_weights",
-    "check_same_save",
     "check_target",
-    "file_of_tensor",
     "finish_saves",
     "forget_save",
     "indexed_files",
-    "is_weight_file",
     "locate",
     "name_save",
     "read_index",
     "stored_dtype",
-    "vertex_file",
     "write_tensors",
 ]
 
-MEMBERS_FILE, SHARED_FILE = "members.safetensors", "shared.safetensors"
-_TENSOR_NAME = re.compile(r"(shared|(vertices|members|centroids)\.(0|[1-9][0-9]{0,5}))\..+")
-SHARED = "shared"
-"""First part of the names of the weights that all vertices share."""
-_VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
-_FOREIGN_FILES = {
-    SAFE_WEIGHTS_NAME: "transformers would load in place of the vertices",
-    "adapter_config.json": "makes transformers load an adapter, perhaps to a model of another repository",
-}
 DOWNLOAD_KWARGS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# In the metadata of a weight file and of the index, and in config.json.
-_DIGEST, _SAVE = "sha256", "weights_sha256"
-
-
-def vertex_file(vertex: int) -> str:
-    """Return the file name of a vertex.
-
-    Example:
-        >>> vertex_file(0)
-        'vertex-00000.safetensors'
-    """
-    return f"vertex-{vertex:05d}.safetensors"
-
-
-def file_of_tensor(name: str) -> str:
-    """Return the file of a tensor: a vertex file for `vertices.<i>.*`, that of the shared weights, or of the members.
-
-    Example:
-        >>> file_of_tensor("vertices.2.head.weight"), file_of_tensor("members.0.bn.running_mean")
-        ('vertex-00002.safetensors', 'members.safetensors')
-    """
-    kind, index = name.split(".", 2)[:2]
-    if kind == SHARED:
-        return SHARED_FILE
-    return vertex_file(int(index)) if kind == "vertices" else MEMBERS_FILE
 
 
 def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -107,13 +79,13 @@ def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> dict[str, str
         files.setdefault(file_of_tensor(name), {})[name] = tensor.detach().cpu().contiguous()
     digests = {}
     for file, tensors in files.items():
-        metadata = {"format": "pt", _DIGEST: tensor_digest(tensors)}
+        metadata = {"format": "pt", DIGEST: tensor_digest(tensors)}
         save_file(tensors, directory / file, metadata=metadata)
         sort_metadata(directory / file, metadata)
         digests[file] = header_digest(directory / file)
     index = {
         "metadata": {
-            _DIGEST: digests,
+            DIGEST: digests,
             "total_parameters": sum(tensor.numel() for name, tensor in state.items()),
             "total_size": sum(tensor.numel() * tensor.element_size() for tensor in state.values()),
         },
@@ -123,19 +95,21 @@ def write_tensors(directory: Path, state: Mapping[str, Tensor]) -> dict[str, str
     return digests
 
 
-def name_save(directory: Path, digests: Mapping[str, str]) -> None:
-    """Write into config.json which weights it was saved with.
+def name_save(directory: Path, digests: Mapping[str, str], volumes: Mapping[str, Any]) -> None:
+    """Write into config.json which weights it was saved with, and what they span.
 
     Args:
         directory: a folder with config.json.
         digests: the digest of each weight file.
+        volumes: from `recorded_volumes.volume_record`.
 
     Example::
 
-        name_save(Path("ensemble"), write_tensors(Path("ensemble"), model.state_dict()))
+        digests = write_tensors(Path("ensemble"), model.state_dict())
+        name_save(Path("ensemble"), digests, volume_record(digests, 23, [[0, 1]], [2.5]))
     """
     file = directory / CONFIG_NAME
-    content = {**read_json(file), _SAVE: digest_of_all(digests)}
+    content = {**read_json(file), SAVE: digest_of_all(digests), RECORD: volumes}
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
@@ -145,25 +119,8 @@ def forget_save(config: PreTrainedConfig) -> None:
     Example:
         >>> forget_save(PreTrainedConfig())
     """
-    if hasattr(config, _SAVE):
-        delattr(config, _SAVE)
-
-
-def check_same_save(index: "Index", config: PreTrainedConfig, name_or_path: str | os.PathLike[str]) -> None:
-    """Check that an index and a configuration were saved together, where both say so.
-
-    Raises:
-        OSError: they are of different saves.
-
-    Example:
-        >>> check_same_save(Index({}, None, {}), PreTrainedConfig(), "ensemble")
-    """
-    expected = getattr(config, _SAVE, None)
-    if expected is not None and index.digests and expected != digest_of_all(index.digests):
-        raise OSError(
-            f"{CONFIG_NAME} and {SAFE_WEIGHTS_INDEX_NAME} of {name_or_path} are of different saves ({_SAVE} is "
-            f"{expected!r}). If another process saves to it, load it again. Otherwise restore or re-save it."
-        )
+    if hasattr(config, SAVE):
+        delattr(config, SAVE)
 
 
 def check_target(directory: str | os.PathLike[str], model_type: str) -> None:
@@ -206,35 +163,6 @@ def indexed_files(directory: str | os.PathLike[str]) -> set[str]:
     return {file for file in files if is_weight_file(file)}
 
 
-def is_weight_file(file: str) -> bool:
-    """Return whether this is the name of an ensemble's weight file.
-
-    Example:
-        >>> is_weight_file("vertex-00000.safetensors"), is_weight_file("model.safetensors")
-        (True, False)
-    """
-    return bool(_VERTEX_FILE.fullmatch(file)) or file in (MEMBERS_FILE, SHARED_FILE)
-
-
-@dataclass(frozen=True)
-class Index:
-    """A checked index of an ensemble.
-
-    Attributes:
-        weight_map: the safetensors file of each tensor, a plain file name.
-        commit: the Hub commit that the index was read from; None for a folder.
-        digests: the SHA-256 digest of each file's header; empty in an ensemble of version 0.1.0.
-
-    Example:
-        >>> Index({"vertices.0.head.weight": "vertex-00000.safetensors"}, commit=None).commit is None
-        True
-    """
-
-    weight_map: dict[str, str]
-    commit: str | None
-    digests: dict[str, str] = field(default_factory=dict)
-
-
 def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
     """Read and check the index of an ensemble.
 
@@ -257,37 +185,8 @@ def read_index(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Index:
     except OSError as error:
         raise OSError(f"The ensemble {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
     if index_file is None:
-        place = "" if os.path.isdir(name_or_path) else " (no such folder here, nor a repository in reach that has one)"
-        raise FileNotFoundError(
-            f"{name_or_path} holds no {SAFE_WEIGHTS_INDEX_NAME}{place}, so it is not an ensemble that save_pretrained "
-            f"wrote. A single model ({SAFE_WEIGHTS_NAME}) is loaded by SimplexForImageClassification.from_backbone."
-        )
-    try:
-        index = read_json(index_file)
-        weight_map = dict(index["weight_map"])
-        if not weight_map or not isinstance(index["metadata"], dict):
-            raise ValueError("no tensors or no metadata")
-        digests = index["metadata"].get(_DIGEST, {})
-        if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
-            raise ValueError(f"metadata.{_DIGEST} is no object of digests")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{index_file} is not an index of safetensors files ({error!r}). Restore or re-save it."
-        ) from error
-    for file in weight_map.values():
-        check_file_name(file, index_file)
-    for name in weight_map:
-        if not _TENSOR_NAME.fullmatch(name):
-            raise ValueError(
-                f"{index_file} names the tensor {name!r}; expected vertices.<number>.<name>, or members, "
-                "centroids or shared. This is the index of another kind of model, or broken: restore or re-save it."
-            )
-    if digests and digests.keys() != set(weight_map.values()):
-        raise ValueError(
-            f"{index_file} names other files in metadata.{_DIGEST}, {sorted(digests)}, than in weight_map. Restore or "
-            "re-save it."
-        )
-    return Index(weight_map, extract_commit_hash(str(index_file), None), digests)
+        raise missing_index(name_or_path)
+    return parse_index(index_file, extract_commit_hash(str(index_file), None))
 
 
 def locate(name_or_path: str | os.PathLike[str], file: str, **kwargs: Any) -> Path | None:
@@ -333,12 +232,10 @@ def check_no_foreign_weights(name_or_path: str | os.PathLike[str], **kwargs: Any
     """
     where = {name: kwargs[name] for name in ("cache_dir", "token", "revision") if kwargs.get(name) is not None}
     cached = bool(kwargs.get("local_files_only")) or is_offline_mode()
-    for file, consequence in _FOREIGN_FILES.items():
+    for file, consequence in FOREIGN_FILES.items():
         path = PurePosixPath(kwargs.get("subfolder") or "", file)
         if has_file(name_or_path, str(path), local_files_only=cached, **where):
-            raise ValueError(
-                f"{name_or_path} holds {path}, which {consequence}: remove that file, or give another folder."
-            )
+            raise foreign_weights(name_or_path, path, consequence)
 
 
 def check_files(
@@ -368,23 +265,16 @@ def check_files(
     for file in sorted(set(files)):
         path = locate(name_or_path, file, **kwargs)
         if path is None:
-            raise FileNotFoundError(f"{name_or_path} holds no {file}, which its index names. Restore or re-save it.")
+            raise missing_file(name_or_path, file)
         try:
             with safe_open(path, framework="pt") as opened:
                 opened.keys()
             found_digest = header_digest(path)
         except (SafetensorError, OSError, RuntimeError) as error:
             # A file that has just been renamed raises RuntimeError before, and OSError here.
-            size = os.path.getsize(path)
-            raise ValueError(
-                f"{path} ({size} bytes) is empty or not a whole safetensors file ({error}). Restore or re-save it."
-            ) from error
-        if digests and found_digest != digests[file]:
-            raise OSError(
-                f"{path} is of another save than {SAFE_WEIGHTS_INDEX_NAME}: the {_DIGEST} of its header is "
-                f"{found_digest!r}, not {digests[file]!r}. If another process saves to this folder, load it again. "
-                "Otherwise restore or re-save the ensemble."
-            )
+            raise not_whole(path, os.path.getsize(path), error) from error
+        if digests:
+            check_header_digest(path, found_digest, digests[file])
         found[file] = path
     return found
 
@@ -440,19 +330,3 @@ def stored_dtype(name_or_path: str | os.PathLike[str], **kwargs: Any) -> str | N
 
 def _download_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in DOWNLOAD_KWARGS if kwargs.get(name) is not None}
-
-
-def check_file_name(file: object, index_file: str | os.PathLike[str]) -> None:
-    """Check that an index names a safetensors file in its own folder.
-
-    Raises:
-        ValueError: `file` is not a plain file name that ends in .safetensors.
-
-    Example:
-        >>> check_file_name("vertex-00000.safetensors", "model.safetensors.index.json")
-    """
-    if not is_plain_name(file) or not str(file).endswith(".safetensors"):
-        raise ValueError(
-            f"{index_file} names {file!r}; expected the name of a .safetensors file in the same folder. "
-            "Do not load this checkpoint: its index points elsewhere."
-        )

@@ -2,8 +2,7 @@
 
 import copy
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PureWindowsPath
 from typing import Any, Self
 
@@ -13,9 +12,26 @@ from transformers.utils import logging
 
 from .complexes import SimplicialComplex
 from .coordinates import validate_coordinates
-from .decisions import Decisions
 from .image_pixels import TRANSPARENCY
-from .vertex_parameters import ALL, check_vertex_parameters
+from .recorded_volumes import RECORD
+from .structure_checks import (
+    CONNECTOR,
+    MODE,
+    PRETRAINED,
+    ROLES,
+    SAMPLINGS,
+    add_missing_labels,
+    as_lists,
+    check_decisions,
+    check_label_counts,
+    check_model_type,
+    check_number_of_points,
+    check_provenance,
+    check_structure,
+    check_timm_arguments,
+    complete_labels,
+)
+from .vertex_parameters import ALL
 
 __all__ = [
     "CONNECTOR",
@@ -25,18 +41,11 @@ __all__ = [
     "SAMPLINGS",
     "TASK",
     "SimplexConfig",
-    "check_labels",
-    "check_number_of_points",
     "remove_local_paths",
 ]
 
 logger = logging.get_logger(__name__)
 
-PRETRAINED = "pretrained"
-MODE = "mode"
-CONNECTOR = "connector"
-ROLES = (PRETRAINED, MODE, CONNECTOR)
-SAMPLINGS = ("equal", "volume")
 TASK = "simplex-image-classification"
 """Task name of the pipeline that reports uncertainty."""
 
@@ -62,7 +71,7 @@ class SimplexConfig(PreTrainedConfig):
     Raises:
         ValueError: a simplex has an unknown vertex, a role or sampling is unknown, a member is not a point of the
             complex, the provenance, the decisions or the vertex parameters are malformed, or the labels contradict
-            each other (see `check_labels`).
+            each other (see `structure_checks.check_labels`).
 
     Example:
         >>> config = SimplexConfig(simplexes=[[0, 1, 2]], roles=["mode", "mode", "connector"], members=[[0.5, 0.5, 0]])
@@ -85,33 +94,19 @@ class SimplexConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.backbone_config = _backbone_config(backbone_config)
-        try:
-            self.simplexes = [list(simplex) for simplex in simplexes]
-            self.roles = list(roles)
-            self.members = [[float(coordinate) for coordinate in member] for member in members]
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(
-                f"simplexes is {simplexes!r}, roles {roles!r} and members {members!r}; expected a list of lists of "
-                "vertices, a list of names and a list of lists of coordinates."
-            ) from error
+        self.simplexes, self.roles, self.members = as_lists(simplexes, roles, members)
         self.sampling = sampling
-        if not isinstance(provenance, dict | None):
-            raise ValueError(f"provenance is {provenance!r}; expected a dictionary.")
+        check_provenance(provenance)
         self.provenance = dict(provenance or {})
         self.decisions = decisions
         self.vertex_parameters = vertex_parameters
-        _add_missing_labels(kwargs)
+        add_missing_labels(kwargs)
         if self.backbone_config is not None and "id2label" not in kwargs and "num_labels" not in kwargs:
             kwargs["id2label"] = self.backbone_config.id2label
             kwargs["label2id"] = self.backbone_config.label2id
-        if (id2label := kwargs.get("id2label")) is not None:
-            check_labels(id2label)
-            if kwargs.get("label2id") in (None, _default_label2id(len(id2label))):
-                # Names were given to labels that had none.
-                kwargs["label2id"] = {name: int(label) for label, name in id2label.items()}
-            check_labels(id2label, kwargs["label2id"])
-        for name in (*_IMAGE_PROCESSOR_KEYS, "transformers_weights"):
-            # transformers_weights could name another weight file, even a pickled one.
+        complete_labels(kwargs)
+        for name in (*_IMAGE_PROCESSOR_KEYS, RECORD, "transformers_weights"):
+            # Volumes are those of a file. transformers_weights could name another weight file, even a pickled one.
             kwargs.pop(name, None)
         if not self.is_remote_code():
             # This package is installed: transformers uses its classes and need not ask to trust remote code.
@@ -131,28 +126,14 @@ class SimplexConfig(PreTrainedConfig):
             >>> config.roles = ["mode"]
             >>> config.check()
         """
-        if unknown := [role for role in self.roles if role not in ROLES]:
-            raise ValueError(f"Unknown role of a vertex: {unknown[0]!r}. Choose from {', '.join(ROLES)}.")
-        if self.sampling not in SAMPLINGS:
-            raise ValueError(f"Unknown sampling: {self.sampling!r}. Choose from {', '.join(SAMPLINGS)}.")
-        stages = self.provenance.get("stages", [])
-        if not isinstance(stages, list) or not all(
-            isinstance(stage, dict) and isinstance(stage.get("vertex"), int) and isinstance(stage.get("start", 0), int)
-            for stage in stages
-        ):
-            raise ValueError(
-                f"The stages of the provenance are {stages!r}; expected a list of dictionaries, each with the index "
-                "of the trained vertex under 'vertex', and of a leaf's trunk under 'start'."
-            )
-        check_vertex_parameters(self.vertex_parameters)
+        check_structure(
+            roles=self.roles,
+            sampling=self.sampling,
+            provenance=self.provenance,
+            vertex_parameters=self.vertex_parameters,
+        )
         self.check_points(self.members)
-        if self.decisions is not None:
-            centroids = Decisions.from_json(self.decisions).centroid_temperatures
-            if len(centroids) not in (0, len(self.simplexes)):
-                raise ValueError(
-                    f"decisions: centroid_temperatures has {len(centroids)} entries; expected one for each of "
-                    f"{len(self.simplexes)} simplexes."
-                )
+        check_decisions(self.decisions, len(self.simplexes))
 
     def check_points(self, coordinates: Sequence[Sequence[float]]) -> None:
         """Check that points lie in the complex.
@@ -211,13 +192,12 @@ class SimplexConfig(PreTrainedConfig):
         """
         place = f" of {kwargs['name_or_path']}" if kwargs.get("name_or_path") else ""
         try:
-            if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
-                raise ValueError(f"model_type is {kind!r}; expected {cls.model_type!r}.")
+            check_model_type(config_dict, cls.model_type)
             _check_dtype(config_dict)
-            _check_label_counts(config_dict)
+            check_label_counts(config_dict)
             if isinstance(members := config_dict.get("members"), list):
                 check_number_of_points(len(members))
-            _add_missing_labels(kwargs)
+            add_missing_labels(kwargs)
             return super().from_dict(config_dict, **kwargs)
         except (OSError, ImportError, MemoryError):
             raise
@@ -292,90 +272,6 @@ class SimplexConfig(PreTrainedConfig):
         return output
 
 
-def check_number_of_points(number: int) -> None:
-    """Check that an ensemble can have as many members.
-
-    Args:
-        number: of members.
-
-    Raises:
-        ValueError: it is above 10,000. More would take seconds to read, and as many forward passes for an image.
-
-    Example:
-        >>> check_number_of_points(20)
-    """
-    if number > _MAX_MEMBERS:
-        raise ValueError(f"{number} points were given; expected at most {_MAX_MEMBERS}, a member each.")
-
-
-def check_labels(id2label: Any, label2id: Any = None) -> None:
-    """Check the names of labels.
-
-    Args:
-        id2label: name of each label, from 0 without gaps. A label is an integer, or its digits as in JSON. Two labels
-            may have the same name, as in ImageNet.
-        label2id: label of each name; None to leave it unchecked.
-
-    Raises:
-        ValueError: `id2label` is no dictionary, has gaps or other keys, or a name is no string; or `label2id` says
-            something else.
-
-    Example:
-        >>> check_labels({0: "cat", 1: "dog"}, {"cat": 0, "dog": 1})
-    """
-    if not isinstance(id2label, Mapping):
-        raise ValueError(f"id2label is {id2label!r}; expected a dictionary such as {{0: 'cat', 1: 'dog'}}.")
-    names: dict[int, Any] = {}
-    for label, name in id2label.items():
-        if isinstance(label, bool) or not re.fullmatch(r"\d+", str(label)) or int(label) in names:
-            raise ValueError(f"id2label has the key {label!r}; expected each of 0 to {len(id2label) - 1} once.")
-        if not isinstance(name, str):
-            raise ValueError(f"id2label names label {label} {name!r}; expected a string.")
-        names[int(label)] = name
-    if missing := sorted(set(range(len(names))) - set(names)):
-        raise ValueError(
-            f"id2label has no label {missing[0]}; expected {len(names)} labels from 0 to {len(names) - 1}, without "
-            "gaps."
-        )
-    if label2id is None:
-        return
-    if not isinstance(label2id, Mapping):
-        raise ValueError(f"label2id is {label2id!r}; expected a dictionary such as {{'cat': 0, 'dog': 1}}.")
-    if unknown := set(names.values()) - set(label2id):
-        raise ValueError(f"label2id lacks {min(unknown)!r}, a name of id2label.")
-    for name, label in label2id.items():
-        if not re.fullmatch(r"\d+", str(label)) or names.get(int(label)) != name:
-            raise ValueError(
-                f"label2id gives {name!r} the label {label!r}, and id2label says otherwise: {dict(id2label)!r:.200}."
-            )
-
-
-def _add_missing_labels(kwargs: dict[str, Any]) -> None:
-    """Add the labels that `label2id` names where it is given without `id2label`."""
-    label2id = kwargs.get("label2id")
-    if label2id is None or kwargs.get("id2label") is not None:
-        return
-    if not isinstance(label2id, Mapping):
-        raise ValueError(f"label2id is {label2id!r}; expected a dictionary such as {{'cat': 0, 'dog': 1}}.")
-    id2label = {label: name for name, label in label2id.items()}
-    try:
-        check_labels(id2label, label2id)
-    except ValueError as error:
-        raise ValueError(f"label2id is {dict(label2id)!r:.200}, without id2label. Of its labels: {error}") from error
-    if kwargs.get("num_labels") not in (None, len(id2label)):
-        raise ValueError(f"num_labels={kwargs['num_labels']} contradicts the {len(id2label)} labels of label2id.")
-    kwargs["id2label"] = {int(label): id2label[label] for label in sorted(id2label, key=int)}
-
-
-def _default_label2id(labels: int) -> dict[str, int]:
-    """What transformers calls labels without names."""
-    return {f"LABEL_{label}": label for label in range(labels)}
-
-
-_MAX_LABELS = 200_000
-_MAX_MEMBERS = 10_000
-_LABEL_COUNTS = ("num_labels", "num_classes")
-_TIMM_FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 _REMOTE_CODE_KEYS = ("auto_map", "custom_pipelines")
 _IMAGE_PROCESSOR_KEYS = ("pretrained_cfg", "architecture", "image_processor_type", *TRANSPARENCY)
 
@@ -417,16 +313,6 @@ def _check_dtype(config: dict[str, Any]) -> None:
                 raise ValueError(f"{name} is {dtype!r}; expected a name such as 'float32'.")
 
 
-def _check_label_counts(config: dict[str, Any]) -> None:
-    """Raise ValueError for a number of labels that would take minutes to enumerate."""
-    backbone = config.get("backbone_config")
-    for content in (config, backbone if isinstance(backbone, dict) else {}):
-        for name in _LABEL_COUNTS:
-            count = content.get(name)
-            if isinstance(count, int | float) and not 0 <= count <= _MAX_LABELS:
-                raise ValueError(f"{name} is {count}; expected at most {_MAX_LABELS}.")
-
-
 def _backbone_config(value: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | None:
     if value is None or isinstance(value, PreTrainedConfig):
         return value
@@ -438,22 +324,6 @@ def _backbone_config(value: PreTrainedConfig | dict[str, Any] | None) -> PreTrai
             f"The backbone's model_type is {model_type!r}, which the installed transformers does not know; "
             "expected the model_type of an image classifier such as 'timm_wrapper' or 'vit'. Update transformers."
         )
-    _check_timm_arguments(value)
+    check_timm_arguments(value)
     # from_dict, not the constructor: only from_dict reads the label count of a timm configuration.
     return CONFIG_MAPPING[model_type].from_dict(value)
-
-
-def _check_timm_arguments(value: dict[str, Any]) -> None:
-    """Raise ValueError if timm would read other files than the checkpoint's, even pickled weights."""
-    architecture = value.get("architecture")
-    if architecture is not None and not re.fullmatch(r"[\w.]+", str(architecture)):
-        raise ValueError(
-            f"The backbone's architecture is {architecture!r}; expected a timm model name such as 'resnet50'. Do "
-            "not load this checkpoint: its configuration points elsewhere."
-        )
-    model_args = value.get("model_args") or {}
-    if elsewhere := [name for name in _TIMM_FILE_ARGUMENTS if name in model_args]:
-        raise ValueError(
-            f"The backbone's model_args have {elsewhere[0]}={model_args[elsewhere[0]]!r}, which names other files "
-            "than this checkpoint's. Do not load it."
-        )

@@ -1,6 +1,5 @@
 """Barycentric coordinates of vertices, centroids and faces, and their validation."""
 
-import math
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .complexes import SimplicialComplex
+from .points import check_point
 
 __all__ = ["centroid_coordinates", "face_coordinates", "validate_coordinates", "vertex_coordinates"]
 
@@ -126,20 +126,7 @@ def validate_coordinates(coordinates: Tensor, complex: SimplicialComplex, tolera
         )
     points = coordinates.detach().cpu().double()
     for row in _suspicious_rows(points, complex, tolerance):
-        values = points[row].tolist()
-        total = math.fsum(values) if all(map(math.isfinite, values)) else math.nan
-        if math.isnan(total):
-            raise ValueError(f"The coordinates of point {row} are not all finite: {values}.")
-        if min(values) < -tolerance:
-            raise ValueError(f"The coordinates of point {row} must not be negative, got {min(values)} in {values}.")
-        if abs(total - 1.0) > tolerance:
-            raise ValueError(f"The coordinates of point {row} must sum to 1, got {total} for {values}.")
-        support = [vertex for vertex, value in enumerate(values) if value > tolerance]
-        if not complex.holds(support):
-            raise ValueError(
-                f"Point {row}, {values}, lies outside the complex: no simplex holds all of the vertices {support}. "
-                f"The simplexes are {[list(simplex) for simplex in complex.simplexes]}."
-            )
+        check_point(row, points[row].tolist(), complex, tolerance)
 
 
 def _suspicious_rows(points: Tensor, complex: SimplicialComplex, tolerance: float) -> list[int]:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .checkpoint import SHARED, Index
-from .configuration_simplex import SimplexConfig, check_number_of_points
+from .index_file import SHARED, Index
+from .structure_checks import check_number_of_points
 
 __all__ = ["check_counts", "check_stored_counts"]
 
@@ -13,22 +13,31 @@ __all__ = ["check_counts", "check_stored_counts"]
 _DEPTHS = ("layers", "depth", "blocks", "stages")
 
 
-def check_counts(index: Index, config: SimplexConfig, name_or_path: str | os.PathLike[str]) -> None:
+def check_counts(
+    index: Index,
+    name_or_path: str | os.PathLike[str],
+    *,
+    vertices: int,
+    members: int,
+    simplexes: int,
+    backbone: Mapping[str, Any],
+) -> None:
     """Check the number of vertices, members, centroids and layers in config.json against the index.
 
     A configuration of a few bytes can ask for millions of layers, which would take hours to build.
 
     Args:
         index: of the ensemble.
-        config: of the ensemble.
         name_or_path: the folder or Hub id, for the error message.
+        vertices, members, simplexes: their numbers in config.json.
+        backbone: the content of `backbone_config`.
 
     Raises:
         ValueError: the two contradict each other. The message names the field.
 
     Example:
         >>> index = Index({"vertices.0.head.bias": "vertex-00000.safetensors"}, None)
-        >>> check_counts(index, SimplexConfig(), "ensemble")
+        >>> check_counts(index, "ensemble", vertices=1, members=0, simplexes=1, backbone={})
     """
     found: dict[str, set[int]] = {"vertices": set(), "members": set(), "centroids": set()}
     tensors = 0
@@ -37,12 +46,11 @@ def check_counts(index: Index, config: SimplexConfig, name_or_path: str | os.Pat
         if kind != SHARED:
             found[kind].add(int(number))
         tensors += name.startswith(("vertices.0.", f"{SHARED}."))
-    expected = {"vertices": config.num_vertices}
+    expected = {"vertices": vertices}
     if found["members"] or found["centroids"]:
-        expected |= {"members": len(config.members), "centroids": len(config.simplexes) if config.members else 0}
+        expected |= {"members": members, "centroids": simplexes if members else 0}
     for kind, count in expected.items():
         _check_numbers(kind, count, found[kind], name_or_path)
-    backbone = {} if config.backbone_config is None else config.backbone_config.to_dict()
     for name, value in backbone.items():
         modules = sum(_numbers(value)) if any(word in name for word in _DEPTHS) else 0
         if modules > tensors:

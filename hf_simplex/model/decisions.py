@@ -1,13 +1,16 @@
-"""Decisions: what is fitted on validation images and kept in config.json, and how it applies to a prediction."""
+"""Decisions: what is fitted on validation images and kept in config.json, and how it applies to a prediction.
+
+To read decisions needs no torch.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["SET_METHODS", "Abstention", "Decisions", "PredictionSets", "label_scores", "scale_log_probabilities"]
 
@@ -78,6 +81,7 @@ class Decisions:
         ValueError: a value is not a number or out of its range.
 
     Example:
+        >>> import torch
         >>> decisions = Decisions(temperature=1.5, abstention=Abstention(0.05, 0.95, threshold=0.8))
         >>> decisions.abstains(torch.tensor([0.7, 0.3]))
         True
@@ -149,7 +153,7 @@ class Decisions:
         """
         return asdict(self)
 
-    def abstains(self, probabilities: Tensor) -> bool | None:
+    def abstains(self, probabilities: "Tensor") -> bool | None:
         """Whether the ensemble keeps silent on an image.
 
         Args:
@@ -159,6 +163,7 @@ class Decisions:
             True or False; None where no threshold was fitted or none reaches the target error.
 
         Example:
+            >>> import torch
             >>> print(Decisions().abstains(torch.tensor([0.7, 0.3])))
             None
         """
@@ -166,7 +171,7 @@ class Decisions:
             return None
         return bool(probabilities.double().max() < self.abstention.threshold)
 
-    def prediction_set(self, probabilities: Tensor) -> list[int] | None:
+    def prediction_set(self, probabilities: "Tensor") -> list[int] | None:
         """The labels that hold the true one at the fitted rate, most probable first.
 
         The most probable label is in every set.
@@ -178,6 +183,7 @@ class Decisions:
             Label ids; None where no sets were fitted.
 
         Example:
+            >>> import torch
             >>> sets = PredictionSets("lac", 0.9, quantile=0.75)
             >>> Decisions(prediction_sets=sets).prediction_set(torch.tensor([0.125, 0.5, 0.375]))
             [1, 2]
@@ -211,7 +217,7 @@ class Decisions:
         return max(below - 1, 0) / (PERCENTILES - 1)
 
 
-def scale_log_probabilities(log_probabilities: Tensor, temperature: float) -> Tensor:
+def scale_log_probabilities(log_probabilities: "Tensor", temperature: float) -> "Tensor":
     """Return log probabilities at another temperature: log softmax(log p / T).
 
     Args:
@@ -224,6 +230,7 @@ def scale_log_probabilities(log_probabilities: Tensor, temperature: float) -> Te
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
 
     Example:
+        >>> import torch
         >>> scale_log_probabilities(torch.tensor([0.8, 0.2]).log(), 2.0).exp()
         tensor([0.6667, 0.3333])
     """
@@ -233,7 +240,7 @@ def scale_log_probabilities(log_probabilities: Tensor, temperature: float) -> Te
     return (log_probabilities / temperature).log_softmax(dim=-1)
 
 
-def label_scores(probabilities: Tensor, method: str) -> Tensor:
+def label_scores(probabilities: "Tensor", method: str) -> "Tensor":
     r"""Conformity scores of labels: larger for labels that agree less with the prediction.
 
     .. math:: s_\text{LAC}(y) = 1 - p_y \qquad s_\text{APS}(y) = \sum_{j : p_j \ge p_y} p_j
@@ -253,6 +260,7 @@ def label_scores(probabilities: Tensor, method: str) -> Tensor:
     Source: Sadinle, Lei and Wasserman 2019 (LAC); Romano, Sesia and Candès 2020 (APS, not randomized).
 
     Example:
+        >>> import torch
         >>> label_scores(torch.tensor([0.5, 0.375, 0.125], dtype=torch.float64), "aps")
         tensor([0.5000, 0.8750, 1.0000], dtype=torch.float64)
     """
@@ -262,7 +270,7 @@ def label_scores(probabilities: Tensor, method: str) -> Tensor:
         order = probabilities.argsort(dim=-1, descending=True, stable=True)
         mass = probabilities.gather(-1, order).cumsum(dim=-1)
         # Sums may exceed 1 by rounding.
-        return torch.empty_like(mass).scatter_(-1, order, mass.clamp(max=1.0))
+        return mass.new_empty(mass.shape).scatter_(-1, order, mass.clamp(max=1.0))
     raise ValueError(f"method is {method!r}: expected 'lac' or 'aps'.")
 
 

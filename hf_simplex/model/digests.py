@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["digest_of_all", "header_digest", "holds_same_tensors", "sort_metadata", "tensor_digest"]
+__all__ = ["holds_same_tensors", "sort_metadata", "tensor_digest"]
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -24,27 +24,6 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def header_digest(path: Path) -> str:
-    """Return the SHA-256 digest of a safetensors header, which holds names, shapes and the digest of the tensors.
-
-    Example::
-
-        header_digest(Path("ensemble/vertex-00000.safetensors"))
-    """
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read(int.from_bytes(file.read(8), "little"))).hexdigest()
-
-
-def digest_of_all(digests: Mapping[str, str]) -> str:
-    """Return one digest for the digests of several files.
-
-    Example:
-        >>> len(digest_of_all({"vertex-00000.safetensors": "0"}))
-        64
-    """
-    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
 def holds_same_tensors(one: Path, other: Path) -> bool:

@@ -5,9 +5,9 @@ import math
 from torch import Generator, Tensor
 
 from .complexes import SimplicialComplex
-from .configuration_simplex import check_number_of_points
 from .coordinates import centroid_coordinates, vertex_coordinates
 from .sampling import sample_complex
+from .structure_checks import check_number_of_points
 
 __all__ = ["DEFAULT_RULE", "MEMBER_RULES", "draw_members", "place_members", "symmetric_members"]
 

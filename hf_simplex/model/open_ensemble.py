@@ -1,7 +1,6 @@
 """Opens the files of an ensemble so that all of them are of one save, whoever saves to the folder meanwhile."""
 
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,16 +10,12 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils import CONFIG_NAME
 
-from .atomic_saves import committed_saves
 from .checkpoint import (
     DOWNLOAD_KWARGS,
-    Index,
     check_files,
     check_no_foreign_weights,
-    check_same_save,
-    is_weight_file,
     locate,
     read_index,
     stored_dtype,
@@ -28,15 +23,12 @@ from .checkpoint import (
 from .configuration_simplex import SimplexConfig
 from .counts import check_counts, check_stored_counts
 from .image_processors import processor_file
+from .index_file import SAVE, Index, check_same_save
 from .json_files import read_json
-from .save_lock import is_locked
+from .one_save import read_one_save
 from .subset import read_part, select_part
 
 __all__ = ["OpenedEnsemble", "open_ensemble"]
-
-# Opening takes milliseconds, as does the moment in which a saver renames its files.
-_ATTEMPTS, _PAUSE = 100, 0.02
-_SETTINGS = (CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME)
 
 
 @dataclass(frozen=True)
@@ -101,44 +93,7 @@ def open_ensemble(
         if not os.path.isdir(name_or_path):
             yield _open(stack, name_or_path, simplex, num_members, kwargs)
             return
-        for _ in range(_ATTEMPTS):
-            before, failure, attempt = _state_of(folder), None, ExitStack()
-            try:
-                opened = _open(attempt, name_or_path, simplex, num_members, kwargs)
-            except (OSError, ValueError, RuntimeError) as error:
-                failure = error
-            if before is not None and before == _state_of(folder):
-                if failure is not None:
-                    raise failure
-                stack.push(attempt)
-                break
-            attempt.close()
-            time.sleep(_PAUSE)
-        else:
-            raise OSError(
-                f"The files of {folder} changed while they were opened, {_ATTEMPTS} times: another process saves to "
-                "it. Load it again when that process has finished."
-            ) from failure
-        yield opened
-
-
-def _state_of(folder: Path) -> tuple[Any, ...] | None:
-    """The identity of the ensemble's files in a folder; None while a save moves them."""
-    committed = committed_saves(folder)
-    if committed and is_locked(folder):
-        return None
-    found = []
-    for place in (folder, *committed):
-        try:
-            with os.scandir(place) as entries:
-                for entry in entries:
-                    if entry.name in _SETTINGS or is_weight_file(entry.name):
-                        status = entry.stat()
-                        found.append((entry.path, status.st_ino, status.st_size, status.st_mtime_ns))
-        except OSError:
-            # The file was renamed at this moment, or the folder does not exist: opening says so.
-            found.append((str(place), 0, 0, 0))
-    return tuple(sorted(found))
+        yield read_one_save(folder, lambda attempt: _open(attempt, name_or_path, simplex, num_members, kwargs), stack)
 
 
 def _open(
@@ -154,8 +109,15 @@ def _open(
     download = _download(kwargs)
     check_no_foreign_weights(name_or_path, **download)
     config, unused = _load_config(name_or_path, kwargs, index)
-    check_same_save(index, config, name_or_path)
-    check_counts(index, config, name_or_path)
+    check_same_save(index, getattr(config, SAVE, None), name_or_path)
+    check_counts(
+        index,
+        name_or_path,
+        vertices=config.num_vertices,
+        members=len(config.members),
+        simplexes=len(config.simplexes),
+        backbone={} if config.backbone_config is None else config.backbone_config.to_dict(),
+    )
     renamed = {name: name for name in index.weight_map}
     if simplex is not None or num_members is not None:
         config, renamed = select_part(config, list(renamed), simplex=simplex, num_members=num_members)

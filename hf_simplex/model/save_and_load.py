@@ -22,10 +22,12 @@ from .checkpoint import (
     name_save,
     write_tensors,
 )
+from .complex_of_backbones import ComplexOfBackbones
 from .configuration_simplex import SimplexConfig
 from .image_processors import save_image_processor
 from .low_rank_adapters import check_adapters, is_inserted, merged, write_adapter
 from .open_ensemble import OpenedEnsemble, open_ensemble
+from .recorded_volumes import volume_record
 from .remote_code import write_inference_code
 from .tensor_tree import first_non_finite
 
@@ -120,13 +122,15 @@ def _check_fit(
 
 
 def save_ensemble(
-    model: PreTrainedModel,
+    model: ComplexOfBackbones,
     image_processor: BaseImageProcessor | None,
     directory: str | os.PathLike[str],
     *,
     include_code: bool,
 ) -> None:
     """Save the weights, config.json, the image processor and, on request, the inference code, all or nothing.
+
+    config.json records the volumes of the simplexes, computed here, with the digest of the weights.
 
     Args:
         model: the ensemble.
@@ -155,7 +159,9 @@ def save_ensemble(
         digests = write_tensors(aside, state)
         save_image_processor(image_processor, aside)
         model.config.save_pretrained(aside)
-        name_save(aside, digests)
+        parameters = sum(parameter.numel() for parameter in model.vertices[0].parameters())
+        volumes = volume_record(digests, parameters, model.config.simplexes, model.log_volumes().tolist())
+        name_save(aside, digests, volumes)
         if include_code:
             write_inference_code(aside)
 

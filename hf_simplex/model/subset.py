@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging
 
-from .checkpoint import SHARED
 from .configuration_simplex import SimplexConfig
+from .index_file import SHARED
 
 __all__ = ["read_part", "select_part"]
 

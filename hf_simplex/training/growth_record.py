@@ -13,8 +13,8 @@ from torch import nn
 
 from ..model.atomic_saves import atomic_write
 from ..model.batch_norm import batch_norm_layers
-from ..model.checkpoint import SHARED
 from ..model.digests import tensor_digest
+from ..model.index_file import SHARED
 from ..model.json_files import read_json
 from ..model.modeling_simplex import SimplexForImageClassification
 from .arguments import SimplexTrainingArguments

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_simplex import SimplexForImageClassification
-from hf_simplex.model.digests import header_digest
+from hf_simplex.model.header_digests import header_digest
 from hf_simplex.training.spro import GrowingVertex
 
 LABELS = 10

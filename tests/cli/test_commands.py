@@ -72,6 +72,7 @@ def test_an_interruption_is_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SimplexForImageClassification, "from_pretrained", interrupted)
+    monkeypatch.setattr("hf_simplex.hub.stored_ensemble.read_ensemble", interrupted)
     result = invoke(*(picture if argument == "cat.png" else argument for argument in arguments))
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
 
@@ -95,6 +96,9 @@ def test_inspect_tells_structure_sizes_volumes_and_members(folder: Path) -> None
     assert told["bytes"] <= sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     assert told["labels"] == 3
     assert told["backbone"] == "ResNetForImageClassification"
+    assert told["files"] == [
+        {"file": file.name, "bytes": file.stat().st_size} for file in sorted(folder.glob("*.safetensors"))
+    ]
 
     result = invoke("inspect", folder)
     assert result.stderr.startswith("warning: the labels have no names (LABEL_0, ...).")
@@ -344,7 +348,8 @@ def test_push_publishes_in_one_commit_what_another_then_inspects(hub: LoopbackHu
     files = HfApi().list_repo_files("alice/ensemble")
     assert {"config.json", "README.md", "vertex-00002.safetensors", "modeling_simplex.py"} <= set(files)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    assert json.loads(run("inspect", "alice/ensemble", "--json"))["labels"] == 3
+    told = json.loads(run("inspect", "alice/ensemble", "--json"))
+    assert (told["labels"], told["volumes"]) == (3, "recorded")
 
     assert "discussions" in run("push", folder, "alice/ensemble", "--create-pr", "--no-code")
     run("push", folder, "alice/other", "--revision", "grown", "--no-code")

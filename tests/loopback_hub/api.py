@@ -285,7 +285,7 @@ def resolve(hub: "LoopbackHub", request: Request, repo_id: str, revision: str, p
 def resolve_cache(hub: "LoopbackHub", request: Request, repo_id: str, commit_id: str, path: str) -> Response:
     _, blob = _readable(hub, request, repo_id).file(commit_id, path)
     download = Download(repo_id, path, request.query["revision"][0], commit_id)
-    return _content(blob, download, {"ETag": f'"{blob.etag}"', "X-Repo-Commit": commit_id})
+    return _content(request, blob, download, {"ETag": f'"{blob.etag}"', "X-Repo-Commit": commit_id})
 
 
 @route("HEAD GET", STORAGE)
@@ -294,11 +294,21 @@ def download_object(hub: "LoopbackHub", request: Request, repo_id: str, oid: str
     path, revision, commit_id = (request.query[name][0] for name in ("path", "revision", "commit"))
     # The storage has its own ETags. A client has to take the X-Linked-Etag of the redirect.
     blob = Blob(hub.repositories[repo_id].objects[oid], lfs=True)
-    return _content(blob, Download(repo_id, path, revision, commit_id), {"ETag": f'"storage-{oid[:16]}"'})
+    download = Download(repo_id, path, revision, commit_id)
+    return _content(request, blob, download, {"ETag": f'"storage-{oid[:16]}"'})
 
 
-def _content(blob: Blob, download: Download, headers: dict[str, str]) -> Response:
-    return Response(200, blob.data, {"Content-Type": "application/octet-stream", **headers}, download)
+def _content(request: Request, blob: Blob, download: Download, headers: dict[str, str]) -> Response:
+    """A file, or the bytes of it that the client asked for, which are no download."""
+    headers = {"Content-Type": "application/octet-stream", **headers}
+    if (wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))) is None:
+        return Response(200, blob.data, headers, download)
+    first, last = int(wanted[1]), min(int(wanted[2]), blob.size - 1)
+    if first > last:
+        raise HubError(416, "Requested range not satisfiable")
+    return Response(
+        206, blob.data[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{blob.size}"}
+    )
 
 
 def _check_storage_request(request: Request) -> None:

@@ -19,6 +19,7 @@ from transformers import (
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.hub.publishing import publish_folder
+from hf_simplex.hub.stored_ensemble import read_ensemble
 
 MANY = ["mode"] * 100_000
 LOADERS = (SimplexForImageClassification, AutoModelForImageClassification)
@@ -71,6 +72,8 @@ def test_a_field_of_the_wrong_kind_is_named_at_once(
     began = time.process_time()
     with pytest.raises(ValueError, match=message):
         SimplexForImageClassification.from_pretrained(path)
+    with pytest.raises(ValueError, match=message):
+        read_ensemble(path)
     assert time.process_time() - began < 1.5, "a second, and a slow machine"
     if "model_type" not in fields:
         with pytest.raises(ValueError, match=message):
@@ -138,8 +141,9 @@ def test_json_that_is_nested_without_end_is_refused(
 ) -> None:
     path = restore(saved["vit"], tmp_path)
     (path / name).write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=name):
-        SimplexForImageClassification.from_pretrained(path)
+    for read in (SimplexForImageClassification.from_pretrained, read_ensemble):
+        with pytest.raises(ValueError, match=name):
+            read(path)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 import adapter_cost
 import choose_members
 import ensemble_cost
+import inspection_cost
 import loading_cost
 import measure
 import memory_cost
@@ -182,6 +183,13 @@ def test_loading_cost(tmp_path: Path) -> None:
     (row,) = run(loading_cost.main, tmp_path, *SMALL, "--backbone", "test_resnet", "--num_vertices", "2")
     assert row["import"]["median"] > 0 and row["peak_of_from_pretrained"] > 0
     assert row["from_pretrained_to_plain"]["median"] > 0 and row["private_of_safetensors"] > 0
+
+
+@pytest.mark.usefixtures("forks")
+def test_inspection_cost(tmp_path: Path) -> None:
+    (row,) = run(inspection_cost.main, tmp_path, *SMALL, "--backbone", "test_resnet", "--num_vertices", "2")
+    assert row["inspect_to_with_volumes"]["median"] > 0 and row["inspect_to_empty"]["median"] > 0
+    assert 0 < row["log_volumes_to_save"]["median"] < 1
 
 
 @pytest.mark.usefixtures("forks")
