@@ -7,8 +7,8 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from comparison.contenders import PASSES
-from comparison.passes import Row, differences, means
-from comparison.tables import row_of
+from comparison.passes import Row, by_seed, differences, means
+from comparison.tables import mean_and_error, row_of
 
 __all__ = ["DEFAULTS", "Winner", "passes_figure", "report_text", "winner"]
 
@@ -22,6 +22,10 @@ HEADLINES = {
 COLUMNS = {**HEADLINES, "ece": "ECE", "corrupted_nll": "NLL under corruption"}
 # What is compared with the best rival of each task without hindsight: forward passes and contender.
 DEFAULTS = {1: "centroid of leaves", 2: "varied modes and points, chosen", 4: "leaves and points, chosen"}
+# With fewer seeds a standard error says little.
+SEEDS_FOR_A_VERDICT = 3
+# With fewer seeds a standard error says little.
+SEEDS_FOR_A_VERDICT = 3
 LINES = {
     "single model": "#000000",
     "deep ensemble": "#0072b2",
@@ -45,36 +49,37 @@ def report_text(rows: Sequence[Row]) -> str:
 
 
 class Winner(NamedTuple):
-    """The best contender and the best rival at a number of passes, by their means.
+    """The best contender and the best rival within a number of passes, by their means.
 
     Attributes:
-        ours: Best contender that is no rival.
-        rival: Best rival.
+        ours: Best contender that is no rival, and its passes.
+        rival: Best rival, and its passes.
         value: Mean of `ours`.
         rival_value: Mean of `rival`.
-        difference: `ours` minus `rival`, paired by seed.
-        standard_error: Of the difference; NaN for one seed.
+        differences: [seeds] `ours` minus `rival`.
     """
 
-    ours: str
-    rival: str
+    ours: tuple[str, int]
+    rival: tuple[str, int]
     value: float
     rival_value: float
-    difference: float
-    standard_error: float
+    differences: list[float]
 
 
 def winner(rows: Sequence[Row], task: str, passes: int, measure: str) -> Winner | None:
-    """Compare the best contender with the best rival; None where one of them is missing."""
-    found = {name: mean for name, (mean, _) in means(rows, task, passes, measure).items()}
+    """Compare the best contender with the best rival of at most so many passes; None where one of them is missing."""
     rivals = {row["contender"] for row in rows if row["is_rival"]}
-    ours = {name: mean for name, mean in found.items() if name not in rivals}
-    theirs = {name: mean for name, mean in found.items() if name in rivals}
+    found = {
+        key: sum(values.values()) / len(values)
+        for key, values in by_seed(rows, task, measure).items()
+        if key[1] <= passes
+    }
+    ours = {key: mean for key, mean in found.items() if key[0] not in rivals}
+    theirs = {key: mean for key, mean in found.items() if key[0] in rivals}
     if not ours or not theirs:
         return None
     best, rival = min(ours, key=ours.__getitem__), min(theirs, key=theirs.__getitem__)
-    paired = differences(rows, task, passes, measure, best, rival)
-    return None if paired is None else Winner(best, rival, ours[best], theirs[rival], *paired)
+    return Winner(best, rival, ours[best], theirs[rival], differences(rows, task, measure, best, rival))
 
 
 def _winners_table(rows: Sequence[Row], tasks: Sequence[str], measure: str) -> str:
@@ -86,13 +91,14 @@ def _winners_table(rows: Sequence[Row], tasks: Sequence[str], measure: str) -> s
             found = winner(rows, task, passes, measure)
             if found is not None:
                 values = f"{_number(measure, found.value)} against {_number(measure, found.rival_value)}"
-                cells = [task, str(passes), found.ours, found.rival, values, _difference(measure, found)]
-                lines.append(row_of([*cells, _verdict(found.difference, found.standard_error)]))
+                names = [f"{name} ({own})" for name, own in (found.ours, found.rival)]
+                own = found.differences
+                lines.append(row_of([task, str(passes), *names, values, _signed(measure, own), _verdict(own)]))
     return "\n".join(lines)
 
 
 def _default_table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
-    """The defaults against the best rival of the same passes: every measure, task by task."""
+    """The defaults against the best rival of at most as many passes: every measure, task by task."""
     head = ["task", "passes", "default", *HEADLINES.values()]
     lines = [row_of(head), row_of(["---"] * len(head))]
     for task in tasks:
@@ -100,8 +106,8 @@ def _default_table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
             cells = [task, str(passes), name]
             for measure in HEADLINES:
                 best = winner(rows, task, passes, measure)
-                paired = None if best is None else differences(rows, task, passes, measure, name, best.rival)
-                cells.append("" if paired is None else _signed(measure, *paired))
+                own = [] if best is None else differences(rows, task, measure, (name, passes), best.rival)
+                cells.append(_signed(measure, own) if own else "")
             lines.append(row_of(cells))
     return "\n".join(lines)
 
@@ -161,10 +167,13 @@ def _seeds(rows: Sequence[Row], tasks: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _verdict(difference: float, standard_error: float) -> str:
-    if math.isnan(standard_error) or abs(difference) <= 2 * standard_error:
+def _verdict(differences: Sequence[float]) -> str:
+    if len(differences) < SEEDS_FOR_A_VERDICT:
+        return "too few seeds"
+    mean, error = mean_and_error(differences)
+    if abs(mean) <= 2 * error:
         return "tie"
-    return "**here**" if difference < 0 else "rival"
+    return "**here**" if mean < 0 else "rival"
 
 
 def _number(measure: str, value: float) -> str:
@@ -172,14 +181,11 @@ def _number(measure: str, value: float) -> str:
 
 
 def _with_error(measure: str, mean: float, error: float) -> str:
-    return f"{_number(measure, mean)} ± {_number(measure, error)}"
+    return _number(measure, mean) + ("" if math.isnan(error) else f" ± {_number(measure, error)}")
 
 
-def _difference(measure: str, found: Winner) -> str:
-    return _signed(measure, found.difference, found.standard_error)
-
-
-def _signed(measure: str, difference: float, error: float) -> str:
-    sign = "+" if difference >= 0 else ""
-    text = f"{sign}{_number(measure, difference)} ± {_number(measure, error)}"
-    return f"**{text}**" if difference < -2 * error else text
+def _signed(measure: str, differences: Sequence[float]) -> str:
+    mean, error = mean_and_error(differences)
+    text = f"{'+' if mean >= 0 else ''}{_number(measure, mean)}"
+    text = text if math.isnan(error) else f"{text} ± {_number(measure, error)}"
+    return f"**{text}**" if len(differences) >= SEEDS_FOR_A_VERDICT and mean < -2 * error else text

@@ -18,7 +18,7 @@ from comparison.tables import mean_and_error
 from hf_simplex.evaluation.calibration import fit_temperature, scale_temperature
 from hf_simplex.evaluation.metrics import classification_metrics
 
-__all__ = ["MEASURES", "Row", "differences", "means", "measure_folder", "read_rows", "write_rows"]
+__all__ = ["MEASURES", "Row", "by_seed", "differences", "means", "measure_folder", "read_rows", "write_rows"]
 
 MEASURES = ("error", "nll", "calibrated_nll", "ece", "corrupted_error", "corrupted_nll", "corrupted_calibrated_nll")
 """What is measured: error in percent, the rest in nats; means over corruptions and severities."""
@@ -107,24 +107,35 @@ def read_rows(file: Path) -> list[Row]:
 def means(rows: Sequence[Row], task: str, passes: int, measure: str) -> dict[str, tuple[float, float]]:
     """Mean and standard error over seeds of each contender at a number of passes."""
     return {
-        name: mean_and_error(list(values.values())) for name, values in _by_seed(rows, task, passes, measure).items()
+        name: mean_and_error(list(values.values()))
+        for (name, own), values in by_seed(rows, task, measure).items()
+        if own == passes
     }
 
 
 def differences(
-    rows: Sequence[Row], task: str, passes: int, measure: str, first: str, second: str
-) -> tuple[float, float] | None:
-    """Mean and standard error of the first contender minus the second, paired by seed; None where one is missing."""
-    found = _by_seed(rows, task, passes, measure)
-    if first not in found or second not in found:
-        return None
-    seeds = sorted(found[first].keys() & found[second].keys())
-    return mean_and_error([found[first][seed] - found[second][seed] for seed in seeds]) if seeds else None
+    rows: Sequence[Row], task: str, measure: str, first: tuple[str, int], second: tuple[str, int]
+) -> list[float]:
+    """Differences of two contenders, first minus second, seed by seed.
+
+    Args:
+        rows: As `measure_folder` returns them.
+        task: Of the rows.
+        measure: One of `MEASURES`.
+        first, second: Name and number of passes of a contender.
+
+    Returns:
+        [seeds] those that both have.
+    """
+    found = by_seed(rows, task, measure)
+    one, other = found.get(first, {}), found.get(second, {})
+    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
 
 
-def _by_seed(rows: Sequence[Row], task: str, passes: int, measure: str) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = {}
+def by_seed(rows: Sequence[Row], task: str, measure: str) -> dict[tuple[str, int], dict[int, float]]:
+    """The values of a measure by contender and number of passes, and then by seed."""
+    found: dict[tuple[str, int], dict[int, float]] = {}
     for row in rows:
-        if row["task"] == task and row["passes"] == passes and not math.isnan(row[measure]):
-            found.setdefault(row["contender"], {})[row["seed"]] = row[measure]
+        if row["task"] == task and not math.isnan(row[measure]):
+            found.setdefault((row["contender"], row["passes"]), {})[row["seed"]] = row[measure]
     return found

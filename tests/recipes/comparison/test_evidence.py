@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from comparison.contenders import CONTENDERS, PASSES, Contender, chosen_members
-from comparison.evidence import passes_figure, winner
-from comparison.passes import differences, measure_folder, read_rows
+from comparison.evidence import passes_figure, report_text, winner
+from comparison.passes import MEASURES, differences, measure_folder, read_rows
 from comparison.rivals.varied_modes import VARIATIONS, variation
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
@@ -128,10 +128,29 @@ def test_differences_are_paired_by_seed() -> None:
         }
 
     rows = [row("ours", 0, 9.0), row("ours", 1, 19.0), row("deep", 0, 10.0), row("deep", 1, 22.0), row("deep", 2, 0.0)]
-    assert differences(rows, "t", 2, "error", "ours", "deep") == (-2.0, pytest.approx(1.0))
+    assert differences(rows, "t", "error", ("ours", 2), ("deep", 2)) == [-1.0, -3.0]
     found = winner(rows, "t", 2, "error")
-    assert found is not None and (found.ours, found.rival, found.difference) == ("ours", "deep", -2.0)
-    assert winner(rows, "t", 4, "error") is None
+    assert found is not None and (found.ours, found.rival) == (("ours", 2), ("deep", 2))
+    assert (found.value, found.differences) == (14.0, [-1.0, -3.0])
+    # A budget of more passes may be left unused, one of fewer has no contender.
+    assert winner(rows, "t", 4, "error") == found and winner(rows, "t", 1, "error") is None
+
+
+def test_a_verdict_needs_three_seeds_and_two_standard_errors() -> None:
+    def rows(*errors: float) -> list[dict[str, object]]:
+        found: list[dict[str, object]] = []
+        for seed, error in enumerate(errors):
+            for contender, value in (("ours", error), ("deep", 10.0)):
+                values = dict.fromkeys(MEASURES, value)
+                found.append(
+                    {"task": "t", "seed": seed, "contender": contender, "passes": 2, "used_passes": 2, "epochs": 1.0}
+                    | {"is_rival": contender == "deep", **values}
+                )
+        return found
+
+    for errors, verdict in (((9, 9), "too few seeds"), ((9, 9, 9.1), "**here**"), ((9, 12, 8), "tie")):
+        assert f"| {verdict} |" in report_text(rows(*errors))
+    assert "| rival |" in report_text(rows(12, 12, 12.1))
 
 
 def test_the_picture_has_a_column_for_each_task(evidence: Path) -> None:
