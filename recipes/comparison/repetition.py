@@ -21,13 +21,13 @@ from transformers import PreTrainedModel, Trainer
 
 from comparison.arguments import CompareArguments
 from comparison.images import check_validation, evaluation_images
-from hf_simplex.data.image_transforms import build_transforms, collate, with_pixel_values
+from hf_simplex.data.image_transforms import collate, with_pixel_values
 from hf_simplex.model.batch_norm import recompute_statistics
 from hf_simplex.model.checkpoint import atomic_write
 from hf_simplex.training.linear_probe import fit_head, linear_head
 from hf_simplex.training.recipe.arguments import BackboneArguments, DataArguments, EsproArguments, ModeArguments
 from hf_simplex.training.recipe.components import SEEDS_A_COMPONENT, start_components, start_modes
-from hf_simplex.training.recipe.images import load_data
+from hf_simplex.training.recipe.images import load_data, transforms_of
 
 __all__ = ["Probabilities", "Repetition", "Weights"]
 
@@ -84,7 +84,7 @@ class Repetition:
         self.device = args.device
         module: Any = self._new_backbone(0)
         self.module: nn.Module = module.to(self.device)
-        training, plain = self.training_transform(data_args.random_erasing), self.plain_transform
+        training, plain = transforms_of(data_args, self.image_processor)
         self.train_images = with_pixel_values(self.data.train, training, materialize=data_args.augment != "timm")
         self.plain_images: Any = with_pixel_values(self.data.train, plain, materialize=True)
         held = {} if held is None else held
@@ -100,24 +100,7 @@ class Repetition:
 
     def training_transform(self, random_erasing: float) -> Any:
         """The transform of the training images, with a rate of erasing."""
-        return self._transforms(random_erasing)[0]
-
-    @property
-    def plain_transform(self) -> Any:
-        """The transform without augmentation."""
-        return self._transforms(self.data_args.random_erasing)[1]
-
-    def _transforms(self, random_erasing: float) -> tuple[Any, Any]:
-        data_args = self.data_args
-        return build_transforms(
-            self.image_processor,
-            augment=data_args.augment,  # type: ignore[arg-type]
-            horizontal_flip=data_args.horizontal_flip,
-            scale_min=data_args.scale_min,
-            auto_augment=data_args.auto_augment,
-            color_jitter=data_args.color_jitter,
-            random_erasing=random_erasing,
-        )
+        return transforms_of(self.data_args, self.image_processor, random_erasing)[0]
 
     # ---- models ------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ __all__ = [
     "load_data_with_validation",
     "transformed",
     "transformed_validation",
+    "transforms_of",
 ]
 
 _OF_CROP = ("horizontal_flip", "random_erasing")
@@ -103,6 +104,37 @@ def augmentation_arguments(data_args: DataArguments) -> dict[str, Any]:
     return {name: getattr(data_args, name) for name in ("augment", *used[data_args.augment])}
 
 
+def transforms_of(
+    data_args: DataArguments, image_processor: Any, random_erasing: float | None = None
+) -> tuple[Any, Any]:
+    """Build the transforms that the arguments and an image processor define.
+
+    Args:
+        data_args: augmentation.
+        image_processor: size and normalization.
+        random_erasing: probability of erasing; default: that of the arguments.
+
+    Returns:
+        The transform of training images and that of evaluation, see `image_transforms.build_transforms`.
+
+    Raises:
+        ValueError: see `image_transforms.build_transforms`.
+
+    Example::
+
+        training, evaluation = transforms_of(data_args, model.image_processor)
+    """
+    return build_transforms(
+        image_processor,
+        augment=data_args.augment,  # type: ignore[arg-type]
+        horizontal_flip=data_args.horizontal_flip,
+        scale_min=data_args.scale_min,
+        auto_augment=data_args.auto_augment,
+        color_jitter=data_args.color_jitter,
+        random_erasing=data_args.random_erasing if random_erasing is None else random_erasing,
+    )
+
+
 def transformed(
     data: ImageData, data_args: DataArguments, component: SimplexForImageClassification, materialize: bool = False
 ) -> tuple[Any, Any, Any]:
@@ -122,15 +154,7 @@ def transformed(
         train, plain_train, test = transformed(data, data_args, model)
     """
     assert component.image_processor is not None
-    train_transform, plain_transform = build_transforms(
-        component.image_processor,
-        augment=data_args.augment,  # type: ignore[arg-type]
-        horizontal_flip=data_args.horizontal_flip,
-        scale_min=data_args.scale_min,
-        auto_augment=data_args.auto_augment,
-        color_jitter=data_args.color_jitter,
-        random_erasing=data_args.random_erasing,
-    )
+    train_transform, plain_transform = transforms_of(data_args, component.image_processor)
     return (
         with_pixel_values(data.train, train_transform, materialize=materialize and data_args.augment != "timm"),
         with_pixel_values(data.train, plain_transform, materialize=materialize),
