@@ -121,6 +121,13 @@ class CompareArguments:
         default_factory=lambda: [2.0],
         metadata={"help": "Learning rates of the leaves: multiples of learning_rate."},
     )
+    late_leaf_share: float = field(
+        default=0.0625, metadata={"help": "Part of the budget of a leaf of late_leaves; the trunk gets the rest."}
+    )
+    subspace_vertices: int = field(default=4, metadata={"help": "Vertices of learned_subspace."})
+    subspace_apart: float = field(
+        default=1.0, metadata={"help": "Weight of the squared cosine between vertices (learned_subspace)."}
+    )
     mirrored: bool = field(
         default=False, metadata={"help": "Also predict mirrored validation and test images (test-time augmentation)."}
     )

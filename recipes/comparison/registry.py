@@ -3,12 +3,15 @@
 from comparison.rivals.deep_ensemble import DeepEnsemble
 from comparison.rivals.espro import Espro
 from comparison.rivals.fge import FastGeometricEnsemble
+from comparison.rivals.late_leaves import LateLeaves
+from comparison.rivals.learned_subspace import LearnedSubspace
 from comparison.rivals.leaves import Leaves
 from comparison.rivals.lora_ensemble import LoraEnsemble
 from comparison.rivals.mc_dropout import McDropout
 from comparison.rivals.multi_swag import MultiSwag
 from comparison.rivals.points import JoinedModes
 from comparison.rivals.pretrained_vertex import PretrainedVertex
+from comparison.rivals.probed_modes import ProbedModes
 from comparison.rivals.recomputed_deep_ensemble import RecomputedDeepEnsemble
 from comparison.rivals.rival import Rival, Style
 from comparison.rivals.short_deep_ensemble import ShortDeepEnsemble
@@ -38,6 +41,9 @@ _ALL: tuple[Rival, ...] = (
     JoinedModes(),
     ShortSoup(),
     Leaves(),
+    LateLeaves(),
+    LearnedSubspace(),
+    ProbedModes(),
     VariedModes(),
     PretrainedVertex(),
 )

@@ -29,9 +29,17 @@ class Leaves(Rival):
     def styles(self) -> Mapping[str, Style]:
         found = {}
         for rate, (color, centroid_color) in RATES.items():
-            found[_method(rate)] = Style(f"trunk and leaves, rate x{rate:g}", color)
-            found[f"{_method(rate)}_centroid"] = Style(f"centroid of the leaves, rate x{rate:g}", centroid_color)
+            found[self._method(rate)] = Style(f"{self.label}, rate x{rate:g}", color)
+            found[f"{self._method(rate)}_centroid"] = Style(f"{self.label}, centroid, rate x{rate:g}", centroid_color)
         return found
+
+    def leaf_epochs(self, compare: CompareArguments, args: EsproArguments) -> float:
+        """Epochs of a leaf: by default, all leaves together train as long as the trunk."""
+        return float(args.num_train_epochs) / compare.num_leaves if args.leaf_epochs is None else args.leaf_epochs
+
+    def trunk_epochs(self, compare: CompareArguments, args: EsproArguments) -> float:
+        """Epochs of the trunk."""
+        return float(args.num_train_epochs)
 
     def check(self, compare: CompareArguments, args: EsproArguments) -> None:
         if unknown := [rate for rate in compare.leaf_rates if rate not in RATES]:
@@ -40,7 +48,10 @@ class Leaves(Rival):
             raise ValueError("leaf_learning_rate was given: here, leaf_rates are multiples of learning_rate.")
         if compare.num_leaves < 1:
             raise ValueError(f"num_leaves is {compare.num_leaves}: expected at least one leaf.")
-        epochs = _leaf_epochs(compare, args)
+        self._check_epochs(compare, args)
+
+    def _check_epochs(self, compare: CompareArguments, args: EsproArguments) -> None:
+        epochs = self.leaf_epochs(compare, args)
         cost = float(args.num_train_epochs) + compare.num_leaves * epochs
         if epochs <= 0 or cost > compare.budget + 1e-9:
             raise ValueError(
@@ -49,8 +60,8 @@ class Leaves(Rival):
             )
 
     def run(self, run: Repetition) -> None:
-        compare, trunk_epochs = run.compare, float(run.args.num_train_epochs)
-        leaf_epochs = _leaf_epochs(compare, run.args)
+        compare = run.compare
+        trunk_epochs, leaf_epochs = self.trunk_epochs(compare, run.args), self.leaf_epochs(compare, run.args)
         epochs = [trunk_epochs + leaf_epochs * (leaf + 1) for leaf in range(compare.num_leaves)]
         equal = [1 / compare.num_leaves] * compare.num_leaves
         for rate in compare.leaf_rates:
@@ -59,12 +70,12 @@ class Leaves(Rival):
                 return predict_points(run, self.leaves(run, rate), points)
 
             corners = [[float(own == leaf) for own in range(compare.num_leaves)] for leaf in range(compare.num_leaves)]
-            run.predicted(_method(rate), epochs, functools.partial(members, corners))
-            run.predicted(f"{_method(rate)}_centroid", epochs[-1:], functools.partial(members, [equal]))
+            run.predicted(self._method(rate), epochs, functools.partial(members, corners))
+            run.predicted(f"{self._method(rate)}_centroid", epochs[-1:], functools.partial(members, [equal]))
 
     def leaves(self, run: Repetition, rate: float) -> list[Weights]:
         """The leaves of one learning rate, trained or from the folder of the run."""
-        trunk_epochs, epochs = float(run.args.num_train_epochs), _leaf_epochs(run.compare, run.args)
+        trunk_epochs, epochs = self.trunk_epochs(run.compare, run.args), self.leaf_epochs(run.compare, run.args)
 
         def make(model: int) -> Weights:
             module = run.start(0)
@@ -78,11 +89,5 @@ class Leaves(Rival):
             for leaf in range(1, run.compare.num_leaves + 1)
         ]
 
-
-def _leaf_epochs(compare: CompareArguments, args: EsproArguments) -> float:
-    """Epochs of a leaf: by default, all leaves together train as long as the trunk."""
-    return float(args.num_train_epochs) / compare.num_leaves if args.leaf_epochs is None else args.leaf_epochs
-
-
-def _method(rate: float) -> str:
-    return f"leaves_x{rate:g}"
+    def _method(self, rate: float) -> str:
+        return f"{self.name}_x{rate:g}"
