@@ -29,8 +29,8 @@ class LateLeaves(Leaves):
     def _check_epochs(self, compare: CompareArguments, args: EsproArguments) -> None:
         if not 0 < compare.num_leaves * compare.late_leaf_share < 1:
             raise ValueError(
-                f"num_leaves is {compare.num_leaves} and late_leaf_share {compare.late_leaf_share:g}: expected leaves that "
-                "take more than nothing and less than the whole budget."
+                f"num_leaves is {compare.num_leaves} and late_leaf_share {compare.late_leaf_share:g}: expected leaves "
+                "that take more than nothing and less than the whole budget."
             )
 
     def run(self, run: Repetition) -> None:
