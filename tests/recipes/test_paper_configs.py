@@ -165,7 +165,8 @@ def test_backbones_of_the_settings_fit_the_data_and_their_image_processor(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("architecture", "millions"), [("vgg16_cifar", 15.2), ("preresnet110_cifar", 1.15), ("preresnet164_cifar", 1.7)]
+    ("architecture", "millions"),
+    [("vgg16_cifar", 15.2), ("narrow_vgg16_cifar", 0.24), ("preresnet110_cifar", 1.15), ("preresnet164_cifar", 1.7)],
 )
 def test_the_architectures_of_the_paper_have_its_size_and_no_more_than_they_need(
     architecture: str, millions: float

@@ -52,13 +52,30 @@ def vgg16_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn
         >>> sum(weight.numel() for weight in timm.create_model("vgg16_cifar").parameters())
         15245130
     """
-    features = make_layers(cfgs["D"], batch_norm=False)
+    return _vgg16(1, num_classes)
+
+
+@register_model
+def narrow_vgg16_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
+    """VGG-16 without BatchNorm at an eighth of the width: 240 thousand weights, for long schedules on a CPU.
+
+    Example:
+        >>> sum(weight.numel() for weight in timm.create_model("narrow_vgg16_cifar").parameters())
+        239538
+    """
+    return _vgg16(8, num_classes)
+
+
+def _vgg16(divisor: int, num_classes: int) -> nn.Module:
+    layers = [size // divisor if isinstance(size, int) else size for size in cfgs["D"]]
+    features = make_layers(layers, batch_norm=False)
     for layer in features:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    hidden = [layer for _ in range(2) for layer in (nn.Dropout(), nn.Linear(512, 512), nn.ReLU())]
-    head = nn.Sequential(*hidden, nn.Linear(512, num_classes))
+    width = 512 // divisor
+    hidden = [layer for _ in range(2) for layer in (nn.Dropout(), nn.Linear(width, width), nn.ReLU())]
+    head = nn.Sequential(*hidden, nn.Linear(width, num_classes))
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(OrderedDict(features=features, pool=pool, head=head))
 
