@@ -5,15 +5,17 @@
 
 The first argument is the folder of the report. It gets `rows.parquet` (every contender, seed and number of passes),
 `evidence.md` and `passes.png`. Further arguments are the output_dirs of `compare_ensembles.py`, one for each task.
-Their seeds are added to those of the report, or replace them. Without them, tables and picture are written again.
+Their seeds and contenders are added to those of the report, or replace them. Without them, tables and picture are
+written again.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from comparison.contenders import CONTENDERS
 from comparison.evidence import passes_figure, report_text
-from comparison.passes import measure_folder, read_rows, write_rows
+from comparison.passes import Row, measure_folder, read_rows, write_rows
 
 from hf_simplex.model.checkpoint import atomic_write
 
@@ -34,9 +36,10 @@ def main(argv: Sequence[str] | None = None) -> str:
         measured = measure_folder(folder)
         if not measured:
             parser.error(f"{folder} holds no finished seed: run compare_ensembles.py first.")
-        replaced = {(row["task"], row["seed"]) for row in measured}
-        rows = [row for row in rows if (row["task"], row["seed"]) not in replaced] + measured
-    rows.sort(key=lambda row: row["task"])
+        replaced = {_key(row) for row in measured}
+        rows = [row for row in rows if _key(row) not in replaced] + measured
+    order = [contender.name for contender in CONTENDERS]
+    rows.sort(key=lambda row: (row["task"], row["seed"], order.index(row["contender"]), row["passes"]))
     text = report_text(rows)
     with atomic_write(arguments.report) as aside:
         write_rows(rows, aside / ROWS)
@@ -44,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> str:
         passes_figure(rows).savefig(aside / "passes.png", dpi=110, pil_kwargs={"optimize": True})
     print(text)
     return text
+
+
+def _key(row: Row) -> tuple[str, int, str, int]:
+    return row["task"], row["seed"], row["contender"], row["passes"]
 
 
 if __name__ == "__main__":

@@ -108,6 +108,8 @@ _LEAVES = (*_members("leaves_x2", 4), ("leaves_x2_centroid", 0), ("recomputed_de
 _LEAVES_RULES = ((0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 3, 5), (4, 5))
 _VARIED = (*_members("varied_modes", 2), ("varied_centroid", 0))
 _VARIED_RULES = ((0, 1), (0, 1, 2))
+_LATE = (*_members("late_leaves_x1", 4), ("late_leaves_x1_centroid", 0), ("late_trunk", 0))
+_LATE_RULES = ((0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 3, 5), (4, 5))
 _MIRRORED = ("", "mirrored/")
 
 CONTENDERS = (
@@ -118,6 +120,8 @@ CONTENDERS = (
     Contender("single model, mirrored", (("single", 0),), is_rival=True, views=_MIRRORED),
     Contender("deep ensemble, mirrored", _members("deep_ensemble", 2), is_rival=True, views=_MIRRORED),
     Contender("shorter modes, mirrored", _members("short_deep_ensemble", 4), is_rival=True, views=_MIRRORED),
+    Contender("single model, linear probe first", (("probed_single", 0),), is_rival=True),
+    Contender("deep ensemble, linear probe first", _members("probed_modes", 2), is_rival=True),
     # A deep ensemble of varied modes: hyper-deep ensembles are made so.
     Contender("varied modes", _members("varied_modes", 2)),
     Contender("centroid of two modes", (("uniform_soup", 0),)),
@@ -126,6 +130,12 @@ CONTENDERS = (
     Contender("modes joined, symmetric", _members("joined_modes", 2)),
     Contender("leaves", _members("leaves_x2", 4)),
     Contender("centroid of leaves, trunk", (("leaves_x2_centroid", 0), ("recomputed_deep_ensemble", 0))),
+    Contender("long trunk", (("late_trunk", 0),)),
+    Contender("leaves of a long trunk", _members("late_leaves_x1", 4)),
+    Contender("centroid of leaves of a long trunk", (("late_leaves_x1_centroid", 0),)),
+    Contender("leaves of a long trunk and points, chosen", _LATE, _LATE_RULES),
+    Contender("all vertices at once", _members("learned_subspace", 4)),
+    Contender("all vertices at once, centroid", (("subspace_centroid", 0),)),
     Contender("two modes and points, chosen", _TWO_MODES, _TWO_MODES_RULES),
     Contender("leaves and points, chosen", _LEAVES, _LEAVES_RULES),
     Contender("varied modes and points, chosen", _VARIED, _VARIED_RULES),

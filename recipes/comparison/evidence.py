@@ -29,8 +29,6 @@ PROPOSALS = (
 )
 # With fewer seeds a standard error says little.
 SEEDS_FOR_A_VERDICT = 3
-# With fewer seeds a standard error says little.
-SEEDS_FOR_A_VERDICT = 3
 LINES = {
     "single model": "#000000",
     "deep ensemble": "#0072b2",
@@ -72,12 +70,17 @@ class Winner(NamedTuple):
 
 
 def winner(rows: Sequence[Row], task: str, passes: int, measure: str) -> Winner | None:
-    """Compare the best contender with the best rival of at most so many passes; None where one of them is missing."""
+    """Compare the best contender with the best rival of at most so many passes; None where one of them is missing.
+
+    Contenders that ran with fewer seeds of the task than others are left out: their means are of other images.
+    """
     rivals = {row["contender"] for row in rows if row["is_rival"]}
+    every = by_seed(rows, task, measure)
+    seeds = max((len(values) for values in every.values()), default=0)
     found = {
         key: sum(values.values()) / len(values)
-        for key, values in by_seed(rows, task, measure).items()
-        if key[1] <= passes
+        for key, values in every.items()
+        if key[1] <= passes and len(values) == seeds
     }
     ours = {key: mean for key, mean in found.items() if key[0] not in rivals}
     theirs = {key: mean for key, mean in found.items() if key[0] in rivals}
@@ -119,14 +122,19 @@ def _proposal_table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
 
 def _task_table(rows: Sequence[Row], task: str) -> str:
     """All contenders of a task."""
-    head = ["contender", "passes", "epochs", *COLUMNS.values()]
+    head = ["contender", "passes", "epochs", "seeds", *COLUMNS.values()]
     lines = [row_of(head), row_of(["---"] * len(head))]
     for passes in PASSES:
         found = {measure: means(rows, task, passes, measure) for measure in COLUMNS}
         for name in found["error"]:
             own = [row for row in rows if (row["task"], row["passes"], row["contender"]) == (task, passes, name)]
             used = sum(row["used_passes"] for row in own) / len(own)
-            cells = [name, str(passes) if used == passes else f"{passes} ({used:.1f} used)", f"{own[0]['epochs']:g}"]
+            cells = [
+                name,
+                str(passes) if used == passes else f"{passes} ({used:.1f} used)",
+                f"{own[0]['epochs']:g}",
+                str(len(own)),
+            ]
             for measure in COLUMNS:
                 mean, error = found[measure].get(name, (math.nan, math.nan))
                 cells.append("" if math.isnan(mean) else _with_error(measure, mean, error))

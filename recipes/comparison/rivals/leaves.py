@@ -17,7 +17,12 @@ from hf_simplex.training.recipe.arguments import EsproArguments
 __all__ = ["Leaves"]
 
 # Colors of the leaves and of their centroid, by learning rate.
-RATES = {0.5: ("#d9c7a3", "#b08d57"), 1.0: ("#c7a76c", "#8c6d31"), 2.0: ("#e6550d", "#fd8d3c"), 4.0: ("#843c39", "#d6616b")}
+RATES = {
+    0.5: ("#d9c7a3", "#b08d57"),
+    1.0: ("#c7a76c", "#8c6d31"),
+    2.0: ("#e6550d", "#fd8d3c"),
+    4.0: ("#843c39", "#d6616b"),
+}
 
 
 class Leaves(Rival):
