@@ -1,4 +1,4 @@
-"""One case: an ensemble with one broken file is loaded, with right values or a documented error within a second."""
+"""One case: an ensemble with one broken file is described and loaded: right values or a documented error, in time."""
 
 import random
 import signal
@@ -15,6 +15,7 @@ from tiny import KINDS, batches, folder
 from fuzz.audit import Audit
 from fuzz.mutations import mutate_header, mutate_json, mutate_start
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.hub.stored_ensemble import read_ensemble
 
 __all__ = ["CONFIG", "INDEX", "PROCESSOR", "Harness", "Outcome", "Report"]
 
@@ -114,16 +115,22 @@ class Harness:
             raise TookTooLong
 
         former = signal.signal(signal.SIGPROF, stop)
-        result, fault = "loaded", None
+        result, fault, refusal = "loaded", None, ""
         began = time.process_time()
         with warnings.catch_warnings(), self.audit.watching() as offences:
             warnings.simplefilter("ignore")
             try:
                 signal.setitimer(signal.ITIMER_PROF, 5 * SECONDS)
+                try:
+                    read_ensemble(str(self.directory / kind))
+                except (ValueError, OSError) as error:
+                    refusal = f"{type(error).__name__}: {str(error)[:300]}"
                 model = SimplexForImageClassification.from_pretrained(self.directory / kind)
                 _ = model.image_processor
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 fault = self._compare(kind, model)
+                if fault is None and refusal:
+                    fault = f"loaded, but not described: {refusal}"
             except (ValueError, OSError) as error:
                 result = "FileNotFoundError" if isinstance(error, FileNotFoundError) else "OSError"
                 result = "ValueError" if isinstance(error, ValueError) else result
