@@ -150,3 +150,8 @@ def test_the_configurations_that_come_along_are_valid(name: str, flags: list[str
     check(backbone, args)
     vertices = {"quickstart": 3, "fine_tune": 2, "fine_tune_leaves": 5}
     assert args.num_vertices == vertices[name] and args.report_to == []
+
+
+def test_a_seed_of_splits_below_0_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="data_split_seed is -1: expected a number of at least 0"):
+        parse_arguments((DataArguments,), ["--data_split_seed", "-1"])

@@ -134,6 +134,10 @@ class DataArguments:
     color_jitter: float = field(default=0.0, metadata={"help": "Strength of color jitter."})
     random_erasing: float = field(default=0.0, metadata={"help": "Probability of random erasing."})
 
+    def __post_init__(self) -> None:
+        if self.data_split_seed < 0:
+            raise ValueError(f"data_split_seed is {self.data_split_seed}: expected a number of at least 0.")
+
 
 @dataclass
 class EsproArguments(SimplexTrainingArguments):
