@@ -23,7 +23,7 @@ from ..model.remote_code import inference_files, refers_to_code
 from .card_merge import addressed_to, merge_cards
 from .existing_card import card_of_repository
 
-__all__ = ["commit_files", "refusal"]
+__all__ = ["comes_from_the_hub", "commit_files", "refusal"]
 
 _ADVICE = {
     401: "Log in with `hf auth login`, or pass a valid token.",
@@ -68,7 +68,8 @@ def commit_files(
 
     Raises:
         ValueError: the repository holds another model, or a card with invalid metadata.
-        HfHubHTTPError, LocalTokenNotFoundError, OSError, RuntimeError: the Hub refused or cannot be reached.
+        HfHubHTTPError, LocalTokenNotFoundError, OSError, RuntimeError: the Hub refused.
+        Exception: the Hub cannot be reached. The type is that of the HTTP library, see `comes_from_the_hub`.
 
     Example::
 
@@ -116,6 +117,21 @@ def commit_files(
         if present <= {".gitattributes"}:
             error.add_note(f"The repository {repo_id} exists and is empty.")
         raise
+
+
+def comes_from_the_hub(error: Exception) -> bool:
+    """Returns whether an error of `commit_files` says that the Hub refused or cannot be reached.
+
+    Example:
+        >>> from hf_simplex.hub.hub_commit import comes_from_the_hub
+        >>> comes_from_the_hub(OSError("connection lost")), comes_from_the_hub(ValueError("another model"))
+        (True, False)
+    """
+    # An interrupted upload raises RuntimeError.
+    if isinstance(error, (HfHubHTTPError, LocalTokenNotFoundError, OSError, RuntimeError)):
+        return True
+    # A Hub out of reach raises an error of the HTTP library. Which library it is depends on the version of the client.
+    return any(kind.__name__ == "HTTPError" for kind in type(error).__mro__)
 
 
 def refusal(repo_id: str, error: Exception) -> OSError:

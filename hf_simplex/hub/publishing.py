@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from huggingface_hub.constants import REPOCARD_NAME
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors import safe_open
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, logging
 
@@ -23,7 +22,7 @@ from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.remote_code import inference_files, remove_code_references, write_inference_code
 from .card_merge import add_tags, without_code
 from .existing_card import bring_card, card_of_folder
-from .hub_commit import commit_files, refusal
+from .hub_commit import comes_from_the_hub, commit_files, refusal
 from .model_card import write_card
 from .own_files import is_own_file
 
@@ -122,8 +121,9 @@ def publish_folder(
                 commit_message=commit_message or "Upload ensemble",
                 commit_description=commit_description,
             )
-        except (HfHubHTTPError, LocalTokenNotFoundError, OSError, RuntimeError) as error:
-            # An interrupted upload raises RuntimeError.
+        except Exception as error:
+            if not comes_from_the_hub(error):
+                raise
             raise refusal(repo_id, error) from error
 
 
@@ -205,7 +205,9 @@ def _validate(card: ModelCard, file: Path, repo_id: str) -> None:
             f"The metadata of the card {file} are not valid: {error}. Correct them at the top of that file. Nothing "
             "was published."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:
+        if not comes_from_the_hub(error):
+            raise
         raise refusal(repo_id, error) from error
 
 

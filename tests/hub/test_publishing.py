@@ -316,6 +316,12 @@ def test_an_interrupted_upload_publishes_nothing_and_goes_on_where_it_was(hub: L
     assert same_tensors(SimplexForImageClassification.from_pretrained(ID), changed)
 
 
+def test_a_hub_out_of_reach_is_one_oserror(hub: LoopbackHub) -> None:
+    hub.close()
+    with pytest.raises(OSError, match="Nothing was published to alice/ensemble"):
+        complete().push_to_hub(ID)
+
+
 def test_a_commit_that_fails_publishes_nothing(hub: LoopbackHub) -> None:
     hub.fail_next_commit()
     with pytest.raises(OSError, match=r"Nothing was published.*Try again"):
