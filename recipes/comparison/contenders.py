@@ -108,7 +108,7 @@ _LEAVES = (*_members("leaves_x2", 4), ("leaves_x2_centroid", 0), ("recomputed_de
 _LEAVES_RULES = ((0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 3, 5), (4, 5))
 _VARIED = (*_members("varied_modes", 2), ("varied_centroid", 0))
 _VARIED_RULES = ((0, 1), (0, 1, 2))
-_LATE = (*_members("late_leaves_x1", 4), ("late_leaves_x1_centroid", 0), ("late_trunk", 0))
+_LATE = (*_members("late_leaves_x0.5", 4), ("late_leaves_x0.5_centroid", 0), ("late_trunk", 0))
 _LATE_RULES = ((0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 3, 5), (4, 5))
 _MIRRORED = ("", "mirrored/")
 
@@ -131,8 +131,8 @@ CONTENDERS = (
     Contender("leaves", _members("leaves_x2", 4)),
     Contender("centroid of leaves, trunk", (("leaves_x2_centroid", 0), ("recomputed_deep_ensemble", 0))),
     Contender("long trunk", (("late_trunk", 0),)),
-    Contender("leaves of a long trunk", _members("late_leaves_x1", 4)),
-    Contender("centroid of leaves of a long trunk", (("late_leaves_x1_centroid", 0),)),
+    Contender("leaves of a long trunk", _members("late_leaves_x0.5", 4)),
+    Contender("centroid of leaves of a long trunk", (("late_leaves_x0.5_centroid", 0),)),
     Contender("leaves of a long trunk and points, chosen", _LATE, _LATE_RULES),
     Contender("all vertices at once", _members("learned_subspace", 4)),
     Contender("all vertices at once, centroid", (("subspace_centroid", 0),)),

@@ -32,7 +32,7 @@ def evidence(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     """A comparison with every contender, of one seed."""
     folder = tmp_path_factory.mktemp("evidence") / "digits"
     flags = ["--output_dir", str(folder), "--budget", "2", "--short_mode_epochs", "0.5", "--leaf_epochs", "0.25"]
-    rates = ["--mirrored", "true", "--leaf_rates", "1", "2"]
+    rates = ["--mirrored", "true", "--leaf_rates", "0.5", "2"]
     compare_ensembles.main([*small, *flags, *rates, "--methods", *METHODS])
     return folder
 
@@ -54,10 +54,10 @@ def test_leaves_start_from_the_trunk_and_end_elsewhere(evidence: Path) -> None:
 
 def test_late_leaves_take_their_share_of_the_budget_from_the_trunk(evidence: Path) -> None:
     folder = evidence / "seed-0"
-    leaves = load_file(folder / "predictions" / "late_leaves_x1.safetensors")
+    leaves = load_file(folder / "predictions" / "late_leaves_x0.5.safetensors")
     assert leaves["training_epochs"].tolist() == [1.625, 1.75, 1.875, 2.0]
     assert load_file(folder / "predictions" / "late_trunk.safetensors")["training_epochs"].tolist() == [1.5]
-    assert (folder / "weights" / "leaf-4-of-1.5-epochs-0.125-rate-1.safetensors").exists()
+    assert (folder / "weights" / "leaf-4-of-1.5-epochs-0.125-rate-0.5.safetensors").exists()
 
 
 def test_a_step_of_a_subspace_moves_every_vertex_by_its_coordinate() -> None:
