@@ -84,8 +84,8 @@ def dry_step(
         num_labels: Number of labels.
 
     Raises:
-        ValueError: The backbone cannot train on the batch, gives no scalar loss, or no logits of all labels, or an
-            adapter has no part in the loss.
+        ValueError: The backbone cannot train on the batch, gives no scalar loss, a loss for several labels of an
+            image, or no logits of all labels, or an adapter has no part in the loss.
 
     Example::
 
@@ -111,6 +111,15 @@ def dry_step(
         elif "pixel_values" in shapes:
             hint = " Check the size of the images, the labels and the data collator."
         raise ValueError(f"{where}: {error}.{hint} Nothing was trained.") from error
+    # The loss of transformers' models depends on the labels: it notes which one it took.
+    problem = getattr(getattr(module, "config", None), "problem_type", None)
+    if problem not in (None, "single_label_classification"):
+        labels = {name: f"{value.dtype} {list(value.shape)}" for name, value in batch.items() if "label" in name}
+        raise ValueError(
+            f"{where}: labels of {labels} make the backbone's loss that of {problem}, but an ensemble gives each "
+            "image one label. Give one integer for each image, or a compute_loss_func that takes these labels. "
+            "Nothing was trained."
+        )
     idle = [name for name, weight in module.named_parameters() if weight.requires_grad and weight.grad is None]
     if adapters := [name for name in idle if ".lora_" in name]:
         raise ValueError(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from growing import trainer, weights
-from tiny import KINDS, Images, backbone, same
+from tiny import KINDS, Images, backbone, images, same
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from hf_simplex import SimplexForImageClassification, SimplexTrainer
+from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,3 +117,27 @@ def test_a_label_out_of_range_names_image_and_label(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             again.grow()
         assert again.simplex.config.roles == ["pretrained"] and "stages" not in again.simplex.config.provenance
+
+
+@pytest.mark.parametrize("kind", ["resnet", "timm", "vit"])
+def test_several_labels_of_an_image_are_refused(kind: str, tmp_path: Path) -> None:
+    examples = [{"pixel_values": image, "labels": torch.tensor([1.0, 0.0, 1.0])} for image in images(8)]
+    model = SimplexForImageClassification.from_backbone(backbone(kind), fine_tuned=False)
+    args = SimplexTrainingArguments(str(tmp_path), num_vertices=1, use_cpu=True, report_to="none")
+    message = r"torch.float32 \[8, 3\].*multi_label_classification.*one integer for each image"
+    with pytest.raises(ValueError, match=message):
+        SimplexTrainer(model, args, train_dataset=examples).grow()
+
+
+def test_soft_labels_train_with_a_loss_of_their_own(tmp_path: Path) -> None:
+    examples = [{"pixel_values": image, "labels": torch.tensor([0.5, 0.5, 0.0])} for image in images(8)]
+    model = SimplexForImageClassification.from_backbone(backbone("vit"), fine_tuned=False)
+    args = SimplexTrainingArguments(
+        str(tmp_path), num_vertices=1, num_train_epochs=1, use_cpu=True, report_to="none", disable_tqdm=True
+    )
+
+    def loss(output: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(output.logits, labels)
+
+    trainer = SimplexTrainer(model, args, train_dataset=examples, compute_loss_func=loss)
+    assert trainer.grow()[0]["loss"] == pytest.approx(1.1, abs=0.3)
