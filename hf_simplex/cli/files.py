@@ -158,6 +158,9 @@ def push(
     revision: Annotated[str | None, typer.Option(help="Branch, created if missing; default: main.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request with the commit.")] = False,
     code: Annotated[bool, typer.Option(help="Publish the inference code, for users without hf-simplex.")] = True,
+    with_handler: Annotated[
+        bool, typer.Option("--with-handler", help="Publish handler.py too, with which Inference Endpoints serves it.")
+    ] = False,
     commit_message: Annotated[str | None, typer.Option(help="Default: Upload ensemble.")] = None,
     token: Token = None,
 ) -> None:
@@ -166,6 +169,8 @@ def push(
     Example: hf-simplex push output/quickstart/ensemble me/digits-simplex --private
 
     Example: hf-simplex push ensemble/ me/resnet50-simplex --create-pr --commit-message "Two more vertices"
+
+    Example: hf-simplex push ensemble/ me/resnet50-simplex --with-handler
     """
     from hf_simplex.hub.publishing import publish_folder
 
@@ -176,6 +181,7 @@ def push(
         revision=revision,
         create_pr=create_pr,
         include_code=code,
+        with_handler=with_handler,
         commit_message=commit_message,
         token=token,
     )

@@ -104,6 +104,8 @@ def write_onnx(program: ExportedProgram, file: Path, max_file_bytes: int) -> Non
 
         write_onnx(trace(module, image), Path("model.onnx"), 2**30)
     """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     images = program.example_inputs[0][0]
     try:
         exported: Any = torch.onnx.export(
@@ -117,12 +119,9 @@ def write_onnx(program: ExportedProgram, file: Path, max_file_bytes: int) -> Non
         )
     except torch.onnx.errors.OnnxExporterError as error:
         raise RuntimeError(f"torch.onnx cannot convert this backbone. {' '.join(str(error).split())[:400]}") from error
-    model = exported.model
-    for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        for entry in (graph, *graph):
-            entry.metadata_props.clear()
-            entry.doc_string = None
-    large = sum(value.const_value.nbytes for value in model.graph.initializers.values()) > max_file_bytes
+    # They name lines of source files on this machine.
+    ClearMetadataAndDocStringPass()(exported.model)
+    large = sum(value.const_value.nbytes for value in exported.model.graph.initializers.values()) > max_file_bytes
     exported.save(file, external_data=large)
 
 

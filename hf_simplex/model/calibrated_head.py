@@ -63,8 +63,8 @@ def random_images(config: Any, image_processor: BaseImageProcessor | None, numbe
 
     Args:
         config: of the backbone.
-        image_processor: gives the shape; default: square images of the configuration's `image_size`, else of 224
-            pixels.
+        image_processor: gives the shape; default: that in timm's settings, or square images of the configuration's
+            `image_size`, else of 224 pixels.
         number: of images.
 
     Returns:
@@ -75,7 +75,10 @@ def random_images(config: Any, image_processor: BaseImageProcessor | None, numbe
         >>> random_images(ViTConfig(image_size=32), None, 2).shape
         torch.Size([2, 3, 32, 32])
     """
-    if image_processor is None:
+    settings = getattr(config, "pretrained_cfg", None) or {}
+    if image_processor is None and "input_size" in settings:
+        shape = [number, *settings["input_size"]]
+    elif image_processor is None:
         size = getattr(config, "image_size", 224)
         height, width = (size, size) if isinstance(size, int) else size
         shape = [number, getattr(config, "num_channels", 3), height, width]
