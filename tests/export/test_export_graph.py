@@ -25,14 +25,14 @@ BATCHES = (1, 2, 5)
 
 
 def calibrated(kind: str) -> SimplexForImageClassification:
-    """Three vertices and two members, with logits of different sizes, and decisions."""
+    """Three vertices and two members, with logits of about 1 that differ, and decisions."""
     model = ensemble(kind, members=2)
     with torch.no_grad():
-        generator = torch.Generator().manual_seed(1)
+        generator, size = torch.Generator().manual_seed(1), 0.05 if kind == "timm" else 2.0
         for weights in model.weights:
             head = [name for name in model.vertex_parameter_names if len(weights[name]) == LABELS]
             for name in head:
-                weights[name].copy_(2 * torch.randn(weights[name].shape, generator=generator))
+                weights[name].copy_(size * torch.randn(weights[name].shape, generator=generator))
     model.decisions = Decisions(temperature=1.7, centroid_temperatures=[0.6])
     if kind != "timm":
         model.image_processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
