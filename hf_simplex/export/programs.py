@@ -133,18 +133,23 @@ def quantize_weights(source: Path, target: Path) -> None:
     accuracy.
 
     Args:
-        source: the ONNX file; external data are read beside it.
+        source: the ONNX file; external data are read beside it, and temporary files written there.
         target: the new file. Its weights lie beside it if they do in `source`.
 
     Example::
 
         quantize_weights(Path("float/model.onnx"), Path("small/model_quantized.onnx"))
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic, shape_inference
 
     large = source.with_name(f"{source.name}.data").exists()
+    prepared = source.with_name(f"prepared-{source.name}")
+    # torch's exporter has optimized the graph, and knows its shapes: without this, ONNX Runtime asks for it.
+    shape_inference.quant_pre_process(
+        source, prepared, skip_optimization=True, skip_symbolic_shape=True, save_as_external_data=large
+    )
     quantize_dynamic(
-        source,
+        prepared,
         target,
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=True,

@@ -3,8 +3,8 @@
     python recipes/benchmarks/export_accuracy.py --ensemble output/quickstart/ensemble --data_set digits --threads 1
 
 The images are the test images of the run that trained the ensemble. `onnx` is `hf-simplex export --format onnx`, and
-`int8` adds `--quantize int8`. `int8_convolutions` also quantizes the convolutions, which the package does not offer: ONNX
-Runtime has kernels for them with unsigned weights only.
+`int8` adds `--quantize int8`. `int8_convolutions` also quantizes the convolutions, which the package does not offer:
+ONNX Runtime has kernels for them with unsigned weights only.
 """
 
 import argparse
@@ -111,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 for size, of_size in seconds.items():
                     row[f"batch_{size}"] = ratio(of_size, name, "pytorch")
                 rows.append(row)
-    return report(args, device, rows)
+            # After each part: an interrupted run keeps its results.
+            result = report(args, device, rows)
+    return result
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

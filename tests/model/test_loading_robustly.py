@@ -64,16 +64,16 @@ def test_bfloat16_members_predict_in_float32_probabilities(kind: str, materializ
     assert torch.allclose(output.logits.exp().sum(-1), torch.ones(6), atol=1e-6)
 
 
-@pytest.mark.parametrize("materialized", [False, True])
-def test_a_compiled_ensemble_gives_equal_outputs(materialized: bool) -> None:
+@pytest.mark.parametrize(("materialized", "batches"), [(True, (2, 3)), (False, (2,))])
+def test_a_compiled_ensemble_gives_equal_outputs(materialized: bool, batches: tuple[int, ...]) -> None:
     model = ensemble("vit", members=2)
     if materialized:
         model.materialize()
-    expected = [model(images(number, seed=number), output_member_probabilities=True) for number in (2, 3)]
+    expected = {number: model(images(number), output_member_probabilities=True) for number in batches}
     # A compiler for C++ is not needed: this one captures the same graphs and runs them by torch's own operations.
     compiled: Any = torch.compile(model, backend="aot_eager")
-    for number, output in zip((2, 3), expected, strict=True):
-        found = compiled(images(number, seed=number), output_member_probabilities=True)
+    for number, output in expected.items():
+        found = compiled(images(number), output_member_probabilities=True)
         for name, tensor in output.items():
             assert torch.allclose(found[name], tensor, atol=1e-6, rtol=1e-5), name
     assert same_tensors(model, ensemble("vit", members=2))
