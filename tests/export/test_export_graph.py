@@ -65,7 +65,9 @@ def test_an_ensemble_is_one_graph_with_the_uncertainties_of_the_pipeline(
     assert written.temperature == 1.7 and written.difference < 1e-5
     assert not names_a_source_file(tmp_path / "graph")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    classify = SimplexImageClassificationPipeline(model=model, image_processor=model.image_processor)
+    # It prepares no image here.
+    image_processor = model.image_processor or ViTImageProcessor()
+    classify = SimplexImageClassificationPipeline(model=model, image_processor=image_processor)
     for number in BATCHES:
         batch = images(number, seed=number)
         output = model(batch, output_member_probabilities=True)
