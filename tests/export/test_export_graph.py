@@ -75,7 +75,7 @@ def test_an_ensemble_is_one_graph_with_the_uncertainties_of_the_pipeline(
         assert close(found["logits"], output.logits)
         assert close(found["member_probabilities"], output.member_probabilities)
         assert close(found["energy"], output.member_energies.mean(dim=1))
-        assert output.logits.std() > 0.1 and found["mutual_information_nats"].max() > 0.01
+        assert output.logits.std() > 0.1 and found["mutual_information_nats"].max() > 1e-3
         for image in range(number):
             single = {name: tensor[image : image + 1] for name, tensor in output.items()}
             result = classify.postprocess(single, top_k=LABELS)
