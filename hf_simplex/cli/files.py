@@ -71,10 +71,9 @@ def export(
             raise typer.BadParameter("Give at most one of --centroid, --vertex and --member.")
         if as_adapter:
             raise typer.BadParameter("--as-adapter is for checkpoints: leave out --format.")
-        if centroid:
-            point = ("centroid", simplex)
-        else:
-            point = ("vertex", vertex) if vertex is not None else None if member is None else ("member", member)
+        point: tuple[str, int] | None = ("centroid", simplex) if centroid else None
+        if vertex is not None or member is not None:
+            point = ("vertex", vertex) if vertex is not None else ("member", member or 0)
         _export_graph(load(ensemble, revision, token), directory, format.value, point, quantize)
         return
     if points != 1:

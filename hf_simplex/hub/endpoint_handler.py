@@ -37,7 +37,9 @@ class EndpointHandler:
         with suppress(ImportError):
             # Registers the pipeline. Without it, the code in the repository is used.
             import_module("hf_simplex")
-        self.classify: Any = pipeline("simplex-image-classification", model=path, trust_remote_code=True)
+        # transformers' types list its own tasks alone.
+        build: Any = pipeline
+        self.classify = build("simplex-image-classification", model=path, trust_remote_code=True)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
         """Classify the image or the images of a request.
