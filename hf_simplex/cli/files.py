@@ -1,6 +1,7 @@
 """`hf-simplex export`, `merge` and `push`: an ensemble's files."""
 
 import itertools
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,20 @@ from .options import Directory, Ensemble, Revision, Token
 if TYPE_CHECKING:
     from hf_simplex import SimplexForImageClassification
 
-__all__ = ["export", "merge", "push"]
+__all__ = ["ExportFormat", "export", "merge", "push"]
+
+
+class ExportFormat(StrEnum):
+    """What `hf-simplex export` writes.
+
+    Example:
+        >>> ExportFormat("onnx").value
+        'onnx'
+    """
+
+    CHECKPOINT = "checkpoint"
+    ONNX = "onnx"
+    TORCH = "torch"
 
 
 def export(
@@ -25,10 +39,19 @@ def export(
     as_adapter: Annotated[
         bool, typer.Option("--as-adapter", help="Write an adapter of peft instead of a whole model.")
     ] = False,
+    format: Annotated[
+        ExportFormat, typer.Option(help="A plain checkpoint, or one graph: ONNX, or torch.export.")
+    ] = ExportFormat.CHECKPOINT,
+    quantize: Annotated[
+        str | None, typer.Option(metavar="int8", help="Store the weights of matrix products of an ONNX graph in int8.")
+    ] = None,
     revision: Revision = None,
     token: Token = None,
 ) -> None:
-    """Export one point of an ensemble as a plain checkpoint, which loads without hf-simplex.
+    """Export one point of an ensemble as a plain checkpoint, or point or whole ensemble as one graph.
+
+    Neither needs hf-simplex. A graph (--format onnx or torch) is that of the whole ensemble, with its uncertainties,
+    unless a point is given.
 
     Example: hf-simplex export me/resnet50-simplex --centroid plain/
 
@@ -37,9 +60,26 @@ def export(
     Example: hf-simplex export me/resnet50-simplex --member 2 member/
 
     Example: hf-simplex export me/vit-adapters --vertex 0 --as-adapter adapter/
+
+    Example: hf-simplex export me/resnet50-simplex --format onnx graph/
+
+    Example: hf-simplex export me/resnet50-simplex --format onnx --centroid --quantize int8 small/
     """
-    if centroid + (vertex is not None) + (member is not None) != 1:
+    points = centroid + (vertex is not None) + (member is not None)
+    if format is not ExportFormat.CHECKPOINT:
+        if points > 1:
+            raise typer.BadParameter("Give at most one of --centroid, --vertex and --member.")
+        if as_adapter:
+            raise typer.BadParameter("--as-adapter is for checkpoints: leave out --format.")
+        point: tuple[str, int] | None = ("centroid", simplex) if centroid else None
+        if vertex is not None or member is not None:
+            point = ("vertex", vertex) if vertex is not None else ("member", member or 0)
+        _export_graph(load(ensemble, revision, token), directory, format.value, point, quantize)
+        return
+    if points != 1:
         raise typer.BadParameter("Give exactly one of --centroid, --vertex and --member.")
+    if quantize is not None:
+        raise typer.BadParameter("--quantize is for graphs: give --format onnx.")
     check_free(directory)
     model = load(ensemble, revision, token)
     if vertex is not None:
@@ -49,6 +89,22 @@ def export(
     else:
         model.export_centroid(directory, simplex, as_adapter=as_adapter)
     typer.echo(f"Written to {directory}")
+
+
+def _export_graph(
+    model: "SimplexForImageClassification",
+    directory: Path,
+    format: str,
+    point: tuple[str, int] | None,
+    quantize: str | None,
+) -> None:
+    from hf_simplex.export.export_graph import Point, export_graph
+
+    written = export_graph(
+        model, directory, format=format, point=None if point is None else Point(*point), quantize=quantize
+    )
+    temperature = "no temperature" if written.temperature is None else f"temperature {written.temperature:.3g}"
+    typer.echo(f"Written to {written.file}: {temperature}, within {written.difference:.1e} of the model")
 
 
 def merge(
@@ -101,6 +157,9 @@ def push(
     revision: Annotated[str | None, typer.Option(help="Branch, created if missing; default: main.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request with the commit.")] = False,
     code: Annotated[bool, typer.Option(help="Publish the inference code, for users without hf-simplex.")] = True,
+    with_handler: Annotated[
+        bool, typer.Option("--with-handler", help="Publish handler.py too, with which Inference Endpoints serves it.")
+    ] = False,
     commit_message: Annotated[str | None, typer.Option(help="Default: Upload ensemble.")] = None,
     token: Token = None,
 ) -> None:
@@ -109,6 +168,8 @@ def push(
     Example: hf-simplex push output/quickstart/ensemble me/digits-simplex --private
 
     Example: hf-simplex push ensemble/ me/resnet50-simplex --create-pr --commit-message "Two more vertices"
+
+    Example: hf-simplex push ensemble/ me/resnet50-simplex --with-handler
     """
     from hf_simplex.hub.publishing import publish_folder
 
@@ -119,6 +180,7 @@ def push(
         revision=revision,
         create_pr=create_pr,
         include_code=code,
+        with_handler=with_handler,
         commit_message=commit_message,
         token=token,
     )

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from .own_files import is_own_file
 
 __all__ = ["publish_folder", "publish_model"]
 
+# Inference Endpoints looks for it.
+_HANDLER = "handler.py"
 # Published beside the weights. Training checkpoints and pickles are not.
 _PUBLISHED_NAMES = (SAFE_WEIGHTS_INDEX_NAME, CONFIG_NAME, IMAGE_PROCESSOR_NAME)
 _PUBLISHED_SUFFIXES = (".md", ".png", ".jpg", ".jpeg", ".svg", ".webp", ".py")
@@ -47,6 +50,7 @@ def publish_folder(
     create_pr: bool = False,
     tags: Sequence[str] = (),
     include_code: bool = True,
+    with_handler: bool = False,
 ) -> CommitInfo:
     """Publishes a saved ensemble in one commit. The folder is not changed.
 
@@ -68,6 +72,8 @@ def publish_folder(
         tags: further tags for the card.
         include_code: whether to publish the inference code, for users without hf-simplex. False deletes code that was
             published earlier.
+        with_handler: whether to publish `endpoint_handler` as handler.py, with which Inference Endpoints serves the
+            ensemble.
 
     Returns:
         The commit.
@@ -75,7 +81,8 @@ def publish_folder(
     Raises:
         FileNotFoundError: the folder holds no ensemble, or an incomplete one.
         ValueError: a file is corrupt, or a needed one is a link; the weights do not fit config.json, the card's
-            metadata are invalid, or the repository holds another model.
+            metadata are invalid, or the repository holds another model; or `with_handler` is given and the folder
+            has a handler.py of another origin.
         OSError: the Hub refused or cannot be reached. Nothing is published, and uploaded files are kept for the next
             attempt.
 
@@ -103,6 +110,8 @@ def publish_folder(
             card = without_code(card)
             remove_code_references(overlay / CONFIG_NAME)
         files = {file.name: file for file in sorted(directory.iterdir()) if _is_published(file)}
+        if with_handler:
+            shutil.copyfile(_handler_for(directory), overlay / _HANDLER)
         files |= weights
         files |= {file.name: file for file in overlay.iterdir() if file.is_file()}
         if not include_code:
@@ -173,6 +182,21 @@ def publish_model(
 def _is_published(file: Path) -> bool:
     is_named = file.name in _PUBLISHED_NAMES or file.suffix.lower() in _PUBLISHED_SUFFIXES
     return is_named and is_own_file(file) and not file.name.startswith(".")
+
+
+def _handler_for(directory: Path) -> Path:
+    """The file to publish as handler.py. Raises ValueError if the folder has one of the user's."""
+    # Not imported: that imports every pipeline of transformers.
+    ours = Path(__file__).with_name("endpoint_handler.py")
+    with suppress(FileNotFoundError):
+        own = (directory / _HANDLER).read_bytes()
+        # One of another version of hf-simplex starts with the same line.
+        if own.splitlines()[:1] != ours.read_bytes().splitlines()[:1]:
+            raise ValueError(
+                f"{directory / _HANDLER} is not the handler of hf-simplex. It is published as it is without "
+                "with_handler: leave that out, or move the file. Nothing was published."
+            )
+    return ours
 
 
 def _remove_local_paths(config_file: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
-__all__ = ["fold_temperature"]
+__all__ = ["fold_temperature", "random_images"]
 
 PROBE_IMAGES = 2
 """Random images that show whether the folded head divides the logits by the temperature."""
@@ -47,7 +47,7 @@ def fold_temperature(
     # A trial division by 2 is exact, and in float32 no other head passes for a linear one.
     trial = copy.deepcopy(backbone).float()
     head = trial.get_submodule(heads[-1])
-    images = _random_images(backbone.config, image_processor).to(trial.device)
+    images = random_images(backbone.config, image_processor, PROBE_IMAGES).to(trial.device)
     before = _logits(trial, images)
     for parameter in head.parameters(recurse=False):
         parameter.div_(2)
@@ -58,14 +58,33 @@ def fold_temperature(
     return True
 
 
-def _random_images(config: Any, image_processor: BaseImageProcessor | None) -> Tensor:
-    if image_processor is None:
+def random_images(config: Any, image_processor: BaseImageProcessor | None, number: int) -> Tensor:
+    """Draw images of the shape that a backbone takes, the same ones every time.
+
+    Args:
+        config: of the backbone.
+        image_processor: gives the shape; default: that in timm's settings, or square images of the configuration's
+            `image_size`, else of 224 pixels.
+        number: of images.
+
+    Returns:
+        [number, channels, height, width] float32, standard normal.
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> random_images(ViTConfig(image_size=32), None, 2).shape
+        torch.Size([2, 3, 32, 32])
+    """
+    settings = getattr(config, "pretrained_cfg", None) or {}
+    if image_processor is None and "input_size" in settings:
+        shape = [number, *settings["input_size"]]
+    elif image_processor is None:
         size = getattr(config, "image_size", 224)
         height, width = (size, size) if isinstance(size, int) else size
-        shape = [PROBE_IMAGES, getattr(config, "num_channels", 3), height, width]
+        shape = [number, getattr(config, "num_channels", 3), height, width]
     else:
         blank = np.zeros((64, 64, 3), dtype=np.uint8)
-        pixel_values: Tensor = image_processor([blank] * PROBE_IMAGES, return_tensors="pt")["pixel_values"]
+        pixel_values: Tensor = image_processor([blank] * number, return_tensors="pt")["pixel_values"]
         shape = list(pixel_values.shape)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 

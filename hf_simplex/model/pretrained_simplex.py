@@ -89,9 +89,9 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
         Raises:
             OSError: the repository or revision does not exist, or the token has no access to it.
             FileNotFoundError: the folder or repository is not an ensemble, or a file of its index is missing.
-            ValueError: a file is corrupt; the index names a file outside the folder; tensors are missing or have
-                other shapes or dtypes; another model's weights lie in the folder; or the simplex or the number of
-                members does not exist.
+            ValueError: `device_map` offloads to the CPU or the disk; a file is corrupt; the index names a file
+                outside the folder; tensors are missing or have other shapes or dtypes; another model's weights lie in
+                the folder; or the simplex or the number of members does not exist.
 
         Example::
 
@@ -172,12 +172,14 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
         max_shard_size: int | str | None = None,
         tags: str | list[str] | None = None,
         include_code: bool = True,
+        with_handler: bool = False,
     ) -> Any:
         """Publish the ensemble in one commit, with its model card.
 
         Args:
             max_shard_size: ignored: every vertex is one file.
             include_code: also publish the code that loads the ensemble without hf_simplex.
+            with_handler: also publish handler.py, with which Inference Endpoints serves the ensemble.
 
         Raises:
             ImportError: hf_simplex is not installed: this model came from the Hub with its own code.

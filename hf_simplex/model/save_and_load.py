@@ -24,6 +24,7 @@ from .checkpoint import (
 )
 from .complex_of_backbones import ComplexOfBackbones
 from .configuration_simplex import SimplexConfig
+from .device_maps import no_offloading
 from .image_processors import save_image_processor
 from .low_rank_adapters import check_adapters, is_inserted, merged, write_adapter
 from .open_ensemble import OpenedEnsemble, open_ensemble
@@ -75,14 +76,16 @@ def load_ensemble(
     kwargs.pop("ignore_mismatched_sizes", None)
     with open_ensemble(name_or_path, simplex=simplex, num_members=num_members, **kwargs) as opened:
         _check_fit(model_class, opened, name_or_path)
-        model, loading = load(
-            None,
-            *model_args,
-            config=opened.config,
-            state_dict=opened.state,
-            output_loading_info=True,
-            **opened.kwargs,
-        )
+        with no_offloading(name_or_path, kwargs.get("device_map")) as loaded:
+            model, loading = load(
+                None,
+                *model_args,
+                config=opened.config,
+                state_dict=opened.state,
+                output_loading_info=True,
+                **opened.kwargs,
+            )
+            loaded.append(model)
         for parameter in model.shared.parameters():
             # Backbones compute with these themselves. In a mapped file they lie at any address, which is slower and
             # rounds otherwise.

@@ -37,6 +37,7 @@ def publish_run(
     revision: str | None = None,
     private: bool | None = None,
     tags: Sequence[str] = (),
+    with_handler: bool = False,
 ) -> CommitInfo | None:
     """Write the card of a run beside the ensemble in `args.output_dir` and publish that folder in one commit.
 
@@ -55,6 +56,7 @@ def publish_run(
         revision: Branch. It is created if it does not exist.
         private: Whether a new repository is private.
         tags: Further tags for the card.
+        with_handler: Whether to publish handler.py for Inference Endpoints too.
 
     Returns:
         The commit in the main process, None in the others.
@@ -91,6 +93,7 @@ def publish_run(
         revision=revision or args.hub_revision,
         private=args.hub_private_repo if private is None else private,
         tags=tags,
+        with_handler=with_handler,
     )
 
 

@@ -460,6 +460,7 @@ class SimplexTrainer(VertexTrainer):
         revision: str | None = None,
         private: bool | None = None,
         tags: str | list[str] | None = None,
+        with_handler: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Save the ensemble to `args.output_dir` and publish it with its card in one commit, see `publish_run`.
@@ -467,6 +468,7 @@ class SimplexTrainer(VertexTrainer):
         Args:
             commit_message, blocking, token, revision, private, tags: See `transformers.Trainer.push_to_hub`.
                 `blocking` must be True.
+            with_handler: See `publish_folder`.
 
         Returns:
             The commit in the main process, None in the others.
@@ -492,4 +494,5 @@ class SimplexTrainer(VertexTrainer):
             revision=revision,
             private=private,
             tags=[tags] if isinstance(tags, str) else tags or (),
+            with_handler=with_handler,
         )

@@ -11,8 +11,9 @@
 - `graph` (CUDA): `model.materialize(cuda_graph=True)`. `graph_1_stream`: all members on one stream. `graph_vmapped`:
   the vmapped members in a graph.
 - `compiled` (`--compile`): members share one function of `torch.compile`. `graph_compiled` (CUDA): in a graph.
+- `forward_compiled` (`--compile`): `torch.compile(model)` after `model.materialize()`.
 
-The package offers `streamed`, `materialized` and `graph`. A failure is reported in its cell.
+The package offers `streamed`, `materialized`, `graph` and `forward_compiled`. A failure is reported in its cell.
 """
 
 import argparse
@@ -129,6 +130,11 @@ class Ways:
     def compiled(self) -> list[Any]:
         return compiled(self.members)
 
+    @cached_property
+    def forward_compiled(self) -> Callable[[Tensor], Any]:
+        found: Callable[[Tensor], Any] = torch.compile(self.materialized, dynamic=False)
+        return found
+
     def passes(self, images: Tensor) -> None:
         for _ in self.streamed.config.members:
             self.plain(images)
@@ -151,7 +157,9 @@ class Ways:
             found["graph_1_stream"] = lambda: GraphedMembers(self.members, streams=1)
             found["graph_vmapped"] = lambda: Captured(self.vmapped, images)
         if self.compile:
+            # In this order: `compiled` resets the compiler.
             found["compiled"] = lambda: partial(member_logits, self.compiled)
+            found["forward_compiled"] = lambda: self.forward_compiled
             if images.is_cuda:
                 found["graph_compiled"] = lambda: GraphedMembers(self.compiled, streams=1)
         return found

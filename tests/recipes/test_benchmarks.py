@@ -14,6 +14,7 @@ from typing import Any
 import adapter_cost
 import choose_members
 import ensemble_cost
+import export_accuracy
 import inspection_cost
 import loading_cost
 import measure
@@ -28,6 +29,7 @@ from tiny import backbone
 from transformers import ViTImageProcessor
 
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.data.image_data import load_image_data
 
 SMALL = ["--threads", "1", "--rounds", "1", "--image_size", "32"]
 EVERY = "_volume_every_2"
@@ -153,6 +155,23 @@ def test_ensemble_cost(tmp_path: Path) -> None:
     rows = run(ensemble_cost.main, tmp_path, *SMALL, *argv)
     assert [row["batch"] for row in rows] == [1, 2]
     assert all(row["materialized"]["milliseconds"] > 0 for row in rows)
+
+
+def test_export_accuracy(tmp_path: Path) -> None:
+    data = load_image_data("digits", max_test_examples=20)
+    model = SimplexForImageClassification.from_backbone(backbone("vit", labels=10))
+    model.config.id2label = dict(enumerate(data.label_names))
+    model.config.label2id = {name: label for label, name in enumerate(data.label_names)}
+    model.config.provenance |= {"data_set": "digits", "images": data.record.to_dict()}
+    model.image_processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    model.draw_members("vertices")
+    model.save_pretrained(tmp_path / "ensemble")
+    argv = ["--threads", "1", "--rounds", "1", "--batch_sizes", "2", "--ensemble", str(tmp_path / "ensemble")]
+    rows = run(export_accuracy.main, tmp_path, *argv)
+    assert [row["way"] for row in rows] == ["pytorch", "onnx", "int8", "int8_convolutions"] * 2
+    for row in rows:
+        assert row["images"] == 20 and row["batch_2"]["milliseconds"] > 0
+        assert abs(row["nll_minus_pytorch"]) < (1e-5 if row["way"] in ("pytorch", "onnx") else 0.1)
 
 
 def test_a_way_that_fails_is_named_and_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
