@@ -31,7 +31,7 @@ def on_the_hub(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     HfFileSystem.clear_instance_cache()
     # The notebooks take 1,000 images of a larger data set, which has no validation split.
     monkeypatch.setitem(world.SPLITS, "train", 1000)
-    monkeypatch.setitem(world.SPLITS, "test", 60)
+    monkeypatch.setitem(world.SPLITS, "test", 700)
     here = tmp_path / "here"
     here.mkdir()
     world.furnish(hub, here)
