@@ -39,9 +39,7 @@ def lead_huggingface_hub_to(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -
         for module in [module for key, module in sys.modules.items() if key.startswith("huggingface_hub")]:
             if name in vars(module) and vars(module)[name] is old:
                 monkeypatch.setattr(module, name, value)
-    # Older versions compare no origins.
-    if hasattr(_http, "_HUB_ORIGINS"):
-        monkeypatch.setattr(_http, "_HUB_ORIGINS", frozenset({_http._url_origin(hub.endpoint)}))
+    monkeypatch.setattr(_http, "_HUB_ORIGINS", frozenset({_http._url_origin(hub.endpoint)}))
     # The top-level functions of huggingface_hub are methods of this object.
     monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
 
