@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test nightly fuzz saves sweep docs lint format clean
+.PHONY: quickstart test lowest release nightly notebooks fuzz saves sweep docs lint format clean
 
 quickstart: .venv/installed
 	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml \
@@ -12,9 +12,29 @@ quickstart: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-# Too slow for every change: `make saves`, and the recipe, killed at many moments and resumed.
+# The core tests with the lowest versions of the direct dependencies that pyproject.toml allows. What these versions
+# deprecate of each other is no error. Left out is what no version changes: files and locks, and the stand-in of the Hub.
+CORE := tests/model tests/cli tests/hub tests/training/test_spro.py tests/training/test_step.py \
+	tests/training/test_trainer.py tests/training/test_vertex_trainer.py tests/training/test_linear_probe.py \
+	tests/training/test_resumption.py
+lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile $(CORE) \
+		--ignore tests/model/test_atomic_saves.py --ignore tests/hub/test_loopback_hub.py \
+		-W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning $(ARGS)
+
+# Builds the wheel and the source archive, checks them, and uses the wheel in an empty environment without extras. With
+# ARGS="--output dist", the archives are kept.
+release: .venv/installed
+	PYTHONPATH=tests $(BIN)/python -m release $(ARGS)
+
+# Too slow for every change: `make saves`, the notebooks, and the recipe, killed at many moments and resumed.
 nightly: saves
+	PYTHONPATH=tests $(BIN)/python -m notebooks --check
 	$(BIN)/python -m pytest -s tests/training/test_killed.py --kills 32 $(ARGS)
+
+# Executes the notebooks in docs/notebooks, and writes what they print and draw into them.
+notebooks: .venv/installed
+	PYTHONPATH=tests $(BIN)/python -m notebooks $(ARGS)
 
 # Loads 100,000 ensembles with a broken file each, in about half an hour on two cores.
 fuzz: .venv/installed
@@ -43,12 +63,21 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.venv/installed: pyproject.toml
+# The package's metadata hold its version.
+.venv/installed: pyproject.toml hf_simplex/version.py
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "hf-simplex needs Python 3.11 or newer: make PYTHON=..."'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	uv=$$(command -v uv) || { $(BIN)/python -m pip install --quiet uv && uv=$(BIN)/uv; }; \
-		$$uv pip install --quiet --python $(BIN)/python -e ".[recipes,test,docs,lint]"
+		$$uv pip install --quiet --python $(BIN)/python -e ".[recipes,test,docs,lint,release]"
+	touch $@
+
+# Made anew: what is installed would count as chosen.
+.venv-lowest/installed: pyproject.toml hf_simplex/version.py .venv/installed
+	rm -rf .venv-lowest
+	uv=$$(command -v uv) || uv=$(BIN)/uv; \
+		$$uv venv --quiet --python $(BIN)/python .venv-lowest && \
+		$$uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e ".[test]"
 	touch $@
 
 clean:
-	rm -rf .venv output docs/_build
+	rm -rf .venv .venv-lowest output docs/_build

@@ -19,6 +19,7 @@ version = release = __version__
 
 extensions = [
     "myst_parser",
+    "notebook_pages",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",

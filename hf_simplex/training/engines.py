@@ -9,7 +9,15 @@ from torch import nn
 
 from .arguments import SimplexTrainingArguments
 
-__all__ = ["check_engine", "unwrap"]
+__all__ = ["CHECKPOINTING", "check_engine", "unwrap"]
+
+# Newer versions of transformers warn of the former name.
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if hasattr(SimplexTrainingArguments, "activation_checkpointing")
+    else "gradient_checkpointing"
+)
+"""Name of the training argument that trades computation for memory, in the installed version of transformers."""
 
 
 def check_engine(args: SimplexTrainingArguments, state: Any) -> None:
@@ -37,8 +45,8 @@ def check_engine(args: SimplexTrainingArguments, state: Any) -> None:
         raise ValueError("FSDP version 1 flattens the weights: no point can be written. Use fsdp_version 2.")
     if fsdp is not None and fsdp.activation_checkpointing:
         raise ValueError(
-            "FSDP's activation_checkpointing renames the weights: no point can be written. Turn it off and give "
-            "--gradient_checkpointing, which saves the same memory."
+            "FSDP's activation_checkpointing renames the weights: no point can be written. Turn it off in fsdp_config "
+            f"and give --{CHECKPOINTING}, which saves the same memory."
         )
     if deepspeed is not None and deepspeed.zero_stage == 3:
         raise ValueError(

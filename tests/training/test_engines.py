@@ -16,13 +16,13 @@ from growing import (
 from tiny import ensemble
 
 from hf_simplex import SimplexTrainingArguments
-from hf_simplex.training.engines import check_engine
+from hf_simplex.training.engines import CHECKPOINTING, check_engine
 from hf_simplex.training.spro import GrowingVertex
 
 AGREEING = [
     ({"bf16": True}, 0.03),
     ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "points_per_step": 1}, 1e-5),
-    ({"gradient_checkpointing": True}, 1e-6),
+    ({CHECKPOINTING: True}, 1e-6),
     ({"torch_compile": True, "torch_compile_backend": "aot_eager"}, 1e-5),
 ]
 
@@ -77,7 +77,7 @@ def test_engines_agree_with_the_plain_run(
         ({"fsdp_plugin": SimpleNamespace(fsdp_version=1)}, "FSDP version 1 flattens.*fsdp_version 2"),
         (
             {"fsdp_plugin": SimpleNamespace(fsdp_version=2, activation_checkpointing=True)},
-            "activation_checkpointing renames the weights.*--gradient_checkpointing",
+            f"activation_checkpointing renames the weights.*--{CHECKPOINTING}",
         ),
     ],
     ids=["zero3", "zero2", "fsdp1", "activation checkpointing"],

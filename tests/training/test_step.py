@@ -17,6 +17,7 @@ from growing import (
 from tiny import Images, backbone, ensemble, same
 
 from hf_simplex import SimplexTrainingArguments
+from hf_simplex.training.engines import CHECKPOINTING
 from hf_simplex.training.spro import GrowingVertex
 from hf_simplex.training.step import StepStreams
 
@@ -87,7 +88,7 @@ ITEMS = {"trainer_arguments": {"compute_loss_func": summed_loss}}
         ("vit", {"points_per_step": 3, "point_batches": "full"}, THRICE),
         ("resnet", {"points_per_step": 3, "point_batches": "full"}, THRICE),
         ("vit", {"points_per_step": 3, "label_smoothing_factor": 0.2}, THIRDS),
-        ("vit", {"points_per_step": 3, "gradient_checkpointing": True}, THIRDS),
+        ("vit", {"points_per_step": 3, CHECKPOINTING: True}, THIRDS),
         ("vit", ACCUMULATED, [([0, 1, 2, 3], 1 / 2), ([4, 5, 6, 7], 1 / 2)]),
         (
             "vit",
@@ -136,7 +137,7 @@ def test_a_step_sees_the_objective_and_its_gradient_at_the_drawn_points(
     for name, tensor in gradient.items():
         assert torch.allclose(seen.gradient[name].double(), tensor, rtol=1e-3, atol=1e-5 * scale), name
     assert len(list(left)) == len(POINTS) - len(parts)
-    assert seen.checkpointing == arguments.get("gradient_checkpointing", False)
+    assert seen.checkpointing == arguments.get(CHECKPOINTING, False)
 
 
 def test_points_differ_between_steps_and_stages_but_not_between_runs(

@@ -1,0 +1,1 @@
+"""Executes the notebooks of the documentation and keeps what they print and draw."""
