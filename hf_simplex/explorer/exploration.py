@@ -95,7 +95,7 @@ class Exploration:
             raise ValueError(f"batch {self.batch} or gallery {list(self.gallery)} does not fit {number} images")
         if self.resolution < 1 or self.statistics_resolution < 1 or self.resolution % self.statistics_resolution:
             raise ValueError(f"resolutions are {self.resolution} and {self.statistics_resolution}")
-        if of_statistics and not (0 <= int(self.statistics_at.min()) and int(self.statistics_at.max()) < points):
+        if of_statistics and not (int(self.statistics_at.min()) >= 0 and int(self.statistics_at.max()) < points):
             raise ValueError(f"statistics_at names rows outside of the {points} points")
         if not bool(self.statistics.isfinite().all()):
             raise ValueError("BatchNorm statistics are not finite")

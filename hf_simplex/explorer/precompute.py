@@ -50,7 +50,7 @@ def explore_data_set(
     model: SimplexForImageClassification,
     data_set: str,
     *,
-    batch_norm_images: int = 256,
+    batch_norm_images: int = 128,
     labels_by_position: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -114,7 +114,7 @@ def explore(
     batch_norm_batches: Sequence[Mapping[str, Any]],
     data_set: str,
     split: str = "validation",
-    resolution: int = 12,
+    resolution: int = 8,
     gallery: int = 12,
     progress: Progress | None = None,
 ) -> Exploration:
@@ -196,7 +196,7 @@ def _choose(model: SimplexForImageClassification, images: Dataset, order: Sequen
         ]
     )
     fit = IMAGE_BYTES // max(image.numel() for image in pixels) - gallery
-    batch = stratified_indices(labels_of(subset), min(max(20, min(100, fit)), len(pixels)), 0).tolist()
+    batch = stratified_indices(labels_of(subset), min(max(20, min(64, fit)), len(pixels)), 0).tolist()
     most = disagreement.argsort(descending=True, stable=True)[:gallery].tolist()
     kept = list(dict.fromkeys([*batch, *most]))
     labels = torch.tensor([order[label] for label in labels_of(subset).tolist()])
