@@ -51,10 +51,10 @@ def publish_folder(
 ) -> CommitInfo:
     """Publishes a saved ensemble in one commit. The folder is not changed.
 
-    The commit holds the weight files of the index, config.json, the image processor, the card, the explorer's file, and
-    pictures and Python files at the top of the folder. Links are left out with a warning, except those of a snapshot in the Hub's cache to
-    its own blobs. Files that the repository already has are not sent again. The commit deletes weight
-    files that the ensemble no longer has. Users' text on the card in the repository stays; see
+    The commit holds the weight files of the index, config.json, the image processor, the card, the explorer's file,
+    and pictures and Python files at the top of the folder. Links are left out with a warning, except those of a
+    snapshot in the Hub's cache to its own blobs. Files that the repository already has are not sent again. The commit
+    deletes weight files that the ensemble no longer has. Users' text on the card in the repository stays; see
     `card_merge.merge_cards`.
 
     Args:
