@@ -12,7 +12,6 @@ from typing import Any
 
 import PIL.Image
 
-from ..hub.safe_text import one_line
 from .about import About
 from .answers import Answer, Answers
 from .exploration import Exploration
@@ -24,6 +23,7 @@ from .panels import (
     gallery_panel,
     head_panel,
     message_panel,
+    picker_panel,
     picture_panel,
 )
 from .wandering import move, settle, wander_state
@@ -34,9 +34,15 @@ MAX_FILE_SIZE = 50 * 2**20
 """Largest upload in bytes."""
 
 _REMEMBERED = 256
-_THUMBNAIL = 96
 _EXAMPLES = 16
 _CHOOSE = "Choose an image: upload one, take a picture, paste one, or take one of the validation images."
+
+_PICK = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-index]");
+  if (button) trigger("select", { index: Number(button.dataset.index) });
+});
+"""
 
 Compute = Callable[[Callable[[float, str], Any]], Exploration]
 """Computes what the explorer shows."""
@@ -188,14 +194,10 @@ class _Page:
                 )
                 # Gradio would open the file itself, and answer a broken one with an error that says nothing.
                 self.image.preprocess = _path_of
-                self.gallery = gradio.Gallery(
-                    value=self._thumbnails(),
-                    label="Validation images, with their true labels",
-                    columns=4,
-                    height="auto",
-                    allow_preview=False,
-                    interactive=False,
-                    visible=answers.exploration is not None,
+                self.picker = gradio.HTML(
+                    self._picker(),
+                    # A click anywhere else in the component is none on an image.
+                    js_on_load=_PICK,
                     elem_id="examples",
                 )
             with gradio.Column(scale=2, min_width=320), gradio.Tabs():
@@ -213,7 +215,7 @@ class _Page:
                         self.button = gradio.Button("Compute the surfaces", elem_id="compute")
                         self.computed = gradio.HTML(elem_id="computed")
                         self.button.click(
-                            self._explorer(), None, [self.computed, self.wander, self.gallery], concurrency_limit=1
+                            self._explorer(), None, [self.computed, self.wander, self.picker], concurrency_limit=1
                         )
                 with gradio.Tab("Compare", id="compare") as compare_tab:
                     self.compared = gradio.HTML(message_panel(_CHOOSE), elem_id="compared")
@@ -227,7 +229,7 @@ class _Page:
         outputs = [self.asked, self.wander, self.compared]
         # Two at a time: more would only share the same cores.
         self.image.change(self._ask, self.image, outputs, concurrency_limit=2, show_progress="minimal")
-        self.gallery.select(self._example, None, self.image, concurrency_limit=4, show_progress="hidden")
+        self.picker.select(self._chooser(), None, self.image, concurrency_limit=4, show_progress="hidden")
         compare_tab.select(self._disagreement, None, self.disagreement, concurrency_limit=1)
 
     # ---- events ------------------------------------------------------------------------------------------------
@@ -266,8 +268,13 @@ class _Page:
         call.__name__ = name
         return call
 
-    def _example(self, event: Any) -> str:
-        return str(self.examples / f"{event.index}.png")
+    def _chooser(self) -> Callable[[Any], str]:
+        def choose(event: Any) -> str:
+            return str(self.examples / f"{int(event.index)}.png")
+
+        # Gradio gives the event to an argument of this type.
+        choose.__annotations__["event"] = self.gradio.EventData
+        return choose
 
     def _disagreement(self) -> str:
         exploration = self.answers.exploration
@@ -294,29 +301,23 @@ class _Page:
                         self.answers.explore_with(found)
                     except (OSError, ValueError, RuntimeError, ImportError) as error:
                         return message_panel(str(error)), gradio.skip(), gradio.skip()
-            shown = gradio.Gallery(value=self._thumbnails(), visible=True)
-            return message_panel("Computed. Choose an image."), wander_state(self.answers, None), shown
+            return message_panel("Computed. Choose an image."), wander_state(self.answers, None), self._picker()
 
         return explore
 
     # ---- images ------------------------------------------------------------------------------------------------
 
-    def _thumbnails(self) -> list[tuple[str, str]]:
-        """Write the validation images to files, those of the gallery of disagreement first. Returns what to show."""
+    def _picker(self) -> str:
+        """Write some validation images to files, those of most disagreement first, and show them as buttons."""
         exploration = self.answers.exploration
         if exploration is None:
-            return []
+            return ""
         order = list(dict.fromkeys([*exploration.gallery[: _EXAMPLES // 2], *range(len(exploration.images))]))
         shown = []
         for place, index in enumerate(order[:_EXAMPLES]):
-            image = PIL.Image.fromarray(exploration.images[index].numpy())
-            image.save(self.examples / f"{place}.png")
-            if (shorter := min(image.size)) < _THUMBNAIL:
-                times = -(-_THUMBNAIL // shorter)
-                image = image.resize((image.width * times, image.height * times), PIL.Image.Resampling.NEAREST)
-            image.save(self.examples / f"small-{place}.png")
-            shown.append((str(self.examples / f"small-{place}.png"), one_line(self._label(exploration, index))))
-        return shown
+            PIL.Image.fromarray(exploration.images[index].numpy()).save(self.examples / f"{place}.png")
+            shown.append((exploration.images[index], self._label(exploration, index)))
+        return picker_panel(shown)
 
     def _label(self, exploration: Exploration, index: int) -> str:
         return str(self.answers.names[int(exploration.labels[index])])

@@ -22,6 +22,7 @@ __all__ = [
     "gallery_panel",
     "head_panel",
     "message_panel",
+    "picker_panel",
     "picture_panel",
     "text",
 ]
@@ -160,6 +161,31 @@ def gallery_panel(
         f'<div class="sx-scroll" tabindex="0" role="region" aria-label="Images on which the members disagree">'
         f'<table class="sx-gallery"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         '<p class="sx-note">Underlined: not the true label.</p></div>'
+    )
+
+
+def picker_panel(images: Sequence[tuple[Tensor, str]]) -> str:
+    """Show images as buttons, with their labels.
+
+    Args:
+        images: pixels [height, width, 3] uint8, and the label.
+
+    Returns:
+        HTML. A button has its place in `data-index`.
+
+    Example:
+        >>> import torch
+        >>> picker_panel([(torch.zeros(2, 2, 3, dtype=torch.uint8), "cat")]).count("<button")
+        1
+    """
+    buttons = "".join(
+        f'<button type="button" data-index="{place}" aria-label="validation image, {text(label)}">'
+        f'<img alt="" src="{_data_uri(pixels)}"><span>{text(label)}</span></button>'
+        for place, (pixels, label) in enumerate(images)
+    )
+    return (
+        '<div class="sx-panel-html"><h3>Validation images, by their true label</h3>'
+        f'<div class="sx-picker">{buttons}</div></div>'
     )
 
 

@@ -33,7 +33,7 @@ from .layout import regions_of
 
 __all__ = ["explore", "explore_data_set"]
 
-STATISTICS_BYTES = 4 * 2**20
+STATISTICS_BYTES = 5 * 2**20
 """Largest size of the BatchNorm statistics. EfficientNet-Lite0 has 168 kB of them a point."""
 
 IMAGE_BYTES = 3 * 2**20

@@ -478,6 +478,7 @@ function build() {
     state.quantity = ["loss", "accuracy"][index];
     paint();
   });
+  regionField.classList.add("sx-wide");
   const fields = make("div", { class: "sx-fields" }, regionField);
   if (data.regions.some((each) => each.points.length)) fields.append(quantityField);
 
