@@ -52,7 +52,7 @@ def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
         page.set_default_timeout(PATIENCE)
         page.on("dialog", lambda dialog: pytest.fail(f"a name ran as a script: {dialog.message}"))
         page.goto(where)
-        page.locator(".sx-wander").first.wait_for(state="attached")
+        page.locator("#examples button").first.wait_for()
         pages.append(page)
         return page
 
@@ -70,23 +70,28 @@ def tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
 
 
+def wander(page: Page) -> None:
+    """Open the tab and wait until the point has answered and the handle rests."""
+    tab(page, "Wander")
+    page.locator(".sx-wander[data-answers]").wait_for()
+    expect(page.get_by_test_id("exact")).not_to_have_text("", timeout=PATIENCE)
+
+
 def shares(bars: Locator) -> dict[str, float]:
     return {bar.get_attribute("data-label"): float(bar.get_attribute("data-share")) for bar in bars.all()}
 
 
-def after_answer(page: Page, action: Callable[[], Any]) -> Any:
+def after_answer(page: Page, action: Callable[[], Any]) -> None:
     """Do something, and wait until the point has answered and the handle rests."""
     root = page.locator(".sx-wander")
     before = int(root.get_attribute("data-answers") or 0)
-    score = page.get_by_test_id("exact").inner_text()
     page.get_by_test_id("exact").evaluate("node => { node.textContent = '' }")
-    result = action()
+    action()
     page.wait_for_function(
         "before => Number(document.querySelector('.sx-wander').dataset.answers || 0) > before", arg=before
     )
     expect(page.get_by_test_id("exact")).not_to_have_text("", timeout=PATIENCE)
     expect(root).to_have_attribute("aria-busy", "false", timeout=PATIENCE)
-    return result if result is not None else score
 
 
 def points(page: Page) -> dict[str, float]:
@@ -123,7 +128,8 @@ def test_what_it_shows_is_what_the_pipeline_says(open_page: Callable[..., Page],
 def test_a_drag_changes_numbers_that_agree_with_the_model(open_page: Callable[..., Page], answers: Answers) -> None:
     page = open_page()
     choose_example(page)
-    after_answer(page, lambda: tab(page, "Wander") or page.locator(".sx-handle").focus() or page.keyboard.press("1"))
+    wander(page)
+    after_answer(page, lambda: page.locator(".sx-handle").press("1"))
     at_vertex = points(page)
     pixel_values = answers.read(stored(answers, 0))
     with torch.no_grad():
@@ -152,8 +158,8 @@ def test_a_drag_changes_numbers_that_agree_with_the_model(open_page: Callable[..
 def test_switching_the_component_and_playing_a_path(open_page: Callable[..., Page], answers: Answers) -> None:
     page = open_page()
     choose_example(page)
-    tab(page, "Wander")
-    after_answer(page, lambda: page.get_by_test_id("component").select_option("1") and None)
+    wander(page)
+    after_answer(page, lambda: page.get_by_test_id("component").select_option("1"))
     assert [text.inner_text() for text in page.locator(".sx-slider > span").all()] == ["mode 1", "connector 2"]
     assert "mode 0" not in page.locator(".sx-where").first.inner_text()
     paths = page.locator(".sx-path select")
@@ -184,6 +190,7 @@ def test_keys_alone_reach_everything(open_page: Callable[..., Page]) -> None:
         if page.evaluate("document.activeElement.classList.contains('sx-handle')"):
             break
     assert page.evaluate("document.activeElement.getAttribute('role')") == "slider"
+    expect(page.get_by_test_id("exact")).not_to_have_text("", timeout=PATIENCE)
     assert handle.get_attribute("aria-valuenow") == "50"
     after_answer(page, lambda: page.keyboard.press("ArrowRight"))
     assert int(handle.get_attribute("aria-valuenow")) < 50
@@ -264,7 +271,7 @@ def test_ten_users_at_once_each_get_their_own_answer(
 
     page = open_page()
     choose_example(page)
-    tab(page, "Wander")
+    wander(page)
     with ThreadPoolExecutor(10) as threads:
         running = [threads.submit(one, place) for place in range(10)]
         after_answer(page, lambda: page.locator(".sx-handle").press("ArrowLeft"))
