@@ -282,9 +282,7 @@ def resolve(hub: "LoopbackHub", request: Request, repo_id: str, revision: str, p
     return Response(302 if blob.lfs else 307, f"Redirecting to {location}".encode(), headers)
 
 
-@route(
-    "HEAD GET", rf"/api/resolve-cache/{KINDS}/{REPO_ID}/(?P<commit_id>[0-9a-f]{{40}})/{FILE_PATH}"
-)
+@route("HEAD GET", rf"/api/resolve-cache/{KINDS}/{REPO_ID}/(?P<commit_id>[0-9a-f]{{40}})/{FILE_PATH}")
 def resolve_cache(hub: "LoopbackHub", request: Request, repo_id: str, commit_id: str, path: str) -> Response:
     _, blob = _readable(hub, request, repo_id).file(commit_id, path)
     download = Download(repo_id, path, request.query["revision"][0], commit_id)
