@@ -190,7 +190,11 @@ class _Page:
         with gradio.Row():
             with gradio.Column(scale=1, min_width=280):
                 self.image = gradio.Image(
-                    label="Image", type="filepath", sources=["upload", "webcam", "clipboard"], height=300
+                    label="Image",
+                    type="filepath",
+                    sources=["upload", "webcam", "clipboard"],
+                    height=300,
+                    elem_id="image",
                 )
                 # Gradio would open the file itself, and answer a broken one with an error that says nothing.
                 self.image.preprocess = _path_of

@@ -41,7 +41,7 @@ def wander_state(answers: Answers, token: str | None) -> dict[str, Any]:
         own = [names[vertex] for vertex in face]
         regions.append(
             {
-                "name": f"simplex {simplex}: {', '.join(own)}",
+                "name": f"simplex {simplex}: vertices {', '.join(map(str, face))}",
                 "vertices": list(face),
                 "names": own,
                 "points": _points(exploration, face, config.num_vertices),

@@ -518,9 +518,9 @@ function build() {
   parts.exact = make("dd", { "data-testid": "exact" });
   const list = make("dl", { class: "sx-numbers" });
   if (data.batch) {
-    list.append(make("dt", {}, "loss here, from the surface"), parts.loss);
-    list.append(make("dt", {}, "accuracy here, from the surface"), parts.accuracy);
-    list.append(make("dt", {}, "computed where the handle rests"), parts.exact);
+    list.append(make("dt", {}, "loss, interpolated"), parts.loss);
+    list.append(make("dt", {}, "accuracy, interpolated"), parts.accuracy);
+    list.append(make("dt", {}, "computed at rest"), parts.exact);
   }
   if (!data.token) parts.rows.append(make("tr", {}, make("td", { colspan: "3" }, "Choose an image first.")));
   const panel = make("div", { class: "sx-panel" }, make("h3", {}, "At this point"), parts.where, table, list, parts.status);
