@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.data_sets import label_names_of
 from ..hub.model_card import PICTURES
 from ..model.checkpoint import locate
 from ..model.modeling_simplex import SimplexForImageClassification
@@ -70,7 +71,7 @@ def describe(model: SimplexForImageClassification, ensemble: str | os.PathLike[s
         calibrated = "calibrated" if images is None else f"calibrated on {images} images"
     count = len(config.simplexes)
     facts = (
-        f"{len(config.id2label)} labels",
+        f"{len(label_names_of(model))} labels",
         f"{config.num_vertices} {'vertex' if config.num_vertices == 1 else 'vertices'} in "
         f"{count} {'simplex' if count == 1 else 'simplexes'}",
         f"{len(config.members)} {'member' if len(config.members) == 1 else 'members'}",

@@ -179,6 +179,7 @@ class _Chosen:
 
 
 def _choose(model: SimplexForImageClassification, images: Dataset, order: Sequence[int], gallery: int) -> _Chosen:
+    assert model.image_processor is not None
     _, transform = build_transforms(model.image_processor)
     searched = stratified_indices(labels_of(images), min(len(images), _SEARCHED), 0)
     subset = images.select(searched)
