@@ -216,7 +216,8 @@ class Exploration:
         try:
             with safe_open(file, framework="pt") as opened:
                 metadata = opened.metadata() or {}
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                # Copies: a mapped file that somebody cuts off ends the process.
+                tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
             if metadata.get("format") != _FORMAT:
                 raise ValueError(f"its format is {metadata.get('format')!r}; expected {_FORMAT!r}")
             images = tuple(tensors.pop(name) for name in sorted(tensors) if name.startswith("images."))
