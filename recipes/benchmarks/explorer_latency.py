@@ -75,8 +75,10 @@ def ensemble(args: argparse.Namespace) -> SimplexForImageClassification:
     with tempfile.TemporaryDirectory() as directory:
         folder = write_efficientnet_lite0(directory)
         model = SimplexForImageClassification.from_backbone(folder, num_labels=LABELS)
-    assert model.image_processor is not None
-    model.image_processor = resize_image_processor(model.image_processor, args.image_size)
+        # It is read from the folder at first use.
+        image_processor = model.image_processor
+    assert image_processor is not None
+    model.image_processor = resize_image_processor(image_processor, args.image_size)
     for _ in range(2):
         vertex = model.add_vertex()
         for tensor in model.vertices[vertex].parameters():

@@ -220,6 +220,8 @@ function place() {
 
 function moveTo(coordinates) {
   state.coordinates = coordinates;
+  // The former point's score is none of this one.
+  parts.exact.textContent = "";
   place();
   ask("move");
   clearTimeout(rest);
@@ -269,10 +271,11 @@ async function ask(kind) {
   }
   busy[kind] = true;
   const started = performance.now();
+  const asked = state.coordinates;
   parts.root.setAttribute("aria-busy", "true");
   const slow = setTimeout(() => { parts.status.textContent = "Computing ..."; }, 400);
   try {
-    const answer = await server[kind]({ token: data.token, coordinates: state.coordinates });
+    const answer = await server[kind]({ token: data.token, coordinates: asked });
     if (answer.error) {
       parts.status.textContent = answer.error;
     } else if (kind === "move") {
@@ -280,7 +283,7 @@ async function ask(kind) {
       showAnswer(answer);
       parts.root.dataset.roundTrip = String(performance.now() - started);
       parts.root.dataset.server = String(answer.milliseconds);
-    } else {
+    } else if (asked === state.coordinates) {
       parts.status.textContent = "";
       showScore(answer);
     }
