@@ -6,7 +6,7 @@ import pytest
 import torch
 from loopback_hub import LoopbackHub
 from safetensors.torch import load_file, save_file
-from tiny import batches
+from tiny import backbone, batches
 from tiny_explorer import explored, named, pictures
 
 from hf_simplex import SimplexForImageClassification
@@ -14,6 +14,7 @@ from hf_simplex.data.image_transforms import build_transforms
 from hf_simplex.explorer.answers import Answers
 from hf_simplex.explorer.exploration import Exploration, find_exploration
 from hf_simplex.explorer.layout import paths_of, regions_of
+from hf_simplex.explorer.wandering import move, wander_state
 from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.complexes import SimplicialComplex
 
@@ -146,6 +147,19 @@ def test_without_batch_norm_every_point_is_shown() -> None:
         expected = model.backbone_at([0.2, 0.3, 0.5])(pixel_values=pixel_values).logits.softmax(dim=-1)[0]
     assert torch.allclose(answers.at(pixel_values, [0.2, 0.3, 0.5]).probabilities, expected, atol=1e-6)
     explored(model)
+
+
+def test_one_vertex_shows_what_can_be_shown() -> None:
+    model = SimplexForImageClassification.from_backbone(backbone("resnet"))
+    model.image_processor = named("resnet").image_processor
+    answers = Answers(model)
+    state = wander_state(answers, None)
+    assert [region["vertices"] for region in state["regions"]] == [[0]] and state["paths"] == []
+    assert any("one vertex" in note for note in state["notes"])
+    answer = answers.ask(answers.read(pictures()[0]["image"]))
+    assert list(answer.parts) == ["one model (mode 0)", "ensemble"]
+    rows = move(answers, answer, [1.0])["rows"]
+    assert [row["point"] for row in rows] == pytest.approx([row["ensemble"] for row in rows], abs=1e-6)
 
 
 def test_a_line_across_the_barrier_is_a_region_and_a_path() -> None:
