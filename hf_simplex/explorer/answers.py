@@ -28,6 +28,9 @@ __all__ = ["MAX_PIXELS", "Answer", "Answers", "PointAnswer", "Score"]
 MAX_PIXELS = 50_000_000
 """Largest number of pixels of an image. Decoded, that is 150 MB."""
 
+_AT_ONCE = 8
+"""Images of the validation batch that a drag waits for at most."""
+
 _NEAR = 1e-6
 """Coordinates that differ by no more are the same point."""
 
@@ -299,9 +302,13 @@ class Answers:
         """
         if self.exploration is None or self._batch is None:
             return None
-        with self._lock:
-            self._write(coordinates)
-            probabilities = self._probabilities(self._batch)
+        found = []
+        for images in self._batch.split(_AT_ONCE):
+            # In between, a drag gets its turn.
+            with self._lock:
+                self._write(coordinates)
+                found.append(self._probabilities(images))
+        probabilities = torch.cat(found)
         labels = self.exploration.labels[: self.exploration.batch]
         nll = -probabilities.double().log().gather(1, labels[:, None]).mean()
         right = (probabilities.argmax(dim=-1) == labels).double().mean()
