@@ -2,14 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lowest release nightly notebooks fuzz saves sweep docs lint format clean
+.PHONY: quickstart browser test lowest release nightly notebooks fuzz saves sweep docs lint format clean
 
 quickstart: .venv/installed
 	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml \
 		recipes/train_espro.py recipes/configs/quickstart.yaml $(ARGS)
 
+# The explorer is tested in a real browser, which is a Debian package. Without one, its tests are skipped.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+		echo "There is no Chromium, and it cannot be installed here: the explorer's browser tests are skipped." \
+			"Install it, for example with: sudo apt-get install chromium"
+
 # Two processes of one thread each. A file runs in one of them, which makes its fixtures once.
-test: .venv/installed
+test: .venv/installed browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # The core tests with the lowest versions of the direct dependencies that pyproject.toml allows. What these versions

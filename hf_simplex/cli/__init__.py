@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
+from .demo import demo
 from .errors import OneLineErrors
 from .evaluation import calibrate, evaluate
 from .files import export, merge, push
@@ -18,7 +19,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     cls=OneLineErrors,
-    help="Inspect, calibrate, evaluate, export and publish ensembles of fine-tuned models.",
+    help="Inspect, calibrate, evaluate, explore, export and publish ensembles of fine-tuned models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,5 +43,5 @@ def _options(
     pass
 
 
-for command in (inspect, predict, evaluate, calibrate, export, merge, push):
+for command in (inspect, predict, evaluate, calibrate, export, merge, push, demo):
     app.command()(command)

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from ..model.atomic_saves import is_regular_file
 
-__all__ = ["is_own_file"]
+__all__ = ["EXPLORER_FILE", "EXPLORER_FOLDER", "is_own_file"]
+
+EXPLORER_FOLDER, EXPLORER_FILE = "explorer", "explorer.safetensors"
+"""Where an ensemble keeps what the explorer shows, see `explorer.exploration`."""
 
 
 def is_own_file(file: Path) -> bool:

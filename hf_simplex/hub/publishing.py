@@ -25,7 +25,7 @@ from .card_merge import add_tags, without_code
 from .existing_card import bring_card, card_of_folder
 from .hub_commit import comes_from_the_hub, commit_files, refusal
 from .model_card import write_card
-from .own_files import is_own_file
+from .own_files import EXPLORER_FILE, EXPLORER_FOLDER, is_own_file
 
 __all__ = ["publish_folder", "publish_model"]
 
@@ -54,10 +54,10 @@ def publish_folder(
 ) -> CommitInfo:
     """Publishes a saved ensemble in one commit. The folder is not changed.
 
-    The commit holds the weight files of the index, config.json, the image processor, the card, and pictures and Python
-    files at the top of the folder. Links are left out with a warning, except those of a snapshot in the Hub's cache to
-    its own blobs. Files that the repository already has are not sent again. The commit deletes weight
-    files that the ensemble no longer has. Users' text on the card in the repository stays; see
+    The commit holds the weight files of the index, config.json, the image processor, the card, the explorer's file,
+    and pictures and Python files at the top of the folder. Links are left out with a warning, except those of a
+    snapshot in the Hub's cache to its own blobs. Files that the repository already has are not sent again. The commit
+    deletes weight files that the ensemble no longer has. Users' text on the card in the repository stays; see
     `card_merge.merge_cards`.
 
     Args:
@@ -113,6 +113,8 @@ def publish_folder(
         if with_handler:
             shutil.copyfile(_handler_for(directory), overlay / _HANDLER)
         files |= weights
+        if not (explorer := directory / EXPLORER_FOLDER).is_symlink() and is_own_file(explorer / EXPLORER_FILE):
+            files[f"{EXPLORER_FOLDER}/{EXPLORER_FILE}"] = explorer / EXPLORER_FILE
         files |= {file.name: file for file in overlay.iterdir() if file.is_file()}
         if not include_code:
             for code in inference_files():

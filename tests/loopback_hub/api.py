@@ -25,9 +25,10 @@ Endpoint = Callable[..., Response]
 ROUTES: list[tuple[str, re.Pattern[str], Endpoint]] = []
 
 REPO_ID = r"(?P<repo_id>[^/]+(?:/[^/]+)?)"
-# One namespace holds models and data sets: no test gives both the same name.
-API = rf"/api/(?:models|datasets)/{REPO_ID}"
-PAGE = rf"/(?:datasets/)?{REPO_ID}"
+# One namespace holds models, data sets and Spaces: no test gives two of them the same name.
+KINDS = "(?:models|datasets|spaces)"
+API = rf"/api/{KINDS}/{REPO_ID}"
+PAGE = rf"/(?:(?:datasets|spaces)/)?{REPO_ID}"
 STORAGE = rf"/storage/{REPO_ID}/(?P<oid>[0-9a-f]{{64}})"
 REVISION = r"(?P<revision>[^/]+)"
 FILE_PATH = r"(?P<path>.+)"
@@ -281,7 +282,7 @@ def resolve(hub: "LoopbackHub", request: Request, repo_id: str, revision: str, p
     return Response(302 if blob.lfs else 307, f"Redirecting to {location}".encode(), headers)
 
 
-@route("HEAD GET", rf"/api/resolve-cache/(?:models|datasets)/{REPO_ID}/(?P<commit_id>[0-9a-f]{{40}})/{FILE_PATH}")
+@route("HEAD GET", rf"/api/resolve-cache/{KINDS}/{REPO_ID}/(?P<commit_id>[0-9a-f]{{40}})/{FILE_PATH}")
 def resolve_cache(hub: "LoopbackHub", request: Request, repo_id: str, commit_id: str, path: str) -> Response:
     _, blob = _readable(hub, request, repo_id).file(commit_id, path)
     download = Download(repo_id, path, request.query["revision"][0], commit_id)

@@ -1,0 +1,84 @@
+"""A Space starts from its own files, and is published in one commit, over nobody's app."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, RepoCard
+from loopback_hub import LoopbackHub
+from tiny_explorer import explored, named, pictures
+
+from hf_simplex.explorer.exploration import Exploration
+from hf_simplex.explorer.space import publish_space, write_space
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("space") / "<b>digits</b>"
+    model = named("vit")
+    model.save_pretrained(folder)
+    explored(model).save(folder)
+    return folder
+
+
+START = """
+import sys, runpy
+assert not any("site-packages/hf_simplex" in path for path in sys.path)
+space = runpy.run_path("app.py")
+import hf_simplex
+assert hf_simplex.__file__.startswith(sys.argv[1]), hf_simplex.__file__
+from hf_simplex.explorer.app import launch
+_, address, _ = launch(space["demo"], prevent_thread_lock=True, quiet=True)
+from gradio_client import Client, handle_file
+asked, wander, _ = Client(address, verbose=False).predict(handle_file(sys.argv[2]), api_name="/_ask")
+assert "sx-members" in asked and wander["batch"] == 24, (asked, wander)
+space["demo"].close()
+"""
+
+
+def test_a_written_space_starts_on_its_own(ensemble: Path, tmp_path: Path) -> None:
+    space, image = tmp_path / "space", tmp_path / "image.png"
+    written = write_space(ensemble, space, Exploration.load(ensemble / "explorer" / "explorer.safetensors"))
+    assert {"app.py", "README.md", "requirements.txt", "ensemble/config.json"} <= set(written)
+    assert "hf_simplex/explorer/static/wander.js" in written and "ensemble/explorer/explorer.safetensors" in written
+    card = (space / "README.md").read_text("utf-8")
+    data = RepoCard(card, ignore_metadata_errors=False).data.to_dict()
+    assert data["sdk"] == "gradio" and data["app_file"] == "app.py" and "<b>" not in card
+    requirements = (space / "requirements.txt").read_text()
+    assert "gradio==" in requirements and "torch" in requirements and "pytest" not in requirements
+    pictures()[0]["image"].save(image)
+    environment = {**os.environ, "PYTHONPATH": str(space), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", START, str(space), str(image)]
+    found = subprocess.run(command, cwd=space, env=environment, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert set(write_space(ensemble, space)) < set(written), "an own Space is replaced"
+
+
+def test_other_files_stay(ensemble: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        write_space(ensemble, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_space_is_one_commit(hub: LoopbackHub, ensemble: Path) -> None:
+    address = publish_space(ensemble, "alice/demo", Exploration.load(ensemble / "explorer" / "explorer.safetensors"))
+    assert "alice/demo" in address
+    files = hub.files("alice/demo")
+    assert {"app.py", "requirements.txt", "ensemble/explorer/explorer.safetensors"} <= files.keys()
+    assert [commit.title for commit in hub.commits("alice/demo")][:-1] == ["Upload explorer"]
+    publish_space("alice/elsewhere", "alice/demo")
+    files = hub.files("alice/demo")
+    assert not any(name.startswith("ensemble/") for name in files), "the former ensemble goes with the same commit"
+    assert b'ENSEMBLE = "alice/elsewhere"' in files["app.py"] and b"alice/elsewhere" in files["README.md"]
+
+
+def test_another_app_is_not_replaced(hub: LoopbackHub, ensemble: Path) -> None:
+    api = HfApi()
+    api.create_repo("alice/app", repo_type="space", space_sdk="gradio")
+    api.upload_file(path_or_fileobj=b"print(1)", path_in_repo="app.py", repo_id="alice/app", repo_type="space")
+    with pytest.raises(ValueError, match="another app"):
+        publish_space(ensemble, "alice/app")
+    assert hub.files("alice/app")["app.py"] == b"print(1)"
