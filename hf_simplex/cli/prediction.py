@@ -46,8 +46,8 @@ def predict(
     Example: hf-simplex predict output/quickstart/ensemble digit.png --json
     """
     from hf_simplex import SimplexImageClassificationPipeline
-    from hf_simplex.evaluation.data_sets import label_names_of
     from hf_simplex.evaluation.image_files import classify_files, find_images, is_readable
+    from hf_simplex.evaluation.label_names import label_names_of
 
     found = find_images(images)
     if not any(map(is_readable, found)):

@@ -1,13 +1,12 @@
 """Folders of image files: finds splits and classes by the names of folders."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image
 
+from .image_walk import ImageFile, Parts, walk_images
 from .split_names import choose_split, choose_splits, role_of, roles_in
 
 __all__ = [
@@ -15,13 +14,9 @@ __all__ = [
     "FolderSplit",
     "ImageFolder",
     "has_metadata",
-    "image_files",
     "read_folder_split",
     "read_image_folder",
 ]
-
-Parts = tuple[str, ...]
-"""Names of the folders between a root and a file."""
 
 _NO_SPLIT = "train"
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -67,12 +62,6 @@ class FolderSplit:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _File:
-    path: str
-    parts: Parts
-
-
 def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFolder:
     """Reads a folder of image files.
 
@@ -113,7 +102,7 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
     if unused := sorted(set(found) - set(sources.values())):
         left_out = sum(len(found[name]) for name in unused)
         notes.append(f"left out {_count(left_out, 'image')} in {_quoted(unused)}: another split is used")
-    labelled: dict[str, dict[_File, Parts]] = {}
+    labelled: dict[str, dict[ImageFile, Parts]] = {}
     for role, source in sources.items():
         in_classes = _class_folders(found[source])
         loose = _count(len(found[source]) - len(in_classes), "image")
@@ -194,8 +183,8 @@ def read_folder_split(
     return FolderSplit(_to_dataset(in_classes, _class_names(folder, {name: in_classes})), source, tuple(notes))
 
 
-def _files_and_notes(folder: Path) -> tuple[list[_File], list[str]]:
-    files, ignored = _image_files(folder)
+def _files_and_notes(folder: Path) -> tuple[list[ImageFile], list[str]]:
+    files, ignored = walk_images(folder)
     if not files:
         raise ValueError(
             f"The folder {folder} holds no images. Expected image files in one subfolder per class. Unpack archives."
@@ -203,7 +192,7 @@ def _files_and_notes(folder: Path) -> tuple[list[_File], list[str]]:
     return files, [f"left out {_count(ignored, 'file')} without the extension of an image"] if ignored else []
 
 
-def _check_no_split(folder: Path, others: Mapping[str, Sequence[_File]], classes: set[str], argument: str) -> None:
+def _check_no_split(folder: Path, others: Mapping[str, Sequence[ImageFile]], classes: set[str], argument: str) -> None:
     """Raises ValueError if one of the folders that are in no split has class folders of the same names."""
     for other, files in sorted(others.items()):
         if any(part.casefold() in classes for file in files for part in file.parts):
@@ -213,7 +202,7 @@ def _check_no_split(folder: Path, others: Mapping[str, Sequence[_File]], classes
             )
 
 
-def _no_class_folders(split: str, folder: Path, others: Mapping[str, Sequence[_File]]) -> str:
+def _no_class_folders(split: str, folder: Path, others: Mapping[str, Sequence[ImageFile]]) -> str:
     beside = f", beside {_quoted(sorted(others))}" if others else ""
     return (
         f"{split!r} in {folder} holds images, but no class folders{beside}. Put the images of each class in "
@@ -222,7 +211,7 @@ def _no_class_folders(split: str, folder: Path, others: Mapping[str, Sequence[_F
     )
 
 
-def _to_dataset(in_classes: Mapping[_File, Parts], names: Mapping[Parts, str]) -> Dataset:
+def _to_dataset(in_classes: Mapping[ImageFile, Parts], names: Mapping[Parts, str]) -> Dataset:
     """The images of class folders, labelled by all `names` in alphabetical order."""
     ids = {name: label for label, name in enumerate(sorted(names.values()))}
     return Dataset.from_dict(
@@ -232,26 +221,6 @@ def _to_dataset(in_classes: Mapping[_File, Parts], names: Mapping[Parts, str]) -
         },
         features=Features({"image": Image(), "label": ClassLabel(names=list(ids))}),
     )
-
-
-def image_files(folder: Path) -> list[str]:
-    """Lists the image files in a folder and its subfolders, by extension.
-
-    Hidden files and folders are left out.
-
-    Args:
-        folder: of the images.
-
-    Returns:
-        Paths in alphabetical order.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from hf_simplex.data.image_folders import image_files
-        >>> image_files(Path("hf_simplex"))
-        []
-    """
-    return [file.path for file in _image_files(folder)[0]]
 
 
 def has_metadata(folder: Path) -> bool:
@@ -266,34 +235,9 @@ def has_metadata(folder: Path) -> bool:
     return any(next(folder.rglob(name), None) is not None for name in METADATA)
 
 
-def _image_files(folder: Path) -> tuple[list[_File], int]:
-    """All image files in the order of their paths, and the number of other files."""
-    PIL.Image.init()
-    extensions = {ending for ending, kind in PIL.Image.EXTENSION.items() if kind in PIL.Image.OPEN}
-    files, ignored = [], 0
-    for directory, subfolders, names in os.walk(folder, followlinks=True):
-        # "__MACOSX" and the like: copies that archives add. A link to a folder above would go on for ever.
-        above = os.path.join(os.path.realpath(directory), "")
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith((".", "__"))
-            and not above.startswith(os.path.join(os.path.realpath(os.path.join(directory, name)), ""))
-        ]
-        parts = Path(directory).relative_to(folder).parts
-        for name in names:
-            if name.startswith("."):
-                continue
-            if os.path.splitext(name)[1].lower() in extensions:
-                files.append(_File(os.path.join(directory, name), parts))
-            else:
-                ignored += 1
-    return sorted(files, key=lambda file: file.path), ignored
-
-
 def _by_split(
-    folder: Path, files: Sequence[_File], named: set[str]
-) -> tuple[dict[str, list[_File]], dict[str, list[_File]]]:
+    folder: Path, files: Sequence[ImageFile], named: set[str]
+) -> tuple[dict[str, list[ImageFile]], dict[str, list[ImageFile]]]:
     """Divides files by split, and those in no split by folder. Their parts are then those that may be classes."""
     depths = [
         next((depth for depth, part in enumerate(file.parts) if part in named or role_of(part)), None)
@@ -303,11 +247,11 @@ def _by_split(
     if depth is None:
         _check_split_words(folder, files)
         return {_NO_SPLIT: list(files)}, {}
-    others: dict[str, list[_File]] = {}
+    others: dict[str, list[ImageFile]] = {}
     for file, own in zip(files, depths, strict=True):
         if own != depth:
             rest = file.parts[depth + 1 :]
-            others.setdefault("/".join(file.parts[: depth + 1]) or ".", []).append(_File(file.path, rest))
+            others.setdefault("/".join(file.parts[: depth + 1]) or ".", []).append(ImageFile(file.path, rest))
     in_split = [file for file, own in zip(files, depths, strict=True) if own == depth]
     above = {file.parts[:depth] for file in in_split}
     # Splits in class folders (cat/train/1.png), not class folders in splits (train/cat/1.png).
@@ -317,14 +261,14 @@ def _by_split(
             f"Some folders in {folder} hold splits ({_quoted(sorted('/'.join(parts) for parts in above))}) and others "
             f"do not ({_quoted(sorted(others))}). Put all class folders in folders 'train' and 'test'."
         )
-    found: dict[str, list[_File]] = {}
+    found: dict[str, list[ImageFile]] = {}
     for file in in_split:
         rest = (file.parts[:depth] if inside else ()) + file.parts[depth + 1 :]
-        found.setdefault(file.parts[depth], []).append(_File(file.path, rest))
+        found.setdefault(file.parts[depth], []).append(ImageFile(file.path, rest))
     return found, others
 
 
-def _check_split_words(folder: Path, files: Sequence[_File]) -> None:
+def _check_split_words(folder: Path, files: Sequence[ImageFile]) -> None:
     """Raises ValueError if folders look like splits by other names, such as seg_train and seg_test."""
     prefix = _shared_prefix([file.parts for file in files])
     tops = {file.parts[len(prefix)] for file in files if len(file.parts) > len(prefix)}
@@ -350,7 +294,7 @@ def _shared_prefix(all_parts: Sequence[Parts]) -> Parts:
     return prefix if any(len(parts) > len(prefix) for parts in all_parts) else prefix[:-1]
 
 
-def _class_folders(files: Sequence[_File]) -> dict[_File, Parts]:
+def _class_folders(files: Sequence[ImageFile]) -> dict[ImageFile, Parts]:
     """The class folder of each file: the topmost folder that holds images, below what all files share."""
     skip = len(_shared_prefix([file.parts for file in files]))
     holds_images = {file.parts for file in files}
@@ -363,7 +307,7 @@ def _class_folders(files: Sequence[_File]) -> dict[_File, Parts]:
     return found
 
 
-def _class_names(folder: Path, labelled: Mapping[str, Mapping[_File, Parts]]) -> dict[Parts, str]:
+def _class_names(folder: Path, labelled: Mapping[str, Mapping[ImageFile, Parts]]) -> dict[Parts, str]:
     names = {parts: parts[-1] for files in labelled.values() for parts in files.values()}
     of_name: dict[str, Parts] = {}
     for parts, name in sorted(names.items()):

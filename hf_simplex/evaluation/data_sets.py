@@ -11,10 +11,10 @@ from ..data.image_transforms import build_transforms, collate, with_pixel_values
 from ..model.modeling_simplex import SimplexForImageClassification
 from .calibration import scale_temperature
 from .comparison import predict_members
-from .label_names import match_labels
+from .label_names import label_names_of, match_labels
 from .metrics import classification_metrics
 
-__all__ = ["LabelledInputs", "evaluate_images", "label_names_of"]
+__all__ = ["LabelledInputs", "evaluate_images"]
 
 
 class LabelledInputs(torch.utils.data.Dataset):
@@ -86,14 +86,3 @@ def evaluate_images(
     if (decisions := model.decisions) is not None:
         probabilities = scale_temperature(probabilities, decisions.temperature)
     return classification_metrics(probabilities, predicted.references)
-
-
-def label_names_of(model: SimplexForImageClassification) -> list[str]:
-    """Returns the names of an ensemble's labels, by label.
-
-    Example::
-
-        label_names_of(model)    # ["cat", "dog"]
-    """
-    names: Any = model.config.id2label
-    return [names[label] for label in sorted(names)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.image_folders import image_files
+from ..data.image_walk import image_files
 from ..model.image_pixels import load_rgb
 from ..model.pipeline_simplex import SimplexImageClassificationPipeline
 

@@ -2,8 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["are_placeholders", "match_labels"]
+if TYPE_CHECKING:
+    from ..model.modeling_simplex import SimplexForImageClassification
+
+__all__ = ["are_placeholders", "label_names_of", "match_labels"]
 
 
 def match_labels(of_model: Sequence[str], of_data: Sequence[str], *, by_position: bool = False) -> list[int]:
@@ -68,3 +72,14 @@ def are_placeholders(names: Sequence[str]) -> bool:
 
 def _describe(names: Sequence[str]) -> str:
     return f"has {len(names)} labels ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+
+
+def label_names_of(model: "SimplexForImageClassification") -> list[str]:
+    """Returns the names of an ensemble's labels, by label.
+
+    Example::
+
+        label_names_of(model)    # ["cat", "dog"]
+    """
+    names: Any = model.config.id2label
+    return [names[label] for label in sorted(names)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.data_sets import label_names_of
+from ..evaluation.label_names import label_names_of
 from ..hub.model_card import PICTURES
 from ..model.checkpoint import locate
 from ..model.modeling_simplex import SimplexForImageClassification

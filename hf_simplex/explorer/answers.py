@@ -12,7 +12,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from ..evaluation.data_sets import label_names_of
+from ..evaluation.label_names import label_names_of
 from ..model.configuration_simplex import CONNECTOR
 from ..model.coordinates import centroid_coordinates, vertex_coordinates
 from ..model.image_pixels import load_rgb

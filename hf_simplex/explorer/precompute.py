@@ -17,8 +17,7 @@ from ..data.image_transforms import ImageTransform, build_transforms, collate, w
 from ..data.recorded_splits import load_recorded
 from ..data.split_records import record_of_run
 from ..data.stratification import stratified_indices
-from ..evaluation.data_sets import label_names_of
-from ..evaluation.label_names import match_labels
+from ..evaluation.label_names import label_names_of, match_labels
 from ..evaluation.surface_evaluation import classification
 from ..model.batch_norm import recompute_statistics
 from ..model.coordinates import vertex_coordinates

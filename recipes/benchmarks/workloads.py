@@ -165,7 +165,8 @@ def classifier(name: str, image_size: int) -> PreTrainedModel:
     """Build a randomly initialized transformers classifier: its ViT, or a wrapped timm model."""
     if name == TRANSFORMERS_VIT:
         return ViTForImageClassification(vit_small(image_size, LABELS))
-    settings: dict[str, Any] = {"architecture": name, "num_classes": LABELS, "pretrained_cfg": {"num_classes": LABELS}}
+    settings: dict[str, Any] = {"architecture": name, "num_classes": LABELS}
+    settings["pretrained_cfg"] = {"num_classes": LABELS, "input_size": [3, image_size, image_size]}
     if "vit" in name:
         settings["model_args"] = {"img_size": image_size}
     return TimmWrapperForImageClassification(TimmWrapperConfig.from_dict(settings))

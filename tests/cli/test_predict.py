@@ -191,3 +191,15 @@ def test_ctrl_c_ends_a_long_run_without_a_traceback(folder: Path, pictures: Path
     assert process.returncode == 130
     assert "Traceback" not in errors and errors.splitlines()[-1] == "interrupted"
     assert len(rest.splitlines()) < len(images) - 1
+
+
+def test_files_are_classified_without_the_packages_of_data_sets_and_training(folder: Path, picture: Path) -> None:
+    code = (
+        "import sys\nfrom hf_simplex.cli import app\napp(sys.argv[1:], standalone_mode=False)\n"
+        "print(sorted({'datasets', 'pandas', 'pyarrow', 'scipy.stats', 'evaluate'} & sys.modules.keys()))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "predict", str(folder), str(picture)],
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    assert result.stdout.splitlines()[-1] == "[]"

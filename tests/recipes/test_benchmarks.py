@@ -15,6 +15,7 @@ import adapter_cost
 import choose_members
 import ensemble_cost
 import export_accuracy
+import first_answer
 import inspection_cost
 import loading_cost
 import measure
@@ -209,6 +210,14 @@ def test_inspection_cost(tmp_path: Path) -> None:
     (row,) = run(inspection_cost.main, tmp_path, *SMALL, "--backbone", "test_resnet", "--num_vertices", "2")
     assert row["inspect_to_with_volumes"]["median"] > 0 and row["inspect_to_empty"]["median"] > 0
     assert 0 < row["log_volumes_to_save"]["median"] < 1
+
+
+@pytest.mark.usefixtures("forks")
+def test_first_answer(tmp_path: Path) -> None:
+    argv = ["--backbone", "test_resnet", "--num_vertices", "2", "--members", "2"]
+    (row,) = run(first_answer.main, tmp_path, *SMALL, *argv)
+    tasks = ("imports", "plain_models", "ensemble", "uncertainty", "predict")
+    assert all(row[f"{task}_to_plain"]["median"] > 0.3 for task in tasks)
 
 
 @pytest.mark.usefixtures("forks")
