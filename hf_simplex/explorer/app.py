@@ -211,7 +211,7 @@ class _Page:
                     self.wander = gradio.HTML(
                         value=wander_state(answers, None),
                         html_template='<div class="sx-wander"></div>',
-                        js_on_load=_static("wander.js"),
+                        js_on_load=_static("paths.js") + _static("wander.js"),
                         server_functions=[self._server("move", self._move), self._server("settle", self._settle)],
                         elem_id="wander",
                     )

@@ -42,7 +42,9 @@ def test_a_written_space_starts_on_its_own(ensemble: Path, tmp_path: Path) -> No
     space, image = tmp_path / "space", tmp_path / "image.png"
     written = write_space(ensemble, space, Exploration.load(ensemble / "explorer" / "explorer.safetensors"))
     assert {"app.py", "README.md", "requirements.txt", "ensemble/config.json"} <= set(written)
-    assert "hf_simplex/explorer/static/wander.js" in written and "ensemble/explorer/explorer.safetensors" in written
+    assert {f"hf_simplex/explorer/static/{name}.js" for name in ("paths", "wander")} <= set(
+        written
+    ) and "ensemble/explorer/explorer.safetensors" in written
     card = (space / "README.md").read_text("utf-8")
     data = RepoCard(card, ignore_metadata_errors=False).data.to_dict()
     assert data["sdk"] == "gradio" and data["app_file"] == "app.py" and "<b>" not in card
