@@ -18,6 +18,7 @@ from tiny_explorer import NAMES, explored, named
 
 from hf_simplex import SimplexImageClassificationPipeline
 from hf_simplex.explorer.answers import Answers
+from hf_simplex.explorer.exploration import Exploration
 
 DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
 PATIENCE = 60_000
@@ -202,6 +203,53 @@ def test_keys_alone_reach_everything(open_page: Callable[..., Page]) -> None:
     after_answer(page, lambda: page.keyboard.press("Home"))
     assert handle.get_attribute("aria-valuetext") == "mode 0 50 %, connector 2 50 %"
     assert "nats" in page.locator("[aria-live=polite].sx-hidden").inner_text(), "a screen reader hears where it rests"
+
+
+def test_a_path_is_played_by_keys(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    choose_example(page)
+    wander(page)
+    tab_to(page, ".sx-player input[type=range]")
+    before = page.get_by_test_id("path-loss").inner_text()
+    after_answer(page, lambda: page.keyboard.press("End"))
+    assert before.startswith("0 %") and page.get_by_test_id("path-loss").inner_text().startswith("100 % of the way")
+
+
+def test_surfaces_are_computed_on_request(browser: Browser) -> None:
+    model = named("resnet")
+    computed: list[Exploration] = []
+
+    def compute(progress: Callable[[float, str], Any]) -> Exploration:
+        progress(0.5, "half")
+        computed.append(explored(model))
+        return computed[0]
+
+    with serving(Answers(model), compute=compute) as address:
+        page = browser.new_page(viewport=DESKTOP)
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        tab(page, "Wander")
+        page.get_by_role("button", name="Compute the surfaces").click()
+        expect(page.locator("#computed")).to_contain_text("Computed. Choose an image.", timeout=PATIENCE)
+        tab(page, "Ask")
+        choose_example(page)
+        wander(page)
+        assert len(computed) == 1 and "nats" in page.get_by_test_id("exact").inner_text()
+        page.close()
+
+
+def test_what_cannot_be_computed_is_said(browser: Browser) -> None:
+    def compute(progress: Callable[[float, str], Any]) -> Exploration:
+        raise ValueError("no labels fit <b>")
+
+    with serving(Answers(named("vit")), compute=compute) as address:
+        page = browser.new_page(viewport=DESKTOP)
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        tab(page, "Wander")
+        page.get_by_role("button", name="Compute the surfaces").click()
+        expect(page.locator("#computed")).to_contain_text("no labels fit <b>", timeout=PATIENCE)
+        page.close()
 
 
 def upload(page: Page, name: str, content: bytes) -> None:

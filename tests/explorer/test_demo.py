@@ -1,5 +1,6 @@
 """The command `hf-simplex demo`: what it does without serving, and its mistakes."""
 
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 import pytest
 from loopback_hub import LoopbackHub
-from tiny_explorer import explored, named
+from tiny_explorer import explored, named, pictures
 from typer.testing import CliRunner, Result
 
+from hf_simplex import SimplexForImageClassification
 from hf_simplex.cli import app
 from hf_simplex.explorer.app import ImageStore
-from hf_simplex.explorer.exploration import find_exploration
+from hf_simplex.explorer.exploration import find_exploration, vertices_digest
 
 
 def invoke(*arguments: object) -> Result:
@@ -74,3 +76,24 @@ def test_an_answer_is_forgotten_after_others() -> None:
     tokens = [store.keep(answer) for answer in answers]
     assert store.find(tokens[0]) is None and store.find(tokens[2]) is answers[2]
     assert store.find(None) is None and store.find(["no", "token"]) is None
+
+
+def test_the_command_computes_on_a_folder_and_keeps_the_file(
+    ensemble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ensemble"
+    shutil.copytree(ensemble, folder)
+    shutil.rmtree(folder / "explorer", ignore_errors=True)
+    for number, example in enumerate(pictures(30)):
+        for split in ("train", "validation"):
+            # A folder has a name that every file system takes.
+            place = tmp_path / "pets" / split / f"class-{example['label']}"
+            place.mkdir(parents=True, exist_ok=True)
+            example["image"].save(place / f"{split}-{number}.png")
+    served: list[Any] = []
+    monkeypatch.setattr("hf_simplex.explorer.app.launch", lambda blocks, **options: served.append(blocks))
+    result = invoke(folder, "--data-set", tmp_path / "pets", "--labels-by-position", "--compute")
+    assert result.exit_code == 0, result.stderr
+    found = find_exploration(folder)
+    assert found is not None and len(found.images) >= 20 and len(served) == 1
+    assert found.vertices == vertices_digest(SimplexForImageClassification.from_pretrained(folder))
