@@ -58,6 +58,10 @@ class PointGraph(nn.Module):
 
         Args:
             pixel_values: [batch, channels, height, width], from the image processor.
+
+        Example::
+
+            PointGraph(model.member_backbone(0), temperature=1.5)(pixel_values)["logits"]
         """
         logits: Tensor = self.backbone(pixel_values=pixel_values).logits.float()
         return {"logits": logits if self.temperature == 1 else logits / self.temperature}
@@ -89,6 +93,10 @@ class EnsembleGraph(nn.Module):
 
         Args:
             pixel_values: [batch, channels, height, width], from the image processor.
+
+        Example::
+
+            ensemble_graph(model)(pixel_values)["predictive_entropy_nats"]
         """
         raw = torch.stack([member(pixel_values=pixel_values).logits.float() for member in self.members], dim=1)
         log_members = raw.log_softmax(dim=-1)

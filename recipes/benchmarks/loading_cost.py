@@ -41,7 +41,7 @@ import torch
 from safetensors.torch import load_file
 from hf_simplex import SimplexForImageClassification
 def status(name):
-    return 1024 * int(re.search(name + ":\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
+    return 1024 * int(re.search(name + r":\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 before = status("VmRSS"), status("RssAnon")
 private, ended = [0], threading.Event()
 def watch():

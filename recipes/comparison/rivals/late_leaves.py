@@ -1,6 +1,7 @@
 """A long trunk and short leaves: most of the budget trains one model, the rest its leaves."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from comparison.arguments import CompareArguments
 from comparison.repetition import Repetition
@@ -15,6 +16,12 @@ class LateLeaves(Leaves):
     """Leaves of `late_leaf_share` of the budget each; `late_trunk` is their trunk, with statistics recomputed."""
 
     name, label, color = "late_leaves", "long trunk and short leaves", "#8c2d04"
+    rates: ClassVar[Mapping[float, tuple[str, str]]] = {
+        0.5: ("#dadaeb", "#9e9ac8"),
+        1.0: ("#bcbddc", "#756bb1"),
+        2.0: ("#807dba", "#54278f"),
+        4.0: ("#6a51a3", "#3f007d"),
+    }
 
     @property
     def styles(self) -> Mapping[str, Style]:

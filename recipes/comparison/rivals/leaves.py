@@ -5,6 +5,7 @@ Source: Sadrtdinov et al., To Stay or Not to Stay in the Pre-train Basin, NeurIP
 
 import functools
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from transformers import Trainer
 
@@ -16,24 +17,23 @@ from hf_simplex.training.recipe.arguments import EsproArguments
 
 __all__ = ["Leaves"]
 
-# Colors of the leaves and of their centroid, by learning rate.
-RATES = {
-    0.5: ("#d9c7a3", "#b08d57"),
-    1.0: ("#c7a76c", "#8c6d31"),
-    2.0: ("#e6550d", "#fd8d3c"),
-    4.0: ("#843c39", "#d6616b"),
-}
-
 
 class Leaves(Rival):
     """Leaves of the first mode: `leaves_x<rate>` holds the leaves, `leaves_x<rate>_centroid` their centroid."""
 
     name, label, color = "leaves", "trunk and leaves", "#d55e00"
+    # Colors of the leaves and of their centroid, by learning rate.
+    rates: ClassVar[Mapping[float, tuple[str, str]]] = {
+        0.5: ("#d9c7a3", "#b08d57"),
+        1.0: ("#c7a76c", "#8c6d31"),
+        2.0: ("#e6550d", "#fd8d3c"),
+        4.0: ("#843c39", "#d6616b"),
+    }
 
     @property
     def styles(self) -> Mapping[str, Style]:
         found = {}
-        for rate, (color, centroid_color) in RATES.items():
+        for rate, (color, centroid_color) in self.rates.items():
             found[self._method(rate)] = Style(f"{self.label}, rate x{rate:g}", color)
             found[f"{self._method(rate)}_centroid"] = Style(f"{self.label}, centroid, rate x{rate:g}", centroid_color)
         return found
@@ -47,8 +47,10 @@ class Leaves(Rival):
         return float(args.num_train_epochs)
 
     def check(self, compare: CompareArguments, args: EsproArguments) -> None:
-        if unknown := [rate for rate in compare.leaf_rates if rate not in RATES]:
-            raise ValueError(f"leaf_rates has {unknown[0]:g}: choose from {', '.join(f'{rate:g}' for rate in RATES)}.")
+        if unknown := [rate for rate in compare.leaf_rates if rate not in self.rates]:
+            raise ValueError(
+                f"leaf_rates has {unknown[0]:g}: choose from {', '.join(f'{rate:g}' for rate in self.rates)}."
+            )
         if args.leaf_learning_rate is not None:
             raise ValueError("leaf_learning_rate was given: here, leaf_rates are multiples of learning_rate.")
         if compare.num_leaves < 1:

@@ -21,13 +21,13 @@ __all__ = ["ProbedModes"]
 class ProbedModes(Rival):
     """A deep ensemble of modes with a probed head, and one model with a probed head for the whole budget."""
 
-    name, label, color = "probed_modes", "deep ensemble, linear probe first", "#117733"
+    name, label, color = "probed_modes", "deep ensemble, linear probe first", "#0b3d91"
 
     @property
     def styles(self) -> Mapping[str, Style]:
         return {
             self.name: Style(self.label, self.color),
-            "probed_single": Style("single model, linear probe first", "#444444"),
+            "probed_single": Style("single model, linear probe first", "#4d4d4d"),
         }
 
     def check(self, compare: CompareArguments, args: EsproArguments) -> None:
