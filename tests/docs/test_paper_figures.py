@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+from comparison.store import read_results
+from comparison.tables import mean_and_error
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/paper_figures.md"
@@ -55,3 +57,20 @@ def test_random_members_have_the_error_and_nll_of_the_benchmark() -> None:
         for name, passes, cell in (("first mode", 1, mode), ("random", 25, random)):
             row = next(row for row in found if (row["members"], row["forward_passes"]) == (name, passes))
             assert cell == f"{100 * (1 - row['accuracy']):.2f} / {row['nll']:.3f}"
+
+
+def test_the_differences_in_the_papers_regime_are_those_of_the_seeds() -> None:
+    table = rows("| components | the paper (error)")
+    assert [int(row[0]) for row in table] == [1, 2, 3, 4]
+    for name, column in (("long_modes_tenth", 2), ("long_modes_thirtieth", 4)):
+        seeds = [run["methods"] for run in read_results(RESULTS / "comparison" / name / "results.parquet")]
+        assert len(seeds) == 3
+        for row in table:
+            members = int(row[0]) - 1
+            pairs = [(own["espro_centroids"][members], own["deep_ensemble"][members]) for own in seeds]
+            errors = [100 * (deep["accuracy"] - simplexes["accuracy"]) for simplexes, deep in pairs]
+            likelihoods = [simplexes["nll"] - deep["nll"] for simplexes, deep in pairs]
+            for values, digits, cell in ((errors, 2, row[column]), (likelihoods, 3, row[column + 1])):
+                mean, error = mean_and_error(values)
+                assert cell.strip("*") == f"{mean:+.{digits}f} ± {error:.{digits}f}"
+                assert cell.startswith("**") == (mean < -2 * error)
