@@ -175,7 +175,9 @@ class _Page:
         self.store = ImageStore()
         self.computing = threading.Lock()
         self._disagreeing: str | None = None
-        self.examples = Path(tempfile.mkdtemp(prefix="hf-simplex-examples-"))
+        # It goes with this object, which the events of the blocks keep.
+        self._directory = tempfile.TemporaryDirectory(prefix="hf-simplex-examples-")
+        self.examples = Path(self._directory.name)
         config = answers.model.config
         names = vertex_names(config.roles)
         self.members = [f"member {number}: {_point_name(point, names)}" for number, point in enumerate(config.members)]
