@@ -16,8 +16,7 @@ from typing import Any
 
 import PIL.Image
 import torch
-from inspection_cost import time_of_process
-from measure import parser, ratio, report, start
+from measure import parser, ratio, report, start, time_of_process
 from workloads import ensemble
 
 _COMMAND = "from hf_simplex.cli import app; app(standalone_mode=False)"

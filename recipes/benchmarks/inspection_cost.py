@@ -8,9 +8,6 @@
 """
 
 import argparse
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import parser, ratio, report, start
+from measure import parser, ratio, report, start, time_of_process
 from workloads import ensemble
 
 _COMMAND = "from hf_simplex.cli import app; app(standalone_mode=False)"
@@ -59,14 +56,6 @@ def own_time(task: Callable[[], Any]) -> float:
     started = time.process_time()
     task()
     return time.process_time() - started
-
-
-def time_of_process(code: str, *arguments: str) -> float:
-    """Seconds of processor time, user and system, of a fresh interpreter for a line of code."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

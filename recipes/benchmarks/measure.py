@@ -8,7 +8,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -173,3 +176,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, Ratio):
         return f"{value.median:.3f} ({value.lower:.3f} to {value.upper:.3f}; {value.milliseconds:.1f} ms)"
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def time_of_process(code: str, *arguments: str) -> float:
+    """Seconds of processor time, user and system, of a fresh interpreter for a line of code."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
