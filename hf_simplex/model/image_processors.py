@@ -103,13 +103,17 @@ def _read(source: ProcessorSource) -> BaseImageProcessor | None:
     """Read an image processor; None where the folder or repository has none."""
     # Without an answer transformers would ask the user whether to trust code, and wait.
     kwargs = {"trust_remote_code": False, **source.kwargs}
-    found, failure = _attempt(source.name_or_path, kwargs)
-    if source.described is not None and not _is_in_place(source):
-        # It was left aside by a killed save, or another process has saved since the weights were read.
+    if source.described is None:
+        found, failure = _attempt(source.name_or_path, kwargs)
+    else:
+        # Not from its folder: a killed save has left it aside, or another process saves there at this moment.
         name, content = source.described
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, name).write_bytes(content)
             found, failure = _attempt(folder, {**kwargs, "subfolder": ""})
+        if failure is not None and _is_in_place(source):
+            # Its code may lie in its folder.
+            found, failure = _attempt(source.name_or_path, kwargs)
     if failure is not None and (broken := _file_of(source)) is not None:
         # Image processors check their settings each in its own way.
         raise ValueError(
@@ -128,7 +132,7 @@ def _attempt(name_or_path: str, kwargs: Mapping[str, Any]) -> tuple[BaseImagePro
 
 
 def _is_in_place(source: ProcessorSource) -> bool:
-    """Whether transformers has read the image processor that lay beside the weights."""
+    """Whether the image processor that lay beside the weights still lies there."""
     assert source.described is not None
     name, content = source.described
     folder = Path(source.name_or_path, source.kwargs.get("subfolder") or "")

@@ -107,3 +107,22 @@ def test_models_of_other_images_keep_no_record_of_them(
     del models[0].config.provenance["images"]
     assert "images" not in combine(models[:2]).config.provenance
     assert models[1].config.provenance["images"]["test"]["seed"] == 0, "the models stay as they are"
+
+
+def test_a_file_that_two_savers_replace_while_it_is_read_is_that_of_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ensemble" / "preprocessor_config.json"
+    seeing(image_mean=[0.25] * 3).save_pretrained(file.parent)
+    own = file.read_bytes()
+    loaded = SimplexForImageClassification.from_pretrained(file.parent)
+    file.write_bytes(own.replace(b"0.25", b"0.75"))
+    read = AutoImageProcessor.from_pretrained
+
+    def replaced_again(*arguments: Any, **kwargs: Any) -> Any:
+        found = read(*arguments, **kwargs)
+        file.write_bytes(own)
+        return found
+
+    monkeypatch.setattr(AutoImageProcessor, "from_pretrained", replaced_again)
+    assert loaded.image_processor is not None and list(loaded.image_processor.image_mean) == [0.25] * 3
