@@ -103,17 +103,14 @@ def _read(source: ProcessorSource) -> BaseImageProcessor | None:
     """Read an image processor; None where the folder or repository has none."""
     # Without an answer transformers would ask the user whether to trust code, and wait.
     kwargs = {"trust_remote_code": False, **source.kwargs}
-    if source.described is None:
-        found, failure = _attempt(source.name_or_path, kwargs)
-    else:
-        # Not from its folder: a killed save has left it aside, or another process saves there at this moment.
+    before = _file_in_place(source)
+    found, failure = _attempt(source.name_or_path, kwargs)
+    if source.described is not None and (before is None or _file_in_place(source) != before):
+        # A killed save has left it aside, or another process saves at this moment.
         name, content = source.described
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, name).write_bytes(content)
             found, failure = _attempt(folder, {**kwargs, "subfolder": ""})
-        if failure is not None and _is_in_place(source):
-            # Its code may lie in its folder.
-            found, failure = _attempt(source.name_or_path, kwargs)
     if failure is not None and (broken := _file_of(source)) is not None:
         # Image processors check their settings each in its own way.
         raise ValueError(
@@ -131,16 +128,23 @@ def _attempt(name_or_path: str, kwargs: Mapping[str, Any]) -> tuple[BaseImagePro
     return processor, None
 
 
-def _is_in_place(source: ProcessorSource) -> bool:
-    """Whether the image processor that lay beside the weights still lies there."""
-    assert source.described is not None
+def _file_in_place(source: ProcessorSource) -> tuple[int, int] | None:
+    """The identity of the file that lay beside the weights; None if it is not in its place, or not known.
+
+    A file that is replaced and put back has another identity.
+    """
+    if source.described is None:
+        return None
     name, content = source.described
-    folder = Path(source.name_or_path, source.kwargs.get("subfolder") or "")
+    file = Path(source.name_or_path, source.kwargs.get("subfolder") or "") / name
     try:
-        return _file_of(source) == folder / name and (folder / name).read_bytes() == content
+        found = file.stat()
+        if _file_of(source) == file and file.read_bytes() == content:
+            return found.st_ino, found.st_mtime_ns
     except (OSError, ValueError):
         # Another process saves at this moment.
-        return False
+        return None
+    return None
 
 
 def _file_of(source: ProcessorSource) -> Path | None:
