@@ -30,7 +30,7 @@ from hf_simplex.explorer.app import build_app, launch
 from hf_simplex.explorer.exploration import Exploration
 from hf_simplex.explorer.precompute import explore
 from hf_simplex.explorer.wandering import move, settle
-from hf_simplex.training.recipe.embedded_backbone import write_efficientnet_lite0
+from hf_simplex.training.recipe.embedded_backbone import write_efficientnet_lite
 
 LABELS = 10
 
@@ -73,7 +73,7 @@ def ensemble(args: argparse.Namespace) -> SimplexForImageClassification:
     """A triangle of pretrained weights and two neighbours."""
     torch.manual_seed(args.seed)
     with tempfile.TemporaryDirectory() as directory:
-        folder = write_efficientnet_lite0(directory)
+        folder = write_efficientnet_lite(directory)
         model = SimplexForImageClassification.from_backbone(folder, num_labels=LABELS)
         # It is read from the folder at first use.
         image_processor = model.image_processor

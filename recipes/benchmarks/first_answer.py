@@ -2,9 +2,11 @@
 
     python recipes/benchmarks/first_answer.py --backbone efficientnet_lite0 --image_size 64 --threads 1
 
-Every task runs in a fresh process. `predict` is `hf-simplex predict`. `ensemble` and `uncertainty` are the pipelines
-`image-classification` and `simplex-image-classification` of the ensemble. `plain` is transformers' pipeline of one of
-its members, exported. `plain_models` are n such pipelines, one for each member. `imports` is what all of them import.
+Every task runs in a fresh process. `inspect` and `predict` are the commands of `hf-simplex`. `ensemble` and
+`uncertainty` are the pipelines `image-classification` and `simplex-image-classification` of the ensemble. `plain` is
+transformers' pipeline of one of its members, exported. `plain_models` are n such pipelines, one for each member.
+`imports` is what all of them import. With `--before CHECKOUT`, both commands and both pipelines of another version
+of this repository are measured in the same rounds.
 """
 
 import argparse
@@ -44,10 +46,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "imports": partial(time_of_process, _IMPORTS),
             "plain": partial(time_of_process, _pipeline("torch", classify), image, plain[0]),
             "plain_models": partial(time_of_process, _pipeline("torch", classify), image, *plain),
-            "ensemble": partial(time_of_process, _pipeline("hf_simplex", classify), image, folder),
-            "uncertainty": partial(time_of_process, _pipeline("hf_simplex", unsure), image, folder),
-            "predict": partial(time_of_process, _COMMAND, "predict", folder, image),
         }
+        versions = {"": ""}
+        if args.before is not None:
+            # The checkout comes before the installed package on the path.
+            versions["_before"] = f"import sys; sys.path.insert(0, {str(args.before.resolve())!r})\n"
+        for version, path in versions.items():
+            ensemble_pipeline = path + _pipeline("hf_simplex", classify)
+            uncertainty_pipeline = path + _pipeline("hf_simplex", unsure)
+            tasks |= {
+                f"inspect{version}": partial(time_of_process, path + _COMMAND, "inspect", folder),
+                f"predict{version}": partial(time_of_process, path + _COMMAND, "predict", folder, image),
+                f"ensemble{version}": partial(time_of_process, ensemble_pipeline, image, folder),
+                f"uncertainty{version}": partial(time_of_process, uncertainty_pipeline, image, folder),
+            }
         seconds: dict[str, list[float]] = {name: [] for name in tasks}
         for number in range(-1, args.rounds):
             for name, task in tasks.items():
@@ -56,8 +68,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 if number >= 0:
                     seconds[name].append(taken)
     row: dict[str, Any] = {"backbone": args.backbone, "vertices": args.num_vertices, "members": args.members}
-    for name in ("imports", "plain_models", "ensemble", "uncertainty", "predict"):
-        row[f"{name}_to_plain"] = ratio(seconds, name, "plain")
+    for name in seconds:
+        if name != "plain":
+            row[f"{name}_to_plain"] = ratio(seconds, name, "plain")
+    for name in ("inspect", "predict", "ensemble", "uncertainty"):
+        if f"{name}_before" in seconds:
+            row[f"{name}_to_before"] = ratio(seconds, name, f"{name}_before")
     return report(args, device, [row])
 
 
@@ -72,6 +88,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     found.add_argument("--image_size", type=int, default=64)
     found.add_argument("--num_vertices", type=int, default=3)
     found.add_argument("--members", type=int, default=4)
+    found.add_argument("--before", type=Path, help="Checkout of another version of this repository.")
     # Processor time of processes is all that is measured.
     found.set_defaults(channels_last=False, clock="cpu")
     return found.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Claims about the embedded EfficientNet-Lite0: it is the packaged network, it sees, it loads like a Hub folder."""
+"""Claims about the embedded EfficientNet-Lite: it is the packaged network, it sees, it loads like a Hub folder."""
 
 import json
 import os
@@ -15,12 +15,21 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from hf_simplex.training.recipe import embedded_backbone
-from hf_simplex.training.recipe.embedded_backbone import ARCHITECTURE, pretrained_weights, write_efficientnet_lite0
+from hf_simplex.training.recipe.arguments import EMBEDDED_BACKBONES
+from hf_simplex.training.recipe.embedded_backbone import _SOURCES, pretrained_weights, write_efficientnet_lite
+
+# Repetitions of the stages: those of EfficientNet-B0 times 1 and 1.2, rounded up. The first and the last stage stay.
+REPETITIONS = {"efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1), "efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1)}
+
+
+@pytest.fixture(scope="module", params=EMBEDDED_BACKBONES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_efficientnet_lite0(tmp_path_factory.mktemp("backbones") / "efficientnet-lite0")
+def folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    return write_efficientnet_lite(tmp_path_factory.mktemp("backbones") / name, name)
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +38,11 @@ def photos() -> dict[str, PIL.Image.Image]:
     return {"china": PIL.Image.fromarray(china), "flower": PIL.Image.fromarray(flower)}
 
 
-def test_it_loads_with_every_weight_and_the_names_of_imagenet(folder: Path) -> None:
+def test_it_loads_with_every_weight_and_the_names_of_imagenet(folder: Path, name: str) -> None:
     model, loading = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
     assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.config.num_labels == 1000 and model.config.id2label[985] == "daisy"
-    assert {name.removeprefix("timm_model.") for name in model.state_dict()} == set(pretrained_weights())
+    assert {name.removeprefix("timm_model.") for name in model.state_dict()} == set(pretrained_weights(name))
 
 
 def test_it_loads_for_another_number_of_labels_with_a_new_head_only(folder: Path) -> None:
@@ -45,25 +54,27 @@ def test_it_loads_for_another_number_of_labels_with_a_new_head_only(folder: Path
     assert all("classifier" in str(key) for key in loading["mismatched_keys"])
 
 
-def test_its_image_processor_is_the_one_of_timms_weights(folder: Path) -> None:
-    ours, theirs = AutoImageProcessor.from_pretrained(folder).data_config, timm.get_pretrained_cfg(ARCHITECTURE)
+def test_its_image_processor_is_the_one_of_timms_weights(folder: Path, name: str) -> None:
+    ours, theirs = AutoImageProcessor.from_pretrained(folder).data_config, timm.get_pretrained_cfg(f"tf_{name}")
     assert theirs is not None
     assert tuple(ours["mean"]) == tuple(theirs.mean) == (0.5, 0.5, 0.5)
     assert tuple(ours["std"]) == tuple(theirs.std) == (0.5, 0.5, 0.5)
-    assert tuple(ours["input_size"]) == tuple(theirs.input_size) == (3, 224, 224)
+    assert tuple(ours["input_size"]) == tuple(theirs.input_size)
+    config = json.loads((folder / "config.json").read_bytes())["pretrained_cfg"]
+    assert tuple(config["pool_size"]) == theirs.pool_size
     assert (ours["interpolation"], ours["crop_pct"]) == (theirs.interpolation, theirs.crop_pct)
 
 
-def test_it_recognizes_photographs(folder: Path, photos: dict[str, PIL.Image.Image]) -> None:
+def test_it_recognizes_photographs(folder: Path, name: str, photos: dict[str, PIL.Image.Image]) -> None:
     classify = pipeline("image-classification", model=str(folder))
-    flower = [answer["label"] for answer in classify(photos["flower"])]
     china = [answer["label"] for answer in classify(photos["china"])]
-    assert flower[0] == "daisy"
+    if name == "efficientnet_lite0":  # Lite2 takes the flower's petals for a honeycomb.
+        assert classify(photos["flower"])[0]["label"] == "daisy"
     assert china[0] == "palace" and "monastery" in china
 
 
-def packaged_network(weights: dict[str, Tensor], images: Tensor) -> Tensor:
-    """EfficientNet-Lite0 by the names in the packaged file: the layers of EfficientNet-B0 (Tan and Le 2019, table 1).
+def packaged_network(weights: dict[str, Tensor], images: Tensor, repetitions: tuple[int, ...]) -> Tensor:
+    """EfficientNet-Lite by the names in the packaged file: the layers of EfficientNet-B0 (Tan and Le 2019, table 1).
 
     Lite: no squeeze-and-excitation, ReLU6 for swish. Padding is TensorFlow's "same", BatchNorm's epsilon 1e-3.
     """
@@ -84,7 +95,7 @@ def packaged_network(weights: dict[str, Tensor], images: Tensor) -> Tensor:
 
     values = F.relu6(normalize("_bn0", convolve("_conv_stem", images, stride=2)))
     block = 0
-    for repeats, stride in ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1)):
+    for repeats, stride in zip(repetitions, (1, 2, 2, 2, 1, 2, 1), strict=True):
         for repeat in range(repeats):
             name, before = f"_blocks.{block}", values
             if f"{name}._expand_conv.weight" in weights:
@@ -101,23 +112,23 @@ def packaged_network(weights: dict[str, Tensor], images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("size", [224, 61])
 def test_it_computes_what_the_packaged_network_computes(
-    folder: Path, photos: dict[str, PIL.Image.Image], size: int
+    folder: Path, name: str, photos: dict[str, PIL.Image.Image], size: int
 ) -> None:
-    weights = torch.load(embedded_backbone._weights_file(), weights_only=True)
+    weights = torch.load(embedded_backbone._weights_file(_SOURCES[name]), weights_only=True)
     image_processor = AutoImageProcessor.from_pretrained(folder)
     images = image_processor(list(photos.values()), return_tensors="pt")["pixel_values"][:, :, :size, :size]
     model = AutoModelForImageClassification.from_pretrained(folder)
     with torch.no_grad():
-        expected = packaged_network(weights, images)
+        expected = packaged_network(weights, images, REPETITIONS[name])
         torch.testing.assert_close(model(images).logits, expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 1  # a network that sees nothing gives nearly the same logits to all classes
 
 
 def test_writing_again_changes_no_file(tmp_path: Path) -> None:
-    folder = write_efficientnet_lite0(tmp_path)
+    folder = write_efficientnet_lite(tmp_path)
     before = {file.name: file.stat() for file in folder.iterdir()}
     assert set(before) == {"config.json", "model.safetensors"}
-    write_efficientnet_lite0(os.fspath(tmp_path))
+    write_efficientnet_lite(os.fspath(tmp_path))
     after = {file.name: file.stat() for file in folder.iterdir()}
     assert {name: (stat.st_mtime_ns, stat.st_ino) for name, stat in before.items()} == {
         name: (stat.st_mtime_ns, stat.st_ino) for name, stat in after.items()
@@ -126,16 +137,18 @@ def test_writing_again_changes_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("cut_off", [True, False], ids=["cut off", "missing"])
-def test_a_folder_that_is_partly_there_is_completed(folder: Path, tmp_path: Path, file: str, cut_off: bool) -> None:
-    write_efficientnet_lite0(tmp_path)
+def test_a_folder_that_is_partly_there_is_completed(
+    folder: Path, name: str, tmp_path: Path, file: str, cut_off: bool
+) -> None:
+    write_efficientnet_lite(tmp_path, name)
     (tmp_path / "README.md").write_text("mine")
     if cut_off:
         (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:100])
     else:
         (tmp_path / file).unlink()
-    write_efficientnet_lite0(tmp_path)
-    for name in ("config.json", "model.safetensors"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    write_efficientnet_lite(tmp_path, name)
+    for written in ("config.json", "model.safetensors"):
+        assert (tmp_path / written).read_bytes() == (folder / written).read_bytes()
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
@@ -143,20 +156,28 @@ def test_somebody_elses_checkpoint_is_left_alone(tmp_path: Path) -> None:
     config = json.dumps({"architecture": "resnet18"})
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(FileExistsError, match=r"config\.json exists with other contents.* choose another directory"):
-        write_efficientnet_lite0(tmp_path)
+        write_efficientnet_lite(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
     assert (tmp_path / "config.json").read_text() == config
 
 
 def test_without_the_package_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_backbone, "PACKAGE", "no-such-model-package")
+    changed = _SOURCES["efficientnet_lite0"]._replace(package="no-such-model-package")
+    monkeypatch.setitem(_SOURCES, "efficientnet_lite0", changed)
     with pytest.raises(ImportError, match="pip install no-such-model-package"):
-        write_efficientnet_lite0(tmp_path / "backbone")
+        write_efficientnet_lite(tmp_path / "backbone")
     assert not (tmp_path / "backbone").exists()
 
 
+def test_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(
+        ValueError, match="'efficientnet_lite9': expected one of efficientnet_lite0, efficientnet_lite2"
+    ):
+        pretrained_weights("efficientnet_lite9")
+
+
 def test_another_weights_file_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_backbone, "WEIGHTS_SHA256", "0" * 64)
+    monkeypatch.setitem(_SOURCES, "efficientnet_lite0", _SOURCES["efficientnet_lite0"]._replace(sha256="0" * 64))
     with pytest.raises(ValueError, match=r"has SHA-256 57934424[0-9a-f]*, expected 0000"):
         pretrained_weights()
 

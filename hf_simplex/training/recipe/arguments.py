@@ -12,7 +12,7 @@ from .backbones_from_scratch import SMALL_RESNET, SMALL_VIT
 from .memory_format import CHOICES
 
 __all__ = [
-    "EMBEDDED_BACKBONE",
+    "EMBEDDED_BACKBONES",
     "BackboneArguments",
     "CalibrationArguments",
     "DataArguments",
@@ -20,7 +20,7 @@ __all__ = [
     "ModeArguments",
 ]
 
-EMBEDDED_BACKBONE = "efficientnet_lite0"
+EMBEDDED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite2")
 
 
 @dataclass
@@ -38,7 +38,8 @@ class BackboneArguments:
     backbone: str | None = field(
         default=None,
         metadata={
-            "help": f"Hub id or folder of an image classifier, timm's included. '{EMBEDDED_BACKBONE}' needs no Hub."
+            "help": "Hub id or folder of an image classifier, timm's included. 'efficientnet_lite0' and "
+            "'efficientnet_lite2' need no Hub."
         },
     )
     from_scratch: bool = field(

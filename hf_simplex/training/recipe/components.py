@@ -17,9 +17,9 @@ from ...data.image_transforms import resize_image_processor
 from ...model.configuration_simplex import MODE
 from ...model.modeling_simplex import SimplexForImageClassification
 from ..varied_modes import rotated
-from .arguments import EMBEDDED_BACKBONE, BackboneArguments, DataArguments, EsproArguments, ModeArguments
+from .arguments import EMBEDDED_BACKBONES, BackboneArguments, DataArguments, EsproArguments, ModeArguments
 from .backbones_from_scratch import SMALL_VIT_IMAGES, random_mode
-from .embedded_backbone import write_efficientnet_lite0
+from .embedded_backbone import write_efficientnet_lite
 from .vertex_choice import parse_vertex_parameters
 
 __all__ = [
@@ -128,8 +128,8 @@ def _new_components(
     names = dict(enumerate(data.label_names))
     labels: dict[str, Any] = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     backbone: Any = backbone_args.backbone
-    if backbone == EMBEDDED_BACKBONE and not backbone_args.from_scratch:
-        backbone = str(write_efficientnet_lite0(Path(args.output_dir) / "backbone"))
+    if backbone in EMBEDDED_BACKBONES and not backbone_args.from_scratch:
+        backbone = str(write_efficientnet_lite(Path(args.output_dir) / "backbone", backbone))
     components: list[SimplexForImageClassification] = []
     for index in range(backbone_args.num_components):
         starts: list[SimplexForImageClassification] = []
