@@ -218,10 +218,12 @@ def test_inspection_cost(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("forks")
 def test_first_answer(tmp_path: Path) -> None:
-    argv = ["--backbone", "test_resnet", "--num_vertices", "2", "--members", "2"]
+    checkout = Path(first_answer.__file__).parents[2]
+    argv = ["--backbone", "test_resnet", "--num_vertices", "2", "--members", "2", "--before", str(checkout)]
     (row,) = run(first_answer.main, tmp_path, *SMALL, *argv)
     tasks = ("imports", "plain_models", "ensemble", "uncertainty", "predict")
     assert all(row[f"{task}_to_plain"]["median"] > 0.3 for task in tasks)
+    assert all(row[f"{task}_to_before"]["median"] > 0 for task in ("inspect", "predict", "ensemble", "uncertainty"))
 
 
 @pytest.mark.usefixtures("forks")
