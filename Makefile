@@ -20,8 +20,8 @@ browser:
 test: .venv/installed browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-# The core tests with the lowest versions of the direct dependencies that pyproject.toml allows. What these versions
-# deprecate of each other is no error. Left out is what no version changes: files and locks, and the stand-in of the Hub.
+# The core tests with the lowest versions of the direct dependencies that pyproject.toml allows. Deprecations
+# between these versions are no errors. Tests of files, of locks and of the loopback Hub are left out: versions do not matter.
 CORE := tests/model tests/cli tests/hub tests/training/test_spro.py tests/training/test_step.py \
 	tests/training/test_trainer.py tests/training/test_vertex_trainer.py tests/training/test_linear_probe.py \
 	tests/training/test_resumption.py
@@ -79,7 +79,7 @@ format: .venv/installed
 		$$uv pip install --quiet --python $(BIN)/python -e ".[recipes,test,docs,lint,release]"
 	touch $@
 
-# Made anew: what is installed would count as chosen.
+# A new environment: a version that is installed would stay.
 .venv-lowest/installed: pyproject.toml hf_simplex/version.py .venv/installed
 	rm -rf .venv-lowest
 	uv=$$(command -v uv) || uv=$(BIN)/uv; \

@@ -29,7 +29,7 @@ class About:
 
     Attributes:
         name: Hub id, or name of the folder.
-        facts: in a line.
+        facts: for one line.
         structure: facts by name.
         card: Markdown without metadata, comments and pictures; empty without a card.
         pictures: PNG files by caption.

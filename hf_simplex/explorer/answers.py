@@ -374,7 +374,7 @@ class Answers:
         return None
 
     def _write(self, coordinates: Sequence[float]) -> Sequence[float]:
-        """Write a point into the backbone of this object, or the nearest one that is known. Returns which."""
+        """Write a point, or the nearest known one, into the backbone of this object. Returns what was written."""
         coordinates = self._checked(coordinates)
         statistics = None
         if self._flat.channels:

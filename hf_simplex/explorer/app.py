@@ -175,7 +175,7 @@ class _Page:
         self.store = ImageStore()
         self.computing = threading.Lock()
         self._disagreeing: str | None = None
-        # It goes with this object, which the events of the blocks keep.
+        # Deleted with this object. The events of the blocks hold a reference to it.
         self._directory = tempfile.TemporaryDirectory(prefix="hf-simplex-examples-")
         self.examples = Path(self._directory.name)
         config = answers.model.config

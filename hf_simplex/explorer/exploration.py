@@ -257,9 +257,9 @@ def find_exploration(ensemble: str | os.PathLike[str], **kwargs: Any) -> Explora
 
 
 def vertices_digest(model: ComplexOfBackbones) -> str:
-    """Return a digest of the vertices of an ensemble, by which an explorer's file is known to be of it.
+    """Return a digest of the vertices of an ensemble. It tells whether an explorer's file was computed for them.
 
-    Members and decisions are no part of it: a surface stays what it is when they change.
+    Members and decisions are no part of it: surfaces do not depend on them.
 
     Example::
 
@@ -271,7 +271,7 @@ def vertices_digest(model: ComplexOfBackbones) -> str:
 
 
 def spread(counts: Sequence[int], region: Region, vertices: int) -> LatticePoint:
-    """Give the counts of a region's corners their place among all vertices.
+    """Place the counts of a region's corners among all vertices; the others get 0.
 
     Args:
         counts: of the corners.

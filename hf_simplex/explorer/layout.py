@@ -54,7 +54,7 @@ def vertex_names(roles: Sequence[str]) -> list[str]:
 
 
 def faces_of(structure: SimplicialComplex, simplex: int) -> list[Region]:
-    """List the faces of a simplex of at most three vertices: the triangles, or the whole of a smaller simplex.
+    """List the faces that are shown: the triangles of a simplex, or all of it if it has at most three vertices.
 
     Example:
         >>> faces_of(SimplicialComplex(4, [[0, 1, 2, 3]]), 0)
@@ -99,7 +99,7 @@ def paths_of(structure: SimplicialComplex, roles: Sequence[str]) -> list[Path]:
 
 
 def regions_of(structure: SimplicialComplex, roles: Sequence[str]) -> list[Region]:
-    """List all faces and lines that are computed: faces first, then lines of paths that lie in none of them.
+    """List all faces and lines that are computed: the faces, then the lines of paths outside of them.
 
     Example:
         >>> regions_of(SimplicialComplex(2, [[0], [1]]), ["mode", "mode"])

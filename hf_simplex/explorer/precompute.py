@@ -36,7 +36,7 @@ STATISTICS_BYTES = 5 * 2**20
 """Largest size of the BatchNorm statistics. EfficientNet-Lite0 has 168 kB of them a point."""
 
 IMAGE_BYTES = 3 * 2**20
-"""Largest size of the validation images, of which there are at least 20."""
+"""Largest size of the validation images. At least 20 are kept, whatever their size, and those of the gallery."""
 
 _BATCH_SIZE = 64
 _SEARCHED = 1000
@@ -56,15 +56,16 @@ def explore_data_set(
 ) -> Exploration:
     """Compute what the explorer shows on the validation images of a data set.
 
-    The images are those of the run that trained the ensemble, where it is recorded. Elsewhere a validation split is
-    taken or split off; such images may have been trained on.
+    If the ensemble records the run that trained it on this data set, the images are the validation images of the run.
+    Otherwise they are the validation split, a part of the training split, or the test split. Such images may have been
+    trained on.
 
     Args:
         model: an ensemble with members and an image processor. It is not changed.
         data_set: as in `data.image_data.load_image_data`.
         batch_norm_images: number of training images for the BatchNorm statistics.
         labels_by_position: see `evaluation.label_names.match_labels`.
-        progress: is told how far it is.
+        progress: called with the share that is done.
         **options: `config_name`, `image_column`, `label_column`, `revision` and `token` of `load_image_data`.
 
     Returns:
@@ -119,7 +120,7 @@ def explore(
 ) -> Exploration:
     """Compute losses on a lattice over each face, BatchNorm statistics, and the images of most disagreement.
 
-    Images larger than the ensemble's are scaled down to its size, and predicted as they are stored.
+    Images larger than the ensemble's size are scaled down to it. The predictions are of the scaled images.
 
     Args:
         model: an ensemble with members and an image processor. It is not changed.
@@ -129,8 +130,8 @@ def explore(
         data_set: its name.
         split: what the images are to the ensemble.
         resolution: intervals on each edge.
-        gallery: number of images on which the members disagree most, among 1,000.
-        progress: is told how far it is.
+        gallery: number of images to keep for their disagreement. At most 1,000 images are searched.
+        progress: called with the share that is done.
 
     Returns:
         What the explorer shows.
@@ -216,7 +217,7 @@ def _measure(
     resolution: int,
     report: Progress,
 ) -> dict[str, Any]:
-    """Fields of an exploration that tell of points."""
+    """Losses and statistics at the points: those fields of an `Exploration`, by name."""
     structure = model.config.complex
     regions = regions_of(structure, model.config.roles)
     backbone = model.backbone_at(vertex_coordinates(structure, 0).tolist())

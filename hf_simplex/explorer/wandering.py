@@ -1,4 +1,4 @@
-"""What the Wander tab shows and is told, as JSON values."""
+"""What the Wander tab shows, and the answers to its requests, as JSON values."""
 
 import math
 import time
@@ -114,7 +114,7 @@ def move(answers: Answers, answer: Answer, coordinates: Sequence[float]) -> dict
 
 
 def settle(answers: Answers, coordinates: Sequence[float]) -> dict[str, Any]:
-    """Answer where the handle rests: loss and accuracy of the point on the cached validation batch.
+    """Compute loss and accuracy on the cached validation batch, at the point where the handle rests.
 
     Example::
 
@@ -139,7 +139,7 @@ def _points(exploration: Exploration | None, face: Sequence[int], vertices: int)
 
 
 def _curve(exploration: Exploration | None, path: Path, vertices: int) -> list[list[Any]]:
-    """Place on the path, 0 to 1, loss and accuracy, at each lattice point of its legs."""
+    """For each lattice point of a path: its place on the path, 0 to 1, its loss and its accuracy."""
     if exploration is None:
         return []
     resolution, curve = exploration.resolution, []

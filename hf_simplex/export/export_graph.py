@@ -102,21 +102,21 @@ def export_graph(
     The graph takes `pixel_values`, [batch, channels, height, width] float32, with height and width of the image
     processor. A point returns `logits`. An ensemble returns calibrated `logits` and the uncertainties in
     `graphs.ENSEMBLE_OUTPUTS`. The folder holds `model.onnx` (or `model_quantized.onnx`, or `model.pt2` for
-    `torch.export.load`), config.json of the backbone with the labels, and preprocessor_config.json; timm keeps the
-    latter's settings in config.json. config.json says under `hf_simplex` what was exported, with the temperature and,
-    for an ensemble, its decisions.
+    `torch.export.load`), config.json of the backbone with the labels, and preprocessor_config.json. Backbones of timm
+    keep the settings of the image processor in config.json. Under `hf_simplex`, config.json says what was exported,
+    with the temperature and, for an ensemble, its decisions.
 
     The temperature of a centroid, of the ensemble, and of its only member is part of the graph. None was fitted for
     other points: a warning says so. Low-rank adapters of a point are merged into its weights. The graph is in float32,
-    whatever the model is in. It is compared with the model before anything is written.
+    whatever the dtype of the model. Its outputs are compared with the model's before anything is written.
 
     Args:
         model: the ensemble. It is not changed.
         directory: created if it does not exist.
         format: `"onnx"` or `"torch"`.
         point: default: the whole ensemble.
-        quantize: `"int8"` writes an ONNX graph with the weights of matrix products in 8 bits (see
-            `programs.quantize_weights`).
+        quantize: `"int8"` writes an ONNX graph with the weights of matrix products in 8 bits, however far its
+            outputs are from the model's; see `programs.quantize_weights`.
         max_file_bytes: larger weights of an ONNX graph go into a file beside it, in bytes.
 
     Returns:

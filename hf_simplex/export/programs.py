@@ -17,7 +17,7 @@ INPUT = "pixel_values"
 """Name of the only input, [batch, channels, height, width] float32."""
 
 _TRACED_IMAGES = 2
-"""torch.export takes a batch of 0 or 1 for a constant."""
+"""torch.export treats a batch size of 0 or 1 as a constant."""
 
 _BATCH = {INPUT: {0: Dim("batch")}}
 _LOCAL = ("stack_trace", "torch_fn", "from_node")
@@ -25,7 +25,7 @@ _LOCAL = ("stack_trace", "torch_fn", "from_node")
 
 
 def check_installed() -> None:
-    """Check that what ONNX needs is there.
+    """Check that the packages for ONNX are installed.
 
     Raises:
         ImportError: a package is missing. The message says how to install it.

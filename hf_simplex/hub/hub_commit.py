@@ -120,7 +120,7 @@ def commit_files(
 
 
 def comes_from_the_hub(error: Exception) -> bool:
-    """Returns whether an error of `commit_files` says that the Hub refused or cannot be reached.
+    """Returns whether an error of `commit_files` means that the Hub refused or cannot be reached.
 
     Example:
         >>> from hf_simplex.hub.hub_commit import comes_from_the_hub

@@ -129,9 +129,9 @@ def _attempt(name_or_path: str, kwargs: Mapping[str, Any]) -> tuple[BaseImagePro
 
 
 def _file_in_place(source: ProcessorSource) -> tuple[int, int] | None:
-    """The identity of the file that lay beside the weights; None if it is not in its place, or not known.
+    """Inode and time of the file that lay beside the weights; None if it is not in its place, or not known.
 
-    A file that is replaced and put back has another identity.
+    A file that is replaced and put back differs in one of them.
     """
     if source.described is None:
         return None

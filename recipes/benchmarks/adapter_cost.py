@@ -209,17 +209,7 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in PARTS:
         command = [sys.executable, __file__, "--part", name]
-        for argument in (
-            "rank",
-            "num_vertices",
-            "batch_size",
-            "image_size",
-            "blocks",
-            "width",
-            "device",
-            "threads",
-            "seed",
-        ):
+        for argument in _FORWARDED:
             command += [f"--{argument}", str(getattr(args, argument))]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peaks[name] = json.loads(output.splitlines()[-1])

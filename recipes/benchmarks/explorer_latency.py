@@ -2,9 +2,9 @@
 
     python recipes/benchmarks/explorer_latency.py --threads 2
 
-The ensemble is one triangle of EfficientNet-Lite0 at 64 pixels, with statistics on a lattice. `mix` and `move` are
-functions of the server. `round_trip` is measured by the page, from the request to the numbers that it shows. It needs
-Chromium, Playwright and Gradio.
+The ensemble is one triangle of EfficientNet-Lite0 at 64 pixels, with statistics on a lattice. `move` and `settle` are
+functions of the server: the answer to a move, and the loss where the handle rests. The page measures `round_trip`,
+from the request to the numbers that it shows. Chromium, Playwright and Gradio must be installed.
 """
 
 import argparse

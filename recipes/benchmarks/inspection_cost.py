@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import parser, ratio, report, start, time_of_process
+from measure import alternating_clocked, parser, ratio, report, start, time_of_process
 from workloads import ensemble
 
 _COMMAND = "from hf_simplex.cli import app; app(standalone_mode=False)"
@@ -36,13 +36,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "inspect": partial(time_of_process, _COMMAND, "inspect", str(folder)),
             "with_volumes": partial(time_of_process, _COMMAND, "inspect", str(folder), "--volumes"),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in tasks}
-        for number in range(-1, args.rounds):
-            for name, task in tasks.items():
-                taken = task()
-                # The first round reads the files of Python's packages.
-                if number >= 0:
-                    seconds[name].append(taken)
+        seconds = alternating_clocked(tasks, args.rounds)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     row: dict[str, Any] = {"backbone": args.backbone, "vertices": args.num_vertices, "megabytes": size / 1e6}
     row["inspect_to_with_volumes"] = ratio(seconds, "inspect", "with_volumes")

@@ -81,16 +81,14 @@ def alternating(
     rounds: int,
     device: torch.device,
     clock_name: str = "wall",
-    warm_up: int = 1,
 ) -> dict[str, list[float]]:
-    """Time tasks in alternation. Each round runs all tasks, in a rotated order.
+    """Time tasks in alternation. Each round runs all tasks, in a rotated order. One round before is not measured.
 
     Args:
         tasks: functions to time, by name.
         rounds: measurements of each task.
         device: device to synchronize after each task.
         clock_name: key of `CLOCKS`.
-        warm_up: rounds before the measured ones.
 
     Returns:
         Seconds of each round, by task.
@@ -98,7 +96,7 @@ def alternating(
     clock = CLOCKS[clock_name]
     names = list(tasks)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(-warm_up, rounds):
+    for number in range(-1, rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             wait(device)
@@ -108,6 +106,20 @@ def alternating(
             if number >= 0:
                 seconds[name].append(clock() - started)
     return seconds
+
+
+def alternating_clocked(tasks: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Run tasks that time themselves, in alternation. One round before is not kept: it reads files into memory.
+
+    Args:
+        tasks: functions that return seconds, by name.
+        rounds: measurements of each task.
+
+    Returns:
+        Seconds of each round, by task.
+    """
+    kept = [{name: task() for name, task in tasks.items()} for _ in range(rounds + 1)][1:]
+    return {name: [seconds[name] for seconds in kept] for name in tasks}
 
 
 def wait(device: torch.device) -> None:

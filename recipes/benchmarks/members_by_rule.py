@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.data.image_transforms import build_transforms, collate, with_pixel_values
-from hf_simplex.evaluation.calibrate import candidate_points, fit_decisions
+from hf_simplex.evaluation.calibrate import CandidatePoints, candidate_points, fit_decisions
 from hf_simplex.evaluation.calibration import fit_temperature, scale_temperature
 from hf_simplex.evaluation.comparison import MemberPredictions, predict_members
 from hf_simplex.evaluation.decision_metrics import decision_metrics
@@ -34,8 +34,10 @@ from hf_simplex.training.recipe.images import load_data_with_validation
 CHOSEN = "chosen"
 
 
-def measure_run(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Evaluate every rule on the test images of one run."""
+def predict_run(
+    folder: Path, args: argparse.Namespace
+) -> tuple[CandidatePoints, MemberPredictions, MemberPredictions]:
+    """The candidates of one run for members, and their predictions of its validation and of its test images."""
     recorded = json.loads((folder / "run.json").read_text("utf-8"))["arguments"]
     names = {entry.name for entry in fields(DataArguments)}
     data_args = DataArguments(**{name: value for name, value in recorded["data"].items() if name in names})
@@ -63,6 +65,12 @@ def measure_run(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, A
         predict_members(on_points, with_pixel_values(split, plain), training_args, collate)
         for split in (data.validation, data.test)
     )
+    return points, validation, test
+
+
+def measure_run(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Evaluate every rule on the test images of one run."""
+    points, validation, test = predict_run(folder, args)
     rules = dict(points.rules)
     selection = choose_members(validation.probabilities, validation.references, points.rules, points.modes)
     own = list(selection.points)
@@ -99,7 +107,7 @@ def measure_run(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, A
         "rule": selection.name,
         "decisions": decision_metrics(decisions, on_test),
         "threshold": None if decisions.abstention is None else decisions.abstention.threshold,
-        "validation_images": len(data.validation),
+        "validation_images": len(validation.references),
         "test_images": len(test.references),
     }
     return found

@@ -1,7 +1,7 @@
 """The report of several comparisons: who wins at 1, 2, 4 and 8 forward passes, task by task."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -11,6 +11,9 @@ from comparison.passes import Row, by_seed, differences, means
 from comparison.tables import mean_and_error, row_of
 
 __all__ = ["PROPOSALS", "Winner", "passes_figure", "report_text", "winner"]
+
+Key = tuple[str, int]
+"""A contender: its name and its number of forward passes."""
 
 HEADLINES = {
     "error": "error (%)",
@@ -78,8 +81,8 @@ class Winner(NamedTuple):
         differences: [seeds] `ours` minus `rival`.
     """
 
-    ours: tuple[str, int]
-    rival: tuple[str, int]
+    ours: Key
+    rival: Key
     value: float
     rival_value: float
     differences: list[float]
@@ -91,19 +94,20 @@ def winner(rows: Sequence[Row], task: str, passes: int, measure: str) -> Winner 
     Contenders that ran with fewer seeds of the task than others are left out: their means are of other images.
     """
     rivals = {row["contender"] for row in rows if row["is_rival"]}
-    every = by_seed(rows, task, measure)
-    seeds = max((len(values) for values in every.values()), default=0)
-    found = {
-        key: sum(values.values()) / len(values)
-        for key, values in every.items()
-        if key[1] <= passes and len(values) == seeds
-    }
-    ours = {key: mean for key, mean in found.items() if key[0] not in rivals}
-    theirs = {key: mean for key, mean in found.items() if key[0] in rivals}
-    if not ours or not theirs:
+    found = {key: values for key, values in by_seed(rows, task, measure).items() if key[1] <= passes}
+    seeds = max((set(values) for values in by_seed(rows, task, measure).values()), key=len, default=set())
+    ours = _best({key: values for key, values in found.items() if key[0] not in rivals}, seeds)
+    theirs = _best({key: values for key, values in found.items() if key[0] in rivals}, seeds)
+    if ours is None or theirs is None:
         return None
-    best, rival = min(ours, key=ours.__getitem__), min(theirs, key=theirs.__getitem__)
-    return Winner(best, rival, ours[best], theirs[rival], differences(rows, task, measure, best, rival))
+    (best, value), (rival, rival_value) = ours, theirs
+    return Winner(best, rival, value, rival_value, differences(rows, task, measure, best, rival))
+
+
+def _best(found: Mapping[Key, Mapping[int, float]], seeds: Set[int]) -> tuple[Key, float] | None:
+    """The contender with the lowest mean over the seeds, and this mean. It must have run with all of them."""
+    values = {key: sum(own[seed] for seed in seeds) / len(seeds) for key, own in found.items() if seeds <= own.keys()}
+    return min(values.items(), key=lambda item: item[1]) if values else None
 
 
 def _winners_table(rows: Sequence[Row], tasks: Sequence[str], measure: str) -> str:
@@ -146,18 +150,11 @@ def _target_table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
             cells = [task, str(passes), name, "the single model" if passes == 1 else "the best deep ensemble"]
             for measure in HEADLINES:
                 found = by_seed(rows, task, measure)
+                theirs = {key: own for key, own in found.items() if key[0] in rivals and key[1] <= passes}
                 # On the seeds that the proposal has.
-                seeds = found.get((name, passes), {}).keys()
-                theirs = {
-                    key: sum(values[seed] for seed in seeds) / len(seeds)
-                    for key, values in found.items()
-                    if key[0] in rivals and key[1] <= passes and seeds and seeds <= values.keys()
-                }
-                if not theirs:
-                    cells.append("")
-                    continue
-                best = min(theirs, key=theirs.__getitem__)
-                cells.append(_signed(measure, differences(rows, task, measure, (name, passes), best)))
+                best = _best(theirs, found[name, passes].keys()) if (name, passes) in found else None
+                own = [] if best is None else differences(rows, task, measure, (name, passes), best[0])
+                cells.append(_signed(measure, own) if own else "")
             lines.append(row_of(cells))
     return "\n".join(lines)
 

@@ -167,6 +167,22 @@ class Repetition:
         own.output_dir = str(self.folder / "training")
         return own
 
+    def with_arguments(self, **changes: Any) -> "Repetition":
+        """A copy with other training arguments. Images, folder and `module` are shared.
+
+        Args:
+            **changes: new values of training arguments, by name.
+
+        Example::
+
+            module = run.with_arguments(probe_head=True).start(0)
+        """
+        own = copy.copy(self)
+        own.args = copy.copy(self.args)
+        for name, value in changes.items():
+            setattr(own.args, name, value)
+        return own
+
     def fit(
         self,
         trainer: type[Trainer],

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from browsers import chromium, serving
 from playwright.sync_api import Browser, Locator, Page, expect
 from tiny_explorer import NAMES, explored, named
 
-from hf_simplex import SimplexImageClassificationPipeline
+from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.explorer.answers import Answers
+from hf_simplex.explorer.app import Compute
 from hf_simplex.explorer.exploration import Exploration
 
 DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
@@ -215,6 +217,19 @@ def test_a_path_is_played_by_keys(open_page: Callable[..., Page]) -> None:
     assert before.startswith("0 %") and page.get_by_test_id("path-loss").inner_text().startswith("100 % of the way")
 
 
+@contextmanager
+def asked_to_compute(browser: Browser, model: SimplexForImageClassification, compute: Compute) -> Iterator[Page]:
+    """The Wander tab of an ensemble without an explorer file, after a click on the button that computes one."""
+    with serving(Answers(model), compute=compute) as address:
+        page = browser.new_page(viewport=DESKTOP)
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        tab(page, "Wander")
+        page.get_by_role("button", name="Compute the surfaces").click()
+        yield page
+        page.close()
+
+
 def test_surfaces_are_computed_on_request(browser: Browser) -> None:
     model = named("resnet")
     computed: list[Exploration] = []
@@ -224,32 +239,20 @@ def test_surfaces_are_computed_on_request(browser: Browser) -> None:
         computed.append(explored(model))
         return computed[0]
 
-    with serving(Answers(model), compute=compute) as address:
-        page = browser.new_page(viewport=DESKTOP)
-        page.set_default_timeout(PATIENCE)
-        page.goto(address)
-        tab(page, "Wander")
-        page.get_by_role("button", name="Compute the surfaces").click()
+    with asked_to_compute(browser, model, compute) as page:
         expect(page.locator("#computed")).to_contain_text("Computed. Choose an image.", timeout=PATIENCE)
         tab(page, "Ask")
         choose_example(page)
         wander(page)
         assert len(computed) == 1 and "nats" in page.get_by_test_id("exact").inner_text()
-        page.close()
 
 
 def test_what_cannot_be_computed_is_said(browser: Browser) -> None:
     def compute(progress: Callable[[float, str], Any]) -> Exploration:
         raise ValueError("no labels fit <b>")
 
-    with serving(Answers(named("vit")), compute=compute) as address:
-        page = browser.new_page(viewport=DESKTOP)
-        page.set_default_timeout(PATIENCE)
-        page.goto(address)
-        tab(page, "Wander")
-        page.get_by_role("button", name="Compute the surfaces").click()
+    with asked_to_compute(browser, named("vit"), compute) as page:
         expect(page.locator("#computed")).to_contain_text("no labels fit <b>", timeout=PATIENCE)
-        page.close()
 
 
 def upload(page: Page, name: str, content: bytes) -> None:

@@ -10,6 +10,7 @@ from loopback_hub import LoopbackHub
 from tiny import PICTURE, SIZE, backbone, images
 from transformers import ViTImageProcessor, pipeline
 from typer.testing import CliRunner
+from without_the_package import HIDE_THE_PACKAGE
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.cli import app
@@ -21,12 +22,6 @@ INDEX = "model.safetensors.index.json"
 WITHOUT_THE_PACKAGE = """
 import json, os, sys
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_simplex":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
 sys.modules[os.environ["ALSO_MISSING"]] = None
 import torch
 from transformers import AutoModelForImageClassification
@@ -113,7 +108,7 @@ def test_code_of_the_repository_needs_peft_for_adapters_only(
     model.push_to_hub(ID)
     torch.save(images(), tmp_path / "pixel_values.pt")
     environment = {"PIXEL_VALUES": str(tmp_path / "pixel_values.pt"), "ALSO_MISSING": missing}
-    printed = hub.run_python(WITHOUT_THE_PACKAGE, env=environment, cwd=tmp_path, timeout=600)
+    printed = hub.run_python(HIDE_THE_PACKAGE + WITHOUT_THE_PACKAGE, env=environment, cwd=tmp_path, timeout=600)
     found = json.loads(printed.splitlines()[-1])
     if choice is LORA and missing == "peft":
         assert "need peft" in found and "pip install peft" in found

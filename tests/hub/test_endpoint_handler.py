@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, snapshot_download
 from loopback_hub import LoopbackHub
 from PIL import Image
 from tiny import LABELS, PICTURE, complete
+from without_the_package import HIDE_THE_PACKAGE
 
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.hub.publishing import publish_folder
@@ -20,14 +21,8 @@ from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
 REPO = "alice/ensemble"
 
 WITHOUT_THE_PACKAGE = """
-import importlib.util, json, os, sys
+import importlib.util, json, os
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_simplex":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
 spec = importlib.util.spec_from_file_location("handler", os.path.join(os.environ["FOLDER"], "handler.py"))
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -82,7 +77,7 @@ def test_an_endpoint_answers_with_what_the_pipeline_returns(hub: LoopbackHub, tm
 
     request = {"inputs": text(png()), "parameters": {"top_k": 2}}
     environment = {"FOLDER": str(folder), "REQUEST": json.dumps(request)}
-    printed = hub.run_python(WITHOUT_THE_PACKAGE, env=environment, cwd=tmp_path, timeout=600)
+    printed = hub.run_python(HIDE_THE_PACKAGE + WITHOUT_THE_PACKAGE, env=environment, cwd=tmp_path, timeout=600)
     assert json.loads(printed.splitlines()[-1]) == handler(request)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from tiny import SIZE, ensemble, images
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
 from transformers.dynamic_module_utils import get_imports
+from without_the_package import HIDE_THE_PACKAGE
 
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.model.decisions import Abstention, Decisions, PredictionSets
@@ -24,12 +25,6 @@ REPO = "alice/ensemble"
 WITHOUT_THE_PACKAGE = """
 import json, os, sys
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_simplex":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
 for name in ["sklearn", "matplotlib", "pandas", "datasets", "evaluate", "timm", "accelerate", "scipy", "typer"]:
     sys.modules[name] = None
 import torch
@@ -116,7 +111,7 @@ def test_the_same_numbers_with_and_without_the_package_from_a_folder_and_from_th
         "PIXEL_VALUES": str(tmp_path / "pixel_values.pt"),
         "AGAIN": str(tmp_path / "again"),
     }
-    printed = hub.run_python(WITHOUT_THE_PACKAGE, env=environment, cwd=tmp_path, timeout=600)
+    printed = hub.run_python(HIDE_THE_PACKAGE + WITHOUT_THE_PACKAGE, env=environment, cwd=tmp_path, timeout=600)
     without = json.loads(printed.splitlines()[-1])
     assert without["folder"] == outputs(str(published), image, images(4))
     assert without["hub"] == outputs(REPO, image, images(4))

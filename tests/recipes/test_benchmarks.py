@@ -1,6 +1,7 @@
 """The benchmarks run and say what they measured: no claim about speed, which a busy machine could break."""
 
 import ctypes
+import functools
 import json
 import os
 import runpy
@@ -93,9 +94,21 @@ def test_ratios_are_taken_round_by_round() -> None:
 def test_every_round_runs_every_task_in_turns() -> None:
     order: list[str] = []
     tasks = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    seconds = measure.alternating(tasks, 2, torch.device("cpu"), warm_up=0)
-    assert order == list("abc") + list("bca")
+    seconds = measure.alternating(tasks, 2, torch.device("cpu"))
+    assert order == list("cab") + list("abc") + list("bca")
     assert all(len(taken) == 2 for taken in seconds.values())
+
+
+def test_tasks_that_time_themselves_alternate_after_a_round_that_is_not_kept() -> None:
+    order: list[str] = []
+
+    def timed(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    tasks = {name: functools.partial(timed, name) for name in "ab"}
+    assert measure.alternating_clocked(tasks, 2) == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
+    assert order == list("ab") * 3
 
 
 def test_a_clock_that_would_count_waiting_is_refused(tmp_path: Path) -> None:

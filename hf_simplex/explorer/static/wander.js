@@ -220,7 +220,7 @@ function place() {
 
 function moveTo(coordinates) {
   state.coordinates = coordinates;
-  // The former point's score is none of this one.
+  // The score is that of the former point.
   parts.exact.textContent = "";
   place();
   ask("move");

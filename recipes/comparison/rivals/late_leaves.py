@@ -16,16 +16,13 @@ class LateLeaves(Leaves):
     """Leaves of `late_leaf_share` of the budget each; `late_trunk` is their trunk, with statistics recomputed."""
 
     name, label, color = "late_leaves", "long trunk and short leaves", "#8c2d04"
+    further_styles: ClassVar[Mapping[str, Style]] = {"late_trunk": Style("long trunk", "#5c1a00")}
     rates: ClassVar[Mapping[float, tuple[str, str]]] = {
         0.5: ("#dadaeb", "#9e9ac8"),
         1.0: ("#bcbddc", "#756bb1"),
         2.0: ("#807dba", "#54278f"),
         4.0: ("#6a51a3", "#3f007d"),
     }
-
-    @property
-    def styles(self) -> Mapping[str, Style]:
-        return {**super().styles, "late_trunk": Style("long trunk", "#5c1a00")}
 
     def leaf_epochs(self, compare: CompareArguments, args: EsproArguments) -> float:
         return compare.late_leaf_share * compare.budget

@@ -4,7 +4,7 @@ Source: Wortsman et al., Learning Neural Network Subspaces, ICML 2021.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -91,13 +91,9 @@ class LearnedSubspace(Rival):
     """The symmetric members of a simplex whose vertices were trained at once for the whole budget; its centroid."""
 
     name, label, color = "learned_subspace", "all vertices at once", "#999933"
-
-    @property
-    def styles(self) -> Mapping[str, Style]:
-        return {
-            self.name: Style(self.label, self.color),
-            "subspace_centroid": Style("all vertices at once, centroid", "#ddcc77"),
-        }
+    further_styles: ClassVar[Mapping[str, Style]] = {
+        "subspace_centroid": Style("all vertices at once, centroid", "#ddcc77")
+    }
 
     def check(self, compare: CompareArguments, args: EsproArguments) -> None:
         if compare.subspace_vertices < 2:

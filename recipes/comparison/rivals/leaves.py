@@ -36,7 +36,7 @@ class Leaves(Rival):
         for rate, (color, centroid_color) in self.rates.items():
             found[self._method(rate)] = Style(f"{self.label}, rate x{rate:g}", color)
             found[f"{self._method(rate)}_centroid"] = Style(f"{self.label}, centroid, rate x{rate:g}", centroid_color)
-        return found
+        return {**found, **self.further_styles}
 
     def leaf_epochs(self, compare: CompareArguments, args: EsproArguments) -> float:
         """Epochs of a leaf: by default, all leaves together train as long as the trunk."""

@@ -3,10 +3,9 @@
 Source: Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, ICLR 2022.
 """
 
-import copy
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 from transformers import Trainer
 
@@ -22,13 +21,9 @@ class ProbedModes(Rival):
     """A deep ensemble of modes with a probed head, and one model with a probed head for the whole budget."""
 
     name, label, color = "probed_modes", "deep ensemble, linear probe first", "#0b3d91"
-
-    @property
-    def styles(self) -> Mapping[str, Style]:
-        return {
-            self.name: Style(self.label, self.color),
-            "probed_single": Style("single model, linear probe first", "#4d4d4d"),
-        }
+    further_styles: ClassVar[Mapping[str, Style]] = {
+        "probed_single": Style("single model, linear probe first", "#4d4d4d")
+    }
 
     def check(self, compare: CompareArguments, args: EsproArguments) -> None:
         if args.probe_head:
@@ -50,9 +45,7 @@ class ProbedModes(Rival):
         return run.kept(f"probed-{model}-epochs-{epochs:g}", functools.partial(self._train, run, model, epochs))
 
     def _train(self, run: Repetition, model: int, epochs: float) -> Weights:
-        own: Any = copy.copy(run)
-        own.args = copy.copy(run.args)
-        own.args.probe_head = True
+        own = run.with_arguments(probe_head=True)
         module = own.start(model)
         own.fit(Trainer, module, model, epochs)
         return module.state_dict()

@@ -29,18 +29,20 @@ class Rival(ABC):
         name: the value of `--methods`.
         label: the name in tables and pictures.
         color: the color in pictures.
+        further_styles: the styles of further files of predictions, by the file's name.
         single_model: whether one ordinary model predicts, in one forward pass.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     color: ClassVar[str]
+    further_styles: ClassVar[Mapping[str, Style]] = {}
     single_model: ClassVar[bool] = False
 
     @property
     def styles(self) -> Mapping[str, Style]:
         """The style of each file of predictions that the rival writes, by the file's name."""
-        return {self.name: Style(self.label, self.color)}
+        return {self.name: Style(self.label, self.color), **self.further_styles}
 
     def check(self, compare: CompareArguments, args: EsproArguments) -> None:  # noqa: B027
         """Check the arguments before anything is trained.

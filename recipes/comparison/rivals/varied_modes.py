@@ -4,11 +4,10 @@ Sources: Rame et al., Diverse Weight Averaging for Out-of-Distribution Generaliz
 Hyperparameter Ensembles for Robustness and Uncertainty Quantification, NeurIPS 2020.
 """
 
-import copy
 import functools
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 from transformers import Trainer
 
@@ -45,13 +44,7 @@ class VariedModes(Rival):
     """The deep ensemble's first mode, and others with drawn hyperparameters; and their centroid."""
 
     name, label, color = "varied_modes", "varied modes", "#44aa99"
-
-    @property
-    def styles(self) -> Mapping[str, Style]:
-        return {
-            self.name: Style(self.label, self.color),
-            "varied_centroid": Style("centroid of varied modes", "#9edae5"),
-        }
+    further_styles: ClassVar[Mapping[str, Style]] = {"varied_centroid": Style("centroid of varied modes", "#9edae5")}
 
     def run(self, run: Repetition) -> None:
         epochs = run.modes_epochs(float(run.args.num_train_epochs))
@@ -73,9 +66,7 @@ class VariedModes(Rival):
 
     def _train(self, run: Repetition, model: int, epochs: float) -> Weights:
         drawn = variation(run.seed_of(model))
-        own: Any = copy.copy(run)
-        own.args = copy.copy(run.args)
-        own.args.label_smoothing_factor = drawn["label_smoothing_factor"]
+        own = run.with_arguments(label_smoothing_factor=drawn["label_smoothing_factor"])
         # Erasing is a part of augmentation.
         erasing = 0.0 if run.data_args.augment == "none" else drawn["random_erasing"]
         own.train_images = with_pixel_values(
