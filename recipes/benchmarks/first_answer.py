@@ -18,7 +18,7 @@ from typing import Any
 
 import PIL.Image
 import torch
-from measure import parser, ratio, report, start, time_of_process
+from measure import alternating_clocked, parser, ratio, report, start, time_of_process
 from workloads import ensemble
 
 _COMMAND = "from hf_simplex.cli import app; app(standalone_mode=False)"
@@ -60,13 +60,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 f"ensemble{version}": partial(time_of_process, ensemble_pipeline, image, folder),
                 f"uncertainty{version}": partial(time_of_process, uncertainty_pipeline, image, folder),
             }
-        seconds: dict[str, list[float]] = {name: [] for name in tasks}
-        for number in range(-1, args.rounds):
-            for name, task in tasks.items():
-                taken = task()
-                # The first round reads the files of Python's packages.
-                if number >= 0:
-                    seconds[name].append(taken)
+        seconds = alternating_clocked(tasks, args.rounds)
     row: dict[str, Any] = {"backbone": args.backbone, "vertices": args.num_vertices, "members": args.members}
     for name in seconds:
         if name != "plain":
