@@ -205,7 +205,7 @@ def prepare(argv: Sequence[str] | None) -> Run:
         backbone_args.memory_format, [components[number] for number in numbers], own_args, plain_train
     )
     for number, choice in zip(numbers, memory_formats, strict=False):
-        say(described(number, choice), args)
+        say(choice.described(number), args)
     repository = None
     if args.push_to_hub:
         name = args.hub_model_id or Path(args.output_dir).name
@@ -266,6 +266,7 @@ def follow_measure(run: Run) -> None:
         batch_size=run.args.per_device_eval_batch_size,
         collate=collate,
     )
+    run.say("Measuring the barriers between the modes ...")
     run.choice = choose_strategy(run.components, validation, batches, from_scratch=run.backbone_args.from_scratch)
     run.say(run.choice.reason)
     if run.choice.chosen == "join":
@@ -290,6 +291,7 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
         ensemble.config.provenance["strategy"] = run.choice.to_json()
     own = run.component_arguments(0)
     if run.validation is not None:
+        run.say(f"Calibrating on {len(run.validation)} validation images ...")
         run.trainer(ensemble, own).calibrate(
             run.validation,
             choose=run.calibration.choose_members and args.num_members is None,
@@ -298,6 +300,7 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
             coverage=run.calibration.coverage,
             data_set=run.data.name,
         )
+    run.say(f"Evaluating the ensemble and its parts on {len(run.test)} test images ...")
     assessment = assess(
         ensemble,
         run.test,
@@ -406,6 +409,7 @@ def loss_surface(
     vertices = ensemble.config.simplexes[0][:3]
     if len(vertices) < 3:
         return None
+    say(f"Evaluating the loss surface at {args.surface_resolution**2} points ...", args)
     names = trainable_names(ensemble.backbone)
     points = plane_points(
         ensemble.config.complex, ensemble.weights, names, vertices=vertices, resolution=args.surface_resolution
@@ -484,12 +488,6 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
                 "--overwrite to begin anew, or another output_dir."
             )
     check_target(output / "ensemble", SimplexConfig.model_type)
-
-
-def described(number: int, choice: MemoryFormatChoice) -> str:
-    """Describe the memory format that "auto" chose for a component."""
-    seconds = ", ".join(f"{1e3 * taken:.1f} ms {name}" for name, taken in choice.seconds.items())
-    return f"component {number + 1} uses {choice.memory_format} (a step takes {seconds})"
 
 
 if __name__ == "__main__":

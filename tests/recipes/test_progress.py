@@ -71,8 +71,11 @@ def test_a_log_file_has_a_few_lines_for_a_stage_and_no_carriage_return(command: 
     ]
     assert not any(noise in text for noise in ("LOAD REPORT", "num_labels=", "backend", "initialized"))
     assert [line for line, times in Counter(lines).items() if times > 1] == []
-    # Besides the stages: data, head, two lines of components, the table and the verdict.
-    assert len(lines) - len(stages) == 4 + 6 + 8
+    assert [line for line in lines if line.endswith(" ...")] == [
+        "Evaluating the ensemble and its parts on 60 test images ..."
+    ]
+    # Besides the stages: data, head, two lines of components, the evaluation, the table and the verdict.
+    assert len(lines) - len(stages) == 4 + 1 + 6 + 8
 
 
 def test_a_terminal_has_bars_that_no_line_breaks(command: list[str]) -> None:
