@@ -83,7 +83,7 @@ from hf_simplex.training.recipe.interruption import Interruption
 from hf_simplex.training.recipe.memory_format import Choice as MemoryFormatChoice
 from hf_simplex.training.recipe.memory_format import set_memory_formats
 from hf_simplex.training.recipe.parsing import exit_on_mistake, parse_arguments
-from hf_simplex.training.recipe.progress import readable_progress, say
+from hf_simplex.training.recipe.progress import few_steps, readable_progress, say
 from hf_simplex.training.recipe.requirements import check_evaluation_images, check_hub_account, check_installed
 from hf_simplex.training.recipe.run_record import hardware, table, versions
 from hf_simplex.training.recipe.strategy import (
@@ -193,6 +193,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
     unfamiliar = unfamiliar_images(calibration, data_args, data, components[0], backbone_args.token)
     if unfamiliar is not None and validation is None:
         say("warning: out_of_distribution is not measured without validation images", args)
+    if backbone_args.modes is None and (warning := few_steps(len(data.train), args)):
+        say(warning, args)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     numbers = list(range(len(components))) if args.component is None else [args.component]
     own_args = [component_arguments(args, number, len(components)) for number in numbers]
