@@ -65,12 +65,7 @@ from hf_simplex.training.recipe.arguments import (
     EsproArguments,
 )
 from hf_simplex.training.recipe.assessment import assess
-from hf_simplex.training.recipe.components import (
-    check_distinct,
-    component_arguments,
-    modes_at_start,
-    start_components,
-)
+from hf_simplex.training.recipe.components import check_distinct, component_arguments, modes_at_start, start_components
 from hf_simplex.training.recipe.images import (
     augmentation_arguments,
     in_batches,
@@ -84,7 +79,12 @@ from hf_simplex.training.recipe.memory_format import Choice as MemoryFormatChoic
 from hf_simplex.training.recipe.memory_format import set_memory_formats
 from hf_simplex.training.recipe.parsing import exit_on_mistake, parse_arguments
 from hf_simplex.training.recipe.progress import few_steps, readable_progress, say
-from hf_simplex.training.recipe.requirements import check_evaluation_images, check_hub_account, check_installed
+from hf_simplex.training.recipe.requirements import (
+    broken_images_named,
+    check_evaluation_images,
+    check_hub_account,
+    check_installed,
+)
 from hf_simplex.training.recipe.run_record import hardware, table, versions
 from hf_simplex.training.recipe.strategy import (
     Choice,
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result] | None:
             check_resume(run)
         interruption.flag = "--resume"
         # The trainer checks a batch before it trains.
-        with exit_on_mistake((ValueError, OSError, NonFiniteError)):
+        with exit_on_mistake((ValueError, OSError, NonFiniteError)), broken_images_named(run.data.train):
             grow(run)
         if run.args.component is not None:
             return None
