@@ -65,12 +65,7 @@ from hf_simplex.training.recipe.arguments import (
     EsproArguments,
 )
 from hf_simplex.training.recipe.assessment import assess
-from hf_simplex.training.recipe.components import (
-    check_distinct,
-    component_arguments,
-    modes_at_start,
-    start_components,
-)
+from hf_simplex.training.recipe.components import check_distinct, component_arguments, modes_at_start, start_components
 from hf_simplex.training.recipe.images import (
     augmentation_arguments,
     in_batches,
@@ -83,8 +78,13 @@ from hf_simplex.training.recipe.interruption import Interruption
 from hf_simplex.training.recipe.memory_format import Choice as MemoryFormatChoice
 from hf_simplex.training.recipe.memory_format import set_memory_formats
 from hf_simplex.training.recipe.parsing import exit_on_mistake, parse_arguments
-from hf_simplex.training.recipe.progress import readable_progress, say
-from hf_simplex.training.recipe.requirements import check_evaluation_images, check_hub_account, check_installed
+from hf_simplex.training.recipe.progress import few_steps, readable_progress, say
+from hf_simplex.training.recipe.requirements import (
+    broken_images_named,
+    check_evaluation_images,
+    check_hub_account,
+    check_installed,
+)
 from hf_simplex.training.recipe.run_record import hardware, table, versions
 from hf_simplex.training.recipe.strategy import (
     Choice,
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result] | None:
             check_resume(run)
         interruption.flag = "--resume"
         # The trainer checks a batch before it trains.
-        with exit_on_mistake((ValueError, OSError, NonFiniteError)):
+        with exit_on_mistake((ValueError, OSError, NonFiniteError)), broken_images_named(run.data.train):
             grow(run)
         if run.args.component is not None:
             return None
@@ -193,6 +193,8 @@ def prepare(argv: Sequence[str] | None) -> Run:
     unfamiliar = unfamiliar_images(calibration, data_args, data, components[0], backbone_args.token)
     if unfamiliar is not None and validation is None:
         say("warning: out_of_distribution is not measured without validation images", args)
+    if backbone_args.modes is None and (warning := few_steps(len(data.train), args)):
+        say(warning, args)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     numbers = list(range(len(components))) if args.component is None else [args.component]
     own_args = [component_arguments(args, number, len(components)) for number in numbers]
@@ -205,7 +207,7 @@ def prepare(argv: Sequence[str] | None) -> Run:
         backbone_args.memory_format, [components[number] for number in numbers], own_args, plain_train
     )
     for number, choice in zip(numbers, memory_formats, strict=False):
-        say(described(number, choice), args)
+        say(choice.described(number), args)
     repository = None
     if args.push_to_hub:
         name = args.hub_model_id or Path(args.output_dir).name
@@ -266,6 +268,7 @@ def follow_measure(run: Run) -> None:
         batch_size=run.args.per_device_eval_batch_size,
         collate=collate,
     )
+    run.say("Measuring the barriers between the modes ...")
     run.choice = choose_strategy(run.components, validation, batches, from_scratch=run.backbone_args.from_scratch)
     run.say(run.choice.reason)
     if run.choice.chosen == "join":
@@ -290,6 +293,7 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
         ensemble.config.provenance["strategy"] = run.choice.to_json()
     own = run.component_arguments(0)
     if run.validation is not None:
+        run.say(f"Calibrating on {len(run.validation)} validation images ...")
         run.trainer(ensemble, own).calibrate(
             run.validation,
             choose=run.calibration.choose_members and args.num_members is None,
@@ -298,6 +302,7 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
             coverage=run.calibration.coverage,
             data_set=run.data.name,
         )
+    run.say(f"Evaluating the ensemble and its parts on {len(run.test)} test images ...")
     assessment = assess(
         ensemble,
         run.test,
@@ -406,6 +411,7 @@ def loss_surface(
     vertices = ensemble.config.simplexes[0][:3]
     if len(vertices) < 3:
         return None
+    say(f"Evaluating the loss surface at {args.surface_resolution**2} points ...", args)
     names = trainable_names(ensemble.backbone)
     points = plane_points(
         ensemble.config.complex, ensemble.weights, names, vertices=vertices, resolution=args.surface_resolution
@@ -484,12 +490,6 @@ def check(backbone_args: BackboneArguments, args: EsproArguments) -> None:
                 "--overwrite to begin anew, or another output_dir."
             )
     check_target(output / "ensemble", SimplexConfig.model_type)
-
-
-def described(number: int, choice: MemoryFormatChoice) -> str:
-    """Describe the memory format that "auto" chose for a component."""
-    seconds = ", ".join(f"{1e3 * taken:.1f} ms {name}" for name, taken in choice.seconds.items())
-    return f"component {number + 1} uses {choice.memory_format} (a step takes {seconds})"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ from datasets import Dataset, Image
 
 from ..model.image_pixels import to_rgb
 
-__all__ = ["decode_rgb", "decoding_errors"]
+__all__ = ["CANNOT_READ", "decode_rgb", "decoding_errors"]
+
+CANNOT_READ = "Cannot read the image"
+"""First words of the error of `decode_rgb`."""
 
 _BATCH = 256
 
@@ -38,7 +41,7 @@ def decode_rgb(stored: dict[str, Any], feature: Image) -> PIL.Image.Image:
         return to_rgb(Image(mode=None if feature.mode == "RGB" else feature.mode).decode_example(stored))
     except Exception as error:  # Pillow's readers raise many types
         file = stored["path"] or f"(no file name, {len(stored['bytes'] or b'')} bytes)"
-        raise ValueError(f"Cannot read the image {file}: {error}. Replace or remove it.") from error
+        raise ValueError(f"{CANNOT_READ} {file}: {error}. Replace or remove it.") from error
 
 
 def decoding_errors(dataset: Dataset) -> list[str]:

@@ -370,7 +370,7 @@ def describe_decisions(decisions: Decisions) -> list[str]:
         else:
             lines.append(
                 f"For {goal}, answer where the confidence is at least {abstention.threshold:.3f}: "
-                f"{100 * abstention.coverage:.0f} % of the validation images."
+                f"{_share(abstention.coverage)} of the validation images."
             )
     if (sets := decisions.prediction_sets) is not None:
         what = (
@@ -380,6 +380,12 @@ def describe_decisions(decisions: Decisions) -> list[str]:
         )
         lines.append(f"Prediction sets {what}.")
     return lines
+
+
+def _share(share: float) -> str:
+    """A share in percent; 99.5 % of the images are not shown as all of them."""
+    digits = 0 if round(100 * share) not in (0, 100) or share in (0, 1) else 1
+    return f"{100 * share:.{digits}f} %"
 
 
 def _percentiles(values: FloatArray) -> list[float]:

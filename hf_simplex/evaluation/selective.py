@@ -57,8 +57,8 @@ class GuaranteedThreshold:
 
     Example:
         >>> from hf_simplex.evaluation.selective import GuaranteedThreshold
-        >>> str(GuaranteedThreshold(0.01, 0.95, None, None, None, None, images=100))
-        'No threshold keeps the error below 0.01 with probability 0.95 on 100 images.'
+        >>> str(GuaranteedThreshold(0.01, 0.95, None, None, None, None, images=600))
+        'No threshold keeps the error below 0.01 with probability 0.95 on 600 images.'
     """
 
     target_error: float
@@ -72,7 +72,9 @@ class GuaranteedThreshold:
     def __str__(self) -> str:
         goal = f"the error below {self.target_error:g} with probability {self.confidence_level:g}"
         if self.threshold is None:
-            return f"No threshold keeps {goal} on {self.images} images."
+            needed = _images_needed(self.target_error, self.confidence_level)
+            few = "" if self.images >= needed else f" It takes {needed}, even if all answers are right."
+            return f"No threshold keeps {goal} on {self.images} images.{few}"
         return (
             f"The threshold {self.threshold:.4g} keeps {goal}: it answers {self.coverage:.1%} of {self.images} images "
             f"with error {self.error:.4g}, bound {self.error_bound:.4g}."
@@ -182,7 +184,7 @@ def guaranteed_threshold(
     values, wrong = _check(confidences, correct)
     number = len(values)
     ascending = np.sort(values)
-    steps = max(1, math.ceil(math.log2(number)))
+    steps = _steps(number)
     delta = (1 - confidence_level) / steps
     best = GuaranteedThreshold(target_error, confidence_level, None, None, None, None, number)
     # Ranks from 1. The threshold at `low` misses the target. The one at `high` reaches it, once one was found.
@@ -201,6 +203,21 @@ def guaranteed_threshold(
         else:
             low = rank
     return best
+
+
+def _steps(images: int) -> int:
+    """The number of thresholds that the search visits."""
+    return max(1, math.ceil(math.log2(images)))
+
+
+def _images_needed(target_error: float, confidence_level: float) -> int:
+    """The smallest number of images that bounds the error by the target, if all answers are right."""
+    fewer, needed = 0, 1
+    while needed > fewer:
+        # More images take more steps, each with a smaller share of the probability.
+        fewer = needed
+        needed = math.ceil(math.log((1 - confidence_level) / _steps(fewer)) / math.log1p(-target_error))
+    return fewer
 
 
 def _check(confidences: ArrayLike, correct: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:

@@ -205,6 +205,21 @@ class Answers:
         """
         return list(dict.fromkeys(coordinates for coordinates, _ in self._known))
 
+    def recomputed_members(self) -> list[bool]:
+        """Tell which members lie at a vertex, but have other BatchNorm statistics, so that they predict otherwise.
+
+        Example::
+
+            answers.recomputed_members()   # [True, True] for "modes with recomputed statistics"
+        """
+        members = self._known[len(self._of_vertices) :]
+        found = [False] * len(self.model.config.members)
+        for number, _ in enumerate(self.model.members):
+            coordinates, statistics = members[number]
+            if 1.0 in coordinates:
+                found[number] = not torch.equal(statistics, self._of_vertices[coordinates.index(1.0)])
+        return found
+
     def read(self, source: Any) -> Tensor:
         """Read an image as the pipeline does.
 

@@ -180,7 +180,12 @@ class _Page:
         self.examples = Path(self._directory.name)
         config = answers.model.config
         names = vertex_names(config.roles)
-        self.members = [f"member {number}: {_point_name(point, names)}" for number, point in enumerate(config.members)]
+        self.members = [
+            f"member {number}: {_point_name(point, names)}{', statistics recomputed' * recomputed}"
+            for number, (point, recomputed) in enumerate(
+                zip(config.members, answers.recomputed_members(), strict=True)
+            )
+        ]
         with gradio.Blocks(
             title=f"{about.name}: simplex explorer", analytics_enabled=False, fill_width=False
         ) as self.blocks:

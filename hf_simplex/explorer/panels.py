@@ -184,7 +184,7 @@ def picker_panel(images: Sequence[tuple[Tensor, str]]) -> str:
         for place, (pixels, label) in enumerate(images)
     )
     return (
-        '<div class="sx-panel-html"><h3>Validation images, by their true label</h3>'
+        '<div class="sx-panel-html"><h3>Validation images, with their true labels</h3>'
         f'<div class="sx-picker">{buttons}</div></div>'
     )
 

@@ -1,6 +1,7 @@
 """The backbone's image processor: read at first use, checked against the backbone, saved with the ensemble."""
 
 import json
+import logging
 import math
 import os
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedConfig
-from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, is_torchvision_available
 
 from .checkpoint import locate
 from .image_pixels import TRANSPARENCY
@@ -119,12 +120,24 @@ def _read(source: ProcessorSource) -> BaseImageProcessor | None:
     return found
 
 
+def _no_false_alarm(record: logging.LogRecord) -> bool:
+    """Whether a record is more than that timm's image processor has one variant, which needs no torchvision.
+
+    transformers says then that torchvision is not available, also where it is.
+    """
+    return not ("torchvision backend is not available" in record.getMessage() and is_torchvision_available())
+
+
 def _attempt(name_or_path: str, kwargs: Mapping[str, Any]) -> tuple[BaseImageProcessor | None, Exception | None]:
+    transformers_logger = logging.getLogger(AutoImageProcessor.__module__)
+    transformers_logger.addFilter(_no_false_alarm)
     try:
         processor = AutoImageProcessor.from_pretrained(name_or_path, **kwargs)
         check_processor_settings(processor)
     except Exception as error:
         return None, error
+    finally:
+        transformers_logger.removeFilter(_no_false_alarm)
     return processor, None
 
 

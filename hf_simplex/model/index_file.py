@@ -45,6 +45,9 @@ FOREIGN_FILES = {
 }
 """Other files that transformers would load from the same folder, and what that does."""
 
+_OF_A_RUN = "ensemble"
+"""Folder of the ensemble in the folder of a run."""
+
 _TENSOR_NAME = re.compile(r"(shared|(vertices|members|centroids)\.(0|[1-9][0-9]{0,5}))\..+")
 _VERTEX_FILE = re.compile(r"vertex-\d{5,}\.safetensors")
 
@@ -208,6 +211,10 @@ def missing_index(name_or_path: str | os.PathLike[str]) -> FileNotFoundError:
         >>> str(missing_index("pets"))[:43]
         'pets holds no model.safetensors.index.json '
     """
+    if os.path.isfile(inner := os.path.join(name_or_path, _OF_A_RUN, INDEX_NAME)):
+        return FileNotFoundError(
+            f"{name_or_path} is the folder of a run, not of an ensemble. Its ensemble is {os.path.dirname(inner)}."
+        )
     place = "" if os.path.isdir(name_or_path) else " (no such folder here, nor a repository in reach that has one)"
     return FileNotFoundError(
         f"{name_or_path} holds no {INDEX_NAME}{place}, so it is not an ensemble that save_pretrained wrote. A single "

@@ -92,7 +92,21 @@ def test_full_coverage_is_returned_if_all_images_reach_the_target() -> None:
 def test_no_threshold_is_said_so(images: int) -> None:
     found = guaranteed_threshold(np.arange(images), [False] * images, target_error=0.1)
     assert found.threshold is found.coverage is found.error is found.error_bound is None
-    assert str(found) == f"No threshold keeps the error below 0.1 with probability 0.95 on {images} images."
+    assert str(found) == (
+        f"No threshold keeps the error below 0.1 with probability 0.95 on {images} images. "
+        "It takes 46, even if all answers are right."
+    )
+
+
+@pytest.mark.parametrize(("target", "needed"), [(0.1, 46), (0.05, 97), (0.02, 252), (0.01, 528)])
+def test_too_few_images_are_told_how_many_it_takes(target: float, needed: int) -> None:
+    def found(images: int, wrong: int = 0) -> str:
+        correct = [False] * wrong + [True] * (images - wrong)
+        return str(guaranteed_threshold([0.9] * images, correct, target_error=target))
+
+    assert found(needed).startswith("The threshold 0.9 keeps")
+    assert found(needed - 1).endswith(f"on {needed - 1} images. It takes {needed}, even if all answers are right.")
+    assert found(needed, wrong=1).endswith(f"on {needed} images.")
 
 
 def test_all_images_of_the_thresholds_confidence_are_answered() -> None:

@@ -185,3 +185,13 @@ def test_it_travels_with_the_ensemble(
     Answers(loaded, find_exploration("alice/ensemble"))
     model.push_to_hub("alice/plain")
     assert find_exploration("alice/plain") is None
+
+
+def test_members_at_a_vertex_with_other_statistics_are_told() -> None:
+    model = named("resnet")
+    own = [model.vertex_statistics(vertex) for vertex in (0, 1)]
+    other = {name: tensor + 1 for name, tensor in own[0].items()}
+    model.choose_members([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]], [other, own[1], other])
+    assert Answers(model).recomputed_members() == [True, False, False]
+    # Without BatchNorm there is nothing to recompute.
+    assert not any(Answers(named("vit")).recomputed_members())

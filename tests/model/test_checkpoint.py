@@ -16,7 +16,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.hub.stored_ensemble import read_ensemble
-from hf_simplex.model.checkpoint import atomic_write, check_target
+from hf_simplex.model.checkpoint import atomic_write, check_target, read_index
 from hf_simplex.model.index_file import file_of_tensor
 
 INDEX = "model.safetensors.index.json"
@@ -404,3 +404,11 @@ def test_files_written_aside_take_their_places_together(tmp_path: Path) -> None:
     with atomic_write(tmp_path) as aside:
         (aside / "config.json").write_text("new")
     assert contents(tmp_path) == {"config.json": b"new"}
+
+
+def test_the_folder_of_a_run_names_its_ensemble(tmp_path: Path) -> None:
+    ensemble("timm").save_pretrained(tmp_path / "run" / "ensemble")
+    for read in (read_index, read_ensemble):
+        with pytest.raises(FileNotFoundError) as caught:
+            read(tmp_path / "run")
+        assert f"Its ensemble is {tmp_path / 'run' / 'ensemble'}." in str(caught.value)

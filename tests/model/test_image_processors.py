@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,20 @@ def test_a_given_image_processor_is_saved(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{type(other).__name__} does not go with this backbone"):
             SimplexForImageClassification.from_backbone(backbone(kind), image_processor=other)
     assert SimplexForImageClassification.from_backbone(backbone("vit")).image_processor is None
+
+
+def test_timms_image_processor_is_read_without_a_false_alarm(tmp_path: Path) -> None:
+    # transformers warns once in a process: another test may have had the warning.
+    folder("timm", tmp_path / "timm")
+    code = (
+        "import sys; from hf_simplex import SimplexForImageClassification as Model; "
+        "model = Model.from_backbone(sys.argv[1]); model.save_pretrained(sys.argv[2]); "
+        "print(type(Model.from_pretrained(sys.argv[2]).image_processor).__name__)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "timm"), str(tmp_path / "ensemble")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert found.stdout.split() == ["TimmWrapperImageProcessor"]
+    assert "torchvision" not in found.stderr
 
 
 def test_the_files_record_that_transparent_pixels_are_white(tmp_path: Path) -> None:

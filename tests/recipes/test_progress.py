@@ -14,8 +14,9 @@ import pytest
 from tiny import folder
 from tiny_recipes import DIGITS, RECIPE, config
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 
-from hf_simplex.training.recipe.progress import readable_progress
+from hf_simplex.training.recipe.progress import FEW_STEPS, few_steps, readable_progress
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 FIGURES = r"loss \d[\d.]*, learning rate [\d.e-]+"
@@ -71,8 +72,12 @@ def test_a_log_file_has_a_few_lines_for_a_stage_and_no_carriage_return(command: 
     ]
     assert not any(noise in text for noise in ("LOAD REPORT", "num_labels=", "backend", "initialized"))
     assert [line for line, times in Counter(lines).items() if times > 1] == []
-    # Besides the stages: data, head, two lines of components, the table and the verdict.
-    assert len(lines) - len(stages) == 4 + 6 + 8
+    assert [line for line in lines if line.endswith(" ...")] == [
+        "Evaluating the ensemble and its parts on 60 test images ..."
+    ]
+    assert sum(line.startswith("warning: a mode trains for ") for line in lines) == 1
+    # Besides the stages: data, head, few steps, two lines of components, the evaluation, the table and the verdict.
+    assert len(lines) - len(stages) == 4 + 1 + 1 + 6 + 8
 
 
 def test_a_terminal_has_bars_that_no_line_breaks(command: list[str]) -> None:
@@ -89,6 +94,23 @@ def test_a_terminal_has_bars_that_no_line_breaks(command: list[str]) -> None:
     # A line stands alone: no bar before it or after it.
     assert all(bar.startswith(("component", "Loading", "100%")) for bar in bars), bars
     assert all(bar.endswith("]") for bar in bars), bars
+
+
+def test_a_small_folder_in_large_batches_is_warned_of(tmp_path: Path) -> None:
+    def warned(images: int, **settings: int) -> str | None:
+        return few_steps(images, TrainingArguments(str(tmp_path), use_cpu=True, **settings))
+
+    assert warned(168, num_train_epochs=10, per_device_train_batch_size=64) == (
+        "warning: a mode trains for 30 steps only (168 images in batches of 64). Give smaller batches "
+        "(per_device_train_batch_size) or more epochs (num_train_epochs)."
+    )
+    assert warned(168, num_train_epochs=10, per_device_train_batch_size=16) is None
+    assert warned(8, num_train_epochs=FEW_STEPS, per_device_train_batch_size=8) is None
+    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    accumulated = warned(8 * FEW_STEPS, num_train_epochs=1, **settings)
+    assert accumulated is not None and "25 steps" in accumulated and "batches of 16" in accumulated
+    assert warned(10_000, max_steps=FEW_STEPS - 1) is not None
+    assert warned(2, max_steps=FEW_STEPS) is None
 
 
 @pytest.mark.filterwarnings("error:This DataLoader will create")

@@ -5,16 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import connect_modes
+import numpy as np
 import PIL.Image
 import pytest
+import torch
 import train_espro
 import two_spirals
+from datasets import Image
 from tiny import folder
 from tiny_recipes import DIGITS, TINY, config, run, write_config
+from torch.utils.data import DataLoader
 
 from hf_simplex import SimplexTrainer
 from hf_simplex.data.image_data import load_image_data
-from hf_simplex.training.recipe.requirements import check_evaluation_images, check_hub_account
+from hf_simplex.data.image_transforms import with_pixel_values
+from hf_simplex.training.recipe.requirements import broken_images_named, check_evaluation_images, check_hub_account
 
 
 @pytest.fixture
@@ -97,3 +102,25 @@ def test_all_broken_images_are_counted_and_five_are_named(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"And 2 more\.$") as raised:
         check_evaluation_images(data)
     assert [file for file in broken if str(file) in str(raised.value)] == broken[:5]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_ends_at_a_broken_training_image_names_all_of_them(tmp_path: Path, workers: int) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for index in range(5):
+            PIL.Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "train" / label / f"{index}.png")
+    train = load_image_data(str(tmp_path)).train
+    first, last = (train.cast_column("image", Image(decode=False))[index]["image"]["path"] for index in (1, -1))
+    broken = [Path(first), Path(last)]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:40])
+    images = with_pixel_values(train, lambda image: torch.tensor(np.asarray(image)))
+    with pytest.raises(ValueError) as raised, broken_images_named(train):
+        list(DataLoader(images, batch_size=4, num_workers=workers))
+    message = str(raised.value)
+    assert all(str(file) in message for file in broken) and message.count("Cannot read") == 2
+    assert "Traceback" not in message
+    # An error of another kind stays as it is.
+    with pytest.raises(ValueError, match=r"^another$"), broken_images_named(train):
+        raise ValueError("another")

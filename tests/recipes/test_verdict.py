@@ -78,6 +78,16 @@ def test_no_model_is_compared_with_itself() -> None:
     assert comparisons(results(centroid=single)) == [one, two]
 
 
+def test_an_ensemble_that_won_nothing_over_its_modes_says_so() -> None:
+    same = "It predicts as the plain ensemble of the modes does."
+    modes = result(0.93, 3, backbone=difference(-0.03), deep_ensemble=difference(0.0, 0.0))
+    assert verdict(results(espro=modes), None, ENSEMBLE)[2] == same
+    assert same not in verdict(results(), None, ENSEMBLE)
+    # One mode is its own ensemble.
+    single = result(0.90, 1, backbone=difference(0.0, 0.0))
+    assert same not in verdict(results(deep_ensemble=single, espro=single), None, ENSEMBLE)
+
+
 def test_one_forward_pass_is_no_plural() -> None:
     lines = verdict(
         results(espro=result(0.92, 1, backbone=difference(0.1), deep_ensemble=difference(0.1))), None, ENSEMBLE
@@ -105,10 +115,23 @@ def test_decisions_are_told_with_what_they_are_worth() -> None:
     assert "the true label of 88.5 % of the test images, with 1.25 labels on average." in text
     assert "Nothing was calibrated" not in text
 
+    # Three of 797 images have no answer: that is not all of them.
+    found["espro"]["decisions"] = {"answered": 794 / 797, "error_of_answers": 0.0164}
+    assert "On test images it answers 99.6 % with an error of 1.6 %." in verdict(found, decisions, ENSEMBLE)
     found["espro"]["decisions"] = {"answered": 0.0}
     assert "On test images it answers 0 %." in verdict(found, decisions, ENSEMBLE)
     found["espro"]["decisions"] = {}
     assert not any("On test images it" in line for line in verdict(found, Decisions(), ENSEMBLE))
+
+
+def test_an_image_without_an_answer_is_told() -> None:
+    def told(coverage: float) -> str:
+        decisions = Decisions(abstention=Abstention(0.05, 0.95, 0.517, coverage=coverage, error=0.01))
+        return "\n".join(verdict(results(), decisions, ENSEMBLE))
+
+    assert "at least 0.517: 99.5 % of the validation images." in told(199 / 200)
+    assert "at least 0.517: 0.2 % of the validation images." in told(1 / 500)
+    assert "at least 0.517: 100 % of the validation images." in told(1.0)
 
 
 def test_the_members_are_told_in_english() -> None:

@@ -1,6 +1,7 @@
 """Output of a recipe that reads well in a terminal and in a log file."""
 
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import TrainingArguments
 
-__all__ = ["readable_progress", "say"]
+__all__ = ["FEW_STEPS", "few_steps", "readable_progress", "say"]
+
+FEW_STEPS = 50
+"""Fewer optimizer steps than these hardly train a new head."""
 
 _LIBRARIES = ("transformers", "datasets", "huggingface_hub")
 
@@ -70,3 +74,29 @@ def say(line: str, args: TrainingArguments) -> None:
     """
     if args.should_log:
         tqdm.write(line, file=sys.stderr)
+
+
+def few_steps(images: int, args: TrainingArguments) -> str | None:
+    """Warn of a mode that trains for fewer than `FEW_STEPS` optimizer steps, as on a small folder in large batches.
+
+    Args:
+        images: number of training images.
+        args: arguments of the run.
+
+    Returns:
+        One line; None for enough steps.
+
+    Example:
+        >>> from transformers import TrainingArguments
+        >>> from hf_simplex.training.recipe.progress import few_steps
+        >>> few_steps(2000, TrainingArguments(num_train_epochs=10, per_device_train_batch_size=64)) is None
+        True
+    """
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = math.ceil(math.ceil(images / batch) * args.num_train_epochs) if args.max_steps <= 0 else args.max_steps
+    if steps >= FEW_STEPS:
+        return None
+    return (
+        f"warning: a mode trains for {steps} steps only ({images} images in batches of {batch}). Give smaller batches "
+        "(per_device_train_batch_size) or more epochs (num_train_epochs)."
+    )

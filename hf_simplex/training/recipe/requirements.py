@@ -1,14 +1,17 @@
 """What a run needs at its end, checked before it trains."""
 
 import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from datasets import Dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
-from ...data.decoding import decoding_errors
+from ...data.decoding import CANNOT_READ, decoding_errors
 from ...data.image_data import ImageData
 
-__all__ = ["check_evaluation_images", "check_hub_account", "check_installed"]
+__all__ = ["broken_images_named", "check_evaluation_images", "check_hub_account", "check_installed"]
 
 _SHOWN_ERRORS = 5
 
@@ -65,7 +68,7 @@ def check_hub_account(token: str | None) -> None:
 def check_evaluation_images(data: ImageData) -> None:
     """Check that there are enough test images, and that all validation and test images can be read.
 
-    Training images are not read: the first epoch does that.
+    Training images are not read: the first epoch does that, in `broken_images_named`.
 
     Args:
         data: images of the run.
@@ -82,5 +85,34 @@ def check_evaluation_images(data: ImageData) -> None:
         raise ValueError(f"{data.name} has one test image: results have standard errors, which need at least 2.")
     errors = [error for split in (data.validation, data.test) if split is not None for error in decoding_errors(split)]
     if errors:
-        more = f" And {len(errors) - _SHOWN_ERRORS} more." if len(errors) > _SHOWN_ERRORS else ""
-        raise ValueError(" ".join(errors[:_SHOWN_ERRORS]) + more)
+        raise ValueError(_first(errors))
+
+
+@contextmanager
+def broken_images_named(train: Dataset) -> Iterator[None]:
+    """Name all training images that cannot be read, if the block ends at one of them. They are not mended one by one.
+
+    Args:
+        train: the training images, with a column `image`.
+
+    Raises:
+        ValueError: Images cannot be read. The message names the first 5.
+
+    Example:
+        >>> from hf_simplex.data.image_data import load_image_data
+        >>> from hf_simplex.training.recipe.requirements import broken_images_named
+        >>> with broken_images_named(load_image_data("digits").train):
+        ...     pass  # train
+    """
+    try:
+        yield
+    except ValueError as error:
+        # A worker of a data loader puts its traceback before the message.
+        if CANNOT_READ not in str(error) or not (errors := decoding_errors(train)):
+            raise
+        raise ValueError(_first(errors)) from error
+
+
+def _first(errors: Sequence[str]) -> str:
+    more = f" And {len(errors) - _SHOWN_ERRORS} more." if len(errors) > _SHOWN_ERRORS else ""
+    return " ".join(errors[:_SHOWN_ERRORS]) + more

@@ -35,6 +35,8 @@ def verdict(results: Mapping[str, Result], decisions: Decisions | None, ensemble
         if _distinct(results, "espro", rival) and (rival == "backbone" or _distinct(results, "backbone", rival)):
             line = describe_differences(ours["differences"][rival])
             lines.append(f"Against {name} ({_passes(results[rival])}): {line}.")
+    if _same(results, "espro", "deep_ensemble") and _distinct(results, "backbone", "deep_ensemble"):
+        lines.append("It predicts as the plain ensemble of the modes does.")
     if _distinct(results, "espro", "centroid") and _distinct(results, "backbone", "centroid"):
         line = describe_differences(results["centroid"]["differences"]["backbone"])
         lines.append(f"The centroid, one forward pass, against one model: {line}.")
@@ -56,7 +58,7 @@ def _measured(ours: Result) -> list[str]:
     lines = []
     if "answered" in found:
         error = f" with an error of {100 * found['error_of_answers']:.1f} %" if "error_of_answers" in found else ""
-        lines.append(f"On test images it answers {100 * found['answered']:.0f} %{error}.")
+        lines.append(f"On test images it answers {round(100 * found['answered'], 1):g} %{error}.")
     if "set_coverage" in found:
         lines.append(
             f"Prediction sets hold the true label of {100 * found['set_coverage']:.1f} % of the test images, with "
@@ -68,6 +70,10 @@ def _measured(ours: Result) -> list[str]:
 def _passes(result: Result) -> str:
     number = result["forward_passes"]
     return f"{number} forward pass" + ("" if number == 1 else "es")
+
+
+def _same(results: Mapping[str, Result], first: str, second: str) -> bool:
+    return first in results and second in results and not _distinct(results, first, second)
 
 
 def _distinct(results: Mapping[str, Result], first: str, second: str) -> bool:
