@@ -127,8 +127,8 @@ def export_graph(
         IndexError: the point does not exist.
         ValueError: `directory` is a file or already holds an export or a model, an argument is unknown, or a weight
             is not finite.
-        RuntimeError: the members are not drawn yet; the backbone cannot be traced; or the graph does not give what
-            the model does.
+        RuntimeError: the members are not drawn yet; the backbone cannot be traced or converted; ONNX Runtime cannot
+            run the graph; or the graph does not give what the model does.
 
     Example::
 

@@ -168,15 +168,24 @@ def run_onnx(file: Path, pixel_values: Tensor) -> Mapping[str, "np.ndarray"]:
     Returns:
         The outputs by name.
 
+    Raises:
+        RuntimeError: ONNX Runtime cannot read the file, or lacks an operation of it.
+
     Example::
 
         run_onnx(Path("model.onnx"), images)["logits"]
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {INPUT: pixel_values.numpy()}), strict=True))
+    try:
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, {INPUT: pixel_values.numpy()}), strict=True))
+    except Exception as error:
+        # Its dozen error classes have no base of their own.
+        raise RuntimeError(
+            f"ONNX Runtime cannot run the graph. {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        ) from error
 
 
 def _output_names(program: ExportedProgram) -> list[str]:

@@ -33,7 +33,7 @@ def test_a_request_makes_the_server_read_no_file_and_no_address(address: str, tm
     asked: list[str] = []
 
     class Inside(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             asked.append(self.path)
             self.send_response(200)
             self.end_headers()

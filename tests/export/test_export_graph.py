@@ -242,3 +242,14 @@ def test_code_that_depends_on_values_is_refused_by_name() -> None:
     for module in (Branching(), OneBatch()):
         with pytest.raises(RuntimeError, match=r"torch.export cannot trace this backbone for batches of any size"):
             trace(module, images(1)[0])
+
+
+def test_a_graph_that_onnx_runtime_cannot_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    unknown = onnx.helper.make_node("NoSuchOperation", ["pixel_values"], ["logits"])
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [None, 3, 2, 2]) for name in ("pixel_values", "logits")]
+    graph = onnx.helper.make_graph([unknown], "graph", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "unknown.onnx")
+    for name in ("broken", "unknown"):
+        with pytest.raises(RuntimeError, match="ONNX Runtime cannot run the graph"):
+            run_onnx(tmp_path / f"{name}.onnx", torch.zeros(1, 3, 2, 2))
