@@ -118,7 +118,11 @@ def write_onnx(program: ExportedProgram, file: Path, max_file_bytes: int) -> Non
             verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise RuntimeError(f"torch.onnx cannot convert this backbone. {' '.join(str(error).split())[:400]}") from error
+        # Its own text says where to report it, in colors of a terminal. The cause says what is wrong.
+        cause = error.__cause__ or error
+        raise RuntimeError(
+            f"torch.onnx cannot convert this backbone. {type(cause).__name__}: {' '.join(str(cause).split())[:400]}"
+        ) from error
     # They name lines of source files on this machine.
     ClearMetadataAndDocStringPass()(exported.model)
     large = sum(value.const_value.nbytes for value in exported.model.graph.initializers.values()) > max_file_bytes
