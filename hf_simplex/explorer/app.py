@@ -33,6 +33,8 @@ __all__ = ["ImageStore", "build_app", "check_port", "launch"]
 MAX_FILE_SIZE = 50 * 2**20
 """Largest upload in bytes."""
 
+# Uploaded images are deleted when they are a day old, and when the app ends. Otherwise Gradio keeps them.
+_HOUR, _DAY = 3600, 86400
 _REMEMBERED = 256
 _EXAMPLES = 16
 _CHOOSE = "Choose an image: upload one, take a picture, paste one, or take one of the validation images."
@@ -182,7 +184,10 @@ class _Page:
         names = vertex_names(config.roles)
         self.members = [f"member {number}: {_point_name(point, names)}" for number, point in enumerate(config.members)]
         with gradio.Blocks(
-            title=f"{about.name}: simplex explorer", analytics_enabled=False, fill_width=False
+            title=f"{about.name}: simplex explorer",
+            analytics_enabled=False,
+            fill_width=False,
+            delete_cache=(_HOUR, _DAY),
         ) as self.blocks:
             self._build()
 

@@ -56,3 +56,13 @@ def test_a_request_makes_the_server_read_no_file_and_no_address(address: str, tm
     client = Client(address, verbose=False)
     shown, _, _ = client.predict(handle_file(secret), api_name="/_ask")
     assert "sx-members" in shown, "an uploaded file is read"
+
+
+def test_uploaded_images_go_with_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = tmp_path / "uploads"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(uploads))
+    with serving(Answers(named("vit"))) as address:
+        picture = written(tmp_path, pictures()[0]["image"])
+        shown, _, _ = Client(address, verbose=False).predict(handle_file(picture), api_name="/_ask")
+        assert "sx-members" in shown and list(uploads.rglob("*.png"))
+    assert not list(uploads.rglob("*.png"))
