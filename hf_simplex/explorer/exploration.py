@@ -188,7 +188,7 @@ class Exploration:
                 "The explorer's file was computed for other weights than those of this ensemble. Compute it again, "
                 "with hf-simplex demo --data-set NAME --compute."
             )
-        least, most, number = int(self.labels.min()), int(self.labels.max()), len(model.config.id2label)
+        least, most, number = int(self.labels.min()), int(self.labels.max()), len(model.config.id2label or {})
         if least < 0 or most >= number:
             raise ValueError(
                 f"The explorer's file has the labels {least} to {most}; the ensemble has those from 0 to {number - 1}."

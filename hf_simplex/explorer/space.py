@@ -18,6 +18,7 @@ from ..hub.hub_commit import refusal
 from ..hub.own_files import EXPLORER_FOLDER, is_own_file
 from ..hub.safe_text import inline, one_line
 from ..model.checkpoint import check_files, finish_saves, read_index
+from ..model.image_processors import processor_file
 from .exploration import Exploration
 
 __all__ = ["publish_space", "write_space"]
@@ -78,7 +79,7 @@ def write_space(
 
     Raises:
         ValueError: the folder is a file, holds files that are no Space of the explorer, or a link to a folder to write
-            to; or the ensemble is broken.
+            to; or the ensemble is broken or has no image processor.
         FileNotFoundError: the folder of the ensemble is none, or incomplete.
 
     Example::
@@ -209,6 +210,8 @@ def _copy_ensemble(source: Path, target: Path) -> None:
     finish_saves(source)
     index = read_index(source)
     weights = check_files(source, index.weight_map.values(), index.digests)
+    if processor_file(source) is None:
+        raise ValueError(f"{source} has no image processor. Save the ensemble with one: set `model.image_processor`.")
     target.mkdir()
     for name, path in weights.items():
         shutil.copyfile(path, target / name)

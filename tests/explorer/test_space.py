@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, RepoCard
 from loopback_hub import LoopbackHub
+from tiny import folder
 from tiny_explorer import explored, named, pictures
 
+from hf_simplex import SimplexForImageClassification
 from hf_simplex.explorer.exploration import Exploration
 from hf_simplex.explorer.space import publish_space, write_space
 
@@ -86,10 +89,21 @@ def test_other_files_stay(ensemble: Path, tmp_path: Path) -> None:
         write_space(ensemble, tmp_path / "app.py")
 
 
+def test_an_ensemble_without_an_image_processor_is_no_space(ensemble: Path, tmp_path: Path) -> None:
+    shutil.copytree(ensemble, tmp_path / "ensemble")
+    (tmp_path / "ensemble" / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match="has no image processor"):
+        write_space(tmp_path / "ensemble", tmp_path / "space")
+    assert not (tmp_path / "space").exists()
+    backbone = folder("timm", tmp_path / "backbone")
+    SimplexForImageClassification.from_backbone(backbone).save_pretrained(tmp_path / "timm")
+    assert "app.py" in write_space(tmp_path / "timm", tmp_path / "space"), "config.json holds the one of timm"
+
+
 def test_a_link_in_a_space_is_not_written_through(ensemble: Path, tmp_path: Path) -> None:
     space, mine = tmp_path / "space", tmp_path / "mine"
-    for folder in (space, mine):
-        folder.mkdir()
+    for place in (space, mine):
+        place.mkdir()
     (space / "app.py").write_text("# hf_simplex explorer Space")
     (space / "hf_simplex").symlink_to(mine)
     with pytest.raises(ValueError, match="hf_simplex is a link to a folder"):
