@@ -94,30 +94,36 @@ def demo(
         return found
 
     exploration = None if compute else find_exploration(ensemble, revision=revision, token=token)
-    if exploration is None and data_set is not None and (compute or export is not None or push is not None):
+    is_space = export is not None or push is not None
+    if exploration is not None and is_space:
+        try:
+            exploration.check_fit(load(ensemble, revision, token))
+        except ValueError as error:
+            _warn(str(error))
+            exploration = None
+    if exploration is None and data_set is not None and (compute or is_space):
         with typer.progressbar(length=100, label="Computing the surfaces") as bar:
             exploration = explored(lambda share, what: bar.update(round(100 * share) - bar.pos))
-    if export is not None or push is not None:
+        if not Path(ensemble).is_dir():
+            _warn(f"{ensemble} is no folder, so that what was computed is not kept in explorer/.")
+    if is_space:
         _make_space(ensemble, exploration, export, push, private, revision, token)
         return
     from hf_simplex.explorer.about import describe
-    from hf_simplex.explorer.answers import Answers
+    from hf_simplex.explorer.answers import answers_of
     from hf_simplex.explorer.app import build_app, check_port, launch
 
     if port is not None:
         check_port(host, port)
     model = load(ensemble, revision, token)
     about = describe(model, ensemble, revision=revision, token=token)
-    try:
-        answers = Answers(model, exploration, device=device)
-    except ValueError as error:
-        if exploration is None:
-            raise
-        # The file is of other weights. The rest of the app needs none.
-        typer.echo(f"warning: {error}", err=True)
-        answers = Answers(model, device=device)
+    answers = answers_of(model, exploration, _warn, device=device)
     blocks = build_app(answers, about, None if data_set is None else explored)
     launch(blocks, host=host, port=port, inbrowser=browser)
+
+
+def _warn(message: str) -> None:
+    typer.echo(f"warning: {message}", err=True)
 
 
 def _make_space(

@@ -33,7 +33,7 @@ def export(
     ensemble: Ensemble,
     directory: Directory,
     centroid: Annotated[bool, typer.Option("--centroid", help="Export the centroid of a simplex.")] = False,
-    simplex: Annotated[int, typer.Option(help="Index of the simplex, for --centroid.")] = 0,
+    simplex: Annotated[int | None, typer.Option(help="Index of the simplex, for --centroid; default: 0.")] = None,
     vertex: Annotated[int | None, typer.Option(help="Export a vertex, by index.")] = None,
     member: Annotated[int | None, typer.Option(help="Export a member, by index.")] = None,
     as_adapter: Annotated[
@@ -66,12 +66,14 @@ def export(
     Example: hf-simplex export me/resnet50-simplex --format onnx --centroid --quantize int8 small/
     """
     points = centroid + (vertex is not None) + (member is not None)
+    if simplex is not None and not centroid:
+        raise typer.BadParameter("--simplex is for --centroid: give both.")
     if format is not ExportFormat.CHECKPOINT:
         if points > 1:
             raise typer.BadParameter("Give at most one of --centroid, --vertex and --member.")
         if as_adapter:
             raise typer.BadParameter("--as-adapter is for checkpoints: leave out --format.")
-        point: tuple[str, int] | None = ("centroid", simplex) if centroid else None
+        point: tuple[str, int] | None = ("centroid", simplex or 0) if centroid else None
         if vertex is not None or member is not None:
             point = ("vertex", vertex) if vertex is not None else ("member", member or 0)
         _export_graph(load(ensemble, revision, token), directory, format.value, point, quantize)
@@ -87,7 +89,7 @@ def export(
     elif member is not None:
         model.export_member(member, directory, as_adapter=as_adapter)
     else:
-        model.export_centroid(directory, simplex, as_adapter=as_adapter)
+        model.export_centroid(directory, simplex or 0, as_adapter=as_adapter)
     typer.echo(f"Written to {directory}")
 
 

@@ -12,6 +12,7 @@ from transformers.data.data_collator import DataCollator
 from ..model.configuration_simplex import MODE
 from ..model.coordinates import centroid_coordinates, vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
+from ..model.module_inputs import module_inputs
 from .inputs import FloatArray, IntArray
 from .metrics import classification_metrics
 from .paired import PairedDifferences
@@ -242,7 +243,8 @@ class _Predictor(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        outputs = model(**{name: value for name, value in inputs.items() if name not in self.label_names})
+        images = {name: value for name, value in inputs.items() if name not in self.label_names}
+        outputs = model(**module_inputs(model, images))
         loss = outputs["logits"].new_zeros(())
         return (loss, outputs) if return_outputs else loss
 

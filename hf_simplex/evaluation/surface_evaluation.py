@@ -18,6 +18,7 @@ from transformers.utils import logging
 from ..model.batch_norm import batch_norm_statistics, copy_statistics, recompute_statistics
 from ..model.coordinates import vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
+from ..model.module_inputs import module_inputs
 from ..model.processes import map_over_ranks
 from ..model.weight_space import Weights, trainable_names, write_point
 from .surface_points import SurfacePoints, check_finite, check_point_coordinates
@@ -48,8 +49,7 @@ def classification(module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor,
     """
     if "labels" not in batch:
         raise ValueError(f"A batch needs 'labels' to be evaluated, got {sorted(batch)}.")
-    device = next(module.parameters()).device
-    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    inputs = module_inputs(module, batch)
     labels = inputs.pop("labels")
     logits = module(**inputs).logits.float()
     return nn.functional.cross_entropy(logits, labels, reduction="none"), logits.argmax(dim=-1) == labels

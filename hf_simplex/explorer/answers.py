@@ -4,7 +4,7 @@ import copy
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,10 @@ from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.pipeline_simplex import SimplexImageClassificationPipeline
 from ..model.point_writing import write_point_and_buffers
 from ..model.uncertainty import mutual_information
-from .exploration import Exploration, vertices_digest
+from .exploration import Exploration
 from .flat_statistics import FlatStatistics
 
-__all__ = ["MAX_PIXELS", "Answer", "Answers", "PointAnswer", "Score"]
+__all__ = ["MAX_PIXELS", "Answer", "Answers", "PointAnswer", "Score", "answers_of"]
 
 MAX_PIXELS = 50_000_000
 """Largest number of pixels of an image. Decoded, that is 150 MB."""
@@ -158,20 +158,13 @@ class Answers:
             exploration: of this ensemble.
 
         Raises:
-            ValueError: it is of other vertices, or has labels that the ensemble lacks.
+            ValueError: see `Exploration.check_fit`.
 
         Example::
 
             answers.explore_with(explore_data_set(answers.model, "digits"))
         """
-        if exploration.vertices != vertices_digest(self.model):
-            raise ValueError(
-                "The explorer's file was computed for other weights than those of this ensemble. Compute it again, "
-                "with hf-simplex demo --data-set NAME --compute."
-            )
-        most = int(exploration.labels.max())
-        if int(exploration.labels.min()) < 0 or most >= len(self.names):
-            raise ValueError(f"The explorer's file has the label {most}, but the ensemble has {len(self.names)}.")
+        exploration.check_fit(self.model)
         images = exploration.images[: exploration.batch]
         self._batch = torch.cat([self._pixel_values(PIL.Image.fromarray(image.numpy())) for image in images])
         self.exploration = exploration
@@ -322,11 +315,11 @@ class Answers:
             # In between, a drag gets its turn.
             with self._lock:
                 self._write(coordinates)
-                found.append(self._probabilities(images))
-        probabilities = torch.cat(found)
+                found.append(self._logits(images))
+        logits = torch.cat(found)
         labels = self.exploration.labels[: self.exploration.batch]
-        nll = -probabilities.double().log().gather(1, labels[:, None]).mean()
-        right = (probabilities.argmax(dim=-1) == labels).double().mean()
+        nll = torch.nn.functional.cross_entropy(logits.double(), labels)
+        right = (logits.argmax(dim=-1) == labels).double().mean()
         return Score(float(nll), float(right), len(labels))
 
     def gallery(self) -> list[tuple[int, Answer, float]]:
@@ -375,12 +368,14 @@ class Answers:
             parts[name] = self._probabilities(pixel_values)[0]
         return parts
 
-    def _probabilities(self, pixel_values: Tensor) -> Tensor:
+    def _logits(self, pixel_values: Tensor) -> Tensor:
         device = next(self._backbone.parameters()).device
         with torch.no_grad():
-            logits = self._backbone(pixel_values=pixel_values.to(device)).logits
-        probabilities: Tensor = logits.float().softmax(dim=-1).cpu()
-        return probabilities
+            logits: Tensor = self._backbone(pixel_values=pixel_values.to(device)).logits
+        return logits.float().cpu()
+
+    def _probabilities(self, pixel_values: Tensor) -> Tensor:
+        return self._logits(pixel_values).softmax(dim=-1)
 
     def _exact(self, coordinates: Sequence[float]) -> Tensor | None:
         for known, statistics in self._known:
@@ -418,6 +413,37 @@ class Answers:
         if not inside and (self.exploration is None or self.exploration.region_of(values) is None):
             raise ValueError(f"The point {values} lies outside of the complex.")
         return values
+
+
+def answers_of(
+    model: SimplexForImageClassification,
+    exploration: Exploration | None,
+    warn: Callable[[str], Any],
+    *,
+    device: str | None = None,
+) -> Answers:
+    """Answer questions about an ensemble, without what was computed where that is of other weights.
+
+    Args:
+        model: see `Answers`.
+        exploration: see `Answers`.
+        warn: takes a line that says why it is left out.
+        device: see `Answers`.
+
+    Raises:
+        ValueError: the ensemble has no image processor.
+
+    Example::
+
+        answers_of(model, find_exploration("ensemble"), print)
+    """
+    answers = Answers(model, device=device)
+    if exploration is not None:
+        try:
+            answers.explore_with(exploration)
+        except ValueError as error:
+            warn(str(error))
+    return answers
 
 
 class _TooLargeError(Exception):

@@ -33,6 +33,8 @@ __all__ = ["ImageStore", "build_app", "check_port", "launch"]
 MAX_FILE_SIZE = 50 * 2**20
 """Largest upload in bytes."""
 
+# Uploaded images are deleted when they are a day old, and when the app ends. Otherwise Gradio keeps them.
+_HOUR, _DAY = 3600, 86400
 _REMEMBERED = 256
 _EXAMPLES = 16
 _CHOOSE = "Choose an image: upload one, take a picture, paste one, or take one of the validation images."
@@ -187,7 +189,10 @@ class _Page:
             )
         ]
         with gradio.Blocks(
-            title=f"{about.name}: simplex explorer", analytics_enabled=False, fill_width=False
+            title=f"{about.name}: simplex explorer",
+            analytics_enabled=False,
+            fill_width=False,
+            delete_cache=(_HOUR, _DAY),
         ) as self.blocks:
             self._build()
 
@@ -204,7 +209,7 @@ class _Page:
                     elem_id="image",
                 )
                 # Gradio would open the file itself, and answer a broken one with an error that says nothing.
-                self.image.preprocess = _path_of
+                self.image.preprocess = self._uploaded
                 self.picker = gradio.HTML(
                     self._picker(),
                     # A click anywhere else in the component is none on an image.
@@ -318,6 +323,17 @@ class _Page:
 
     # ---- images ------------------------------------------------------------------------------------------------
 
+    def _uploaded(self, payload: Any) -> str | None:
+        """The path of an uploaded file or example, unopened. A request must not make the server read anything else."""
+        if payload is None:
+            return None
+        # Gradio checks the paths of requests only if they say that they name a file.
+        folder = Path(self.image.GRADIO_CACHE).resolve()
+        file = Path(payload.path or "").resolve()
+        if not (file.is_relative_to(folder) and file.is_file()):
+            raise self.gradio.Error("Upload the image. Paths and URLs are not opened.", print_exception=False)
+        return str(file)
+
     def _picker(self) -> str:
         """Write some validation images to files, those of most disagreement first, and show them as buttons."""
         exploration = self.answers.exploration
@@ -332,13 +348,6 @@ class _Page:
 
     def _label(self, exploration: Exploration, index: int) -> str:
         return str(self.answers.names[int(exploration.labels[index])])
-
-
-def _path_of(payload: Any) -> str | None:
-    """What Gradio's image component gives: the path of the uploaded file, unopened."""
-    if payload is None:
-        return None
-    return str(payload.url if payload.path is None else payload.path)
 
 
 def _point_name(point: Sequence[float], names: Sequence[str]) -> str:

@@ -170,6 +170,30 @@ class Exploration:
             mixed.add_(found, alpha=weight)
         return mixed
 
+    def check_fit(self, model: ComplexOfBackbones) -> None:
+        """Check that this was computed for the vertices and labels of an ensemble.
+
+        Args:
+            model: the ensemble.
+
+        Raises:
+            ValueError: it is of other vertices, or has labels that the ensemble lacks.
+
+        Example::
+
+            find_exploration("ensemble").check_fit(model)
+        """
+        if self.vertices != vertices_digest(model):
+            raise ValueError(
+                "The explorer's file was computed for other weights than those of this ensemble. Compute it again, "
+                "with hf-simplex demo --data-set NAME --compute."
+            )
+        least, most, number = int(self.labels.min()), int(self.labels.max()), len(model.config.id2label or {})
+        if least < 0 or most >= number:
+            raise ValueError(
+                f"The explorer's file has the labels {least} to {most}; the ensemble has those from 0 to {number - 1}."
+            )
+
     def save(self, ensemble: str | os.PathLike[str]) -> Path:
         """Save to the folder of an ensemble, as `explorer/explorer.safetensors`, atomically.
 

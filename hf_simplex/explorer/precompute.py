@@ -191,7 +191,7 @@ def _choose(model: SimplexForImageClassification, images: Dataset, order: Sequen
     disagreement = torch.cat(
         [
             mutual_information(
-                model(chunk.to(model.device), output_member_probabilities=True).member_probabilities.cpu()
+                model(chunk.to(model.device, model.dtype), output_member_probabilities=True).member_probabilities.cpu()
             )
             for chunk in values.split(_BATCH_SIZE)
         ]

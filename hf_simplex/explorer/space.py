@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Collection
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..hub.hub_commit import refusal
 from ..hub.own_files import EXPLORER_FOLDER, is_own_file
 from ..hub.safe_text import inline, one_line
 from ..model.checkpoint import check_files, finish_saves, read_index
+from ..model.image_processors import processor_file
 from .exploration import Exploration
 
 __all__ = ["publish_space", "write_space"]
@@ -30,10 +32,12 @@ _MARK = "hf_simplex explorer Space"
 
 _APP = '''"""{mark}. Written by hf-simplex demo --export; run it with: python app.py"""
 
+from dataclasses import replace
+
 import hf_simplex  # registers the ensemble with transformers
 from hf_simplex import SimplexForImageClassification
 from hf_simplex.explorer.about import describe
-from hf_simplex.explorer.answers import Answers
+from hf_simplex.explorer.answers import answers_of
 from hf_simplex.explorer.app import build_app, launch
 from hf_simplex.explorer.exploration import Exploration, find_exploration
 
@@ -41,8 +45,8 @@ ENSEMBLE = {ensemble}
 REVISION = {revision}
 
 model = SimplexForImageClassification.from_pretrained(ENSEMBLE, revision=REVISION)
-exploration = {exploration}
-demo = build_app(Answers(model, exploration), describe(model, {name}, revision=REVISION))
+about = replace(describe(model, ENSEMBLE, revision=REVISION), name={name})
+demo = build_app(answers_of(model, {exploration}, print), about)
 
 if __name__ == "__main__":
     # Spaces set GRADIO_SERVER_NAME.
@@ -74,7 +78,8 @@ def write_space(
         The names of the files, relative to the folder.
 
     Raises:
-        ValueError: the folder holds files that are no Space of the explorer, or the ensemble is broken.
+        ValueError: the folder is a file, holds files that are no Space of the explorer, or a link to a folder to write
+            to; or the ensemble is broken or has no image processor.
         FileNotFoundError: the folder of the ensemble is none, or incomplete.
 
     Example::
@@ -83,11 +88,17 @@ def write_space(
     """
     target = Path(directory)
     app = target / "app.py"
-    if target.exists() and any(target.iterdir()) and not (is_own_file(app) and _MARK in app.read_text("utf-8")):
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is a file. Give a folder.")
+    is_ours = is_own_file(app) and _MARK in app.read_text("utf-8", errors="replace")
+    if target.exists() and any(target.iterdir()) and not is_ours:
         raise ValueError(f"{target} holds other files. Give an empty folder, or that of a Space that was written.")
     with tempfile.TemporaryDirectory() as name:
         aside = Path(name)
         written = _write(ensemble, aside, exploration, revision)
+        folders = {folder for file in written for folder in Path(file).parents} - {Path()}
+        if links := sorted(str(target / folder) for folder in folders if (target / folder).is_symlink()):
+            raise ValueError(f"{links[0]} is a link to a folder, in which files would change. Remove the link.")
         target.mkdir(parents=True, exist_ok=True)
         for file in written:
             (target / file).parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +131,7 @@ def publish_space(
         The address of the commit.
 
     Raises:
-        ValueError: the Space holds another app, or see `write_space`.
+        ValueError: the Space holds another app or other files, or see `write_space`.
         OSError: the Hub refused or cannot be reached. Nothing is published.
 
     Example::
@@ -137,10 +148,9 @@ def publish_space(
             ).repo_id
             info = api.space_info(repo_id)
             present = {sibling.rfilename for sibling in info.siblings or []}
-            if "app.py" in present:
-                former = Path(api.hf_hub_download(repo_id, "app.py", repo_type="space", revision=info.sha))
-                if _MARK not in former.read_text("utf-8", errors="replace"):
-                    raise ValueError(f"The Space {repo_id} holds another app. Give another id.")
+            # A new Space holds these two.
+            if present - {".gitattributes", "README.md"} and not _is_ours(api, repo_id, info.sha, present):
+                raise ValueError(f"The Space {repo_id} holds another app or other files. Give another id.")
             own = (f"{_PACKAGE}/", f"{ENSEMBLE_FOLDER}/", f"{EXPLORER_FOLDER}/")
             stale = {file for file in present - set(written) if file.startswith(own)}
             commit = api.create_commit(
@@ -158,6 +168,14 @@ def publish_space(
     return str(commit.commit_url)
 
 
+def _is_ours(api: HfApi, repo_id: str, commit: str | None, present: Collection[str]) -> bool:
+    """Whether the app of a Space was written by this module."""
+    if "app.py" not in present:
+        return False
+    app = Path(api.hf_hub_download(repo_id, "app.py", repo_type="space", revision=commit))
+    return _MARK in app.read_text("utf-8", errors="replace")
+
+
 def _write(
     ensemble: str | os.PathLike[str], directory: Path, exploration: Exploration | None, revision: str | None
 ) -> list[str]:
@@ -167,7 +185,7 @@ def _write(
         _copy_ensemble(Path(name), directory / ENSEMBLE_FOLDER)
     if exploration is not None:
         exploration.save(directory / ENSEMBLE_FOLDER if is_local else directory)
-    where = f"{ENSEMBLE_FOLDER}" if is_local else name
+    where = ENSEMBLE_FOLDER if is_local else name
     loaded = (
         "None"
         if exploration is None
@@ -178,7 +196,7 @@ def _write(
         ensemble=json.dumps(where),
         revision=json.dumps(revision) if revision is not None and not is_local else "None",
         exploration=loaded,
-        name="ENSEMBLE",
+        name=repr(shown),
     )
     (directory / "app.py").write_text(app, "utf-8")
     (directory / "requirements.txt").write_text("\n".join(_requirements()) + "\n", "utf-8")
@@ -192,6 +210,8 @@ def _copy_ensemble(source: Path, target: Path) -> None:
     finish_saves(source)
     index = read_index(source)
     weights = check_files(source, index.weight_map.values(), index.digests)
+    if processor_file(source) is None:
+        raise ValueError(f"{source} has no image processor. Save the ensemble with one: set `model.image_processor`.")
     target.mkdir()
     for name, path in weights.items():
         shutil.copyfile(path, target / name)
@@ -213,10 +233,11 @@ def _copy_package(target: Path) -> None:
 
 
 def _requirements() -> list[str]:
-    """What the package needs, with the extra `demo`; without the extras of training."""
+    """What the package needs, with the extras `demo` and `lora`: an ensemble of adapters needs peft."""
     found = metadata.requires("hf-simplex") or []
     plain = [entry for entry in found if "extra ==" not in entry]
-    return sorted([*plain, f"gradio=={metadata.version('gradio')}"])
+    adapters = [entry.partition(";")[0].strip() for entry in found if 'extra == "lora"' in entry]
+    return sorted([*plain, *adapters, f"gradio=={metadata.version('gradio')}"])
 
 
 def _card(shown: str, model: str | None) -> str:

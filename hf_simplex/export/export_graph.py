@@ -3,7 +3,7 @@
 import copy
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ from ..model.image_processors import save_image_processor
 from ..model.low_rank_adapters import merged
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.tensor_tree import first_non_finite
-from .graphs import ENSEMBLE_OUTPUTS, POINT_OUTPUTS, PointGraph, ensemble_graph, on_cpu_in_float32
+from .graphs import (
+    ENSEMBLE_OUTPUTS,
+    POINT_OUTPUTS,
+    PointGraph,
+    ensemble_graph,
+    on_cpu_in_float32,
+    use_plain_attention,
+)
 from .programs import INPUT, check_installed, quantize_weights, run_onnx, trace, write_onnx, write_torch
 
 __all__ = ["FORMATS", "MAX_FILE_BYTES", "QUANTIZATIONS", "TOLERANCE", "ExportedGraph", "Point", "export_graph"]
@@ -127,8 +134,8 @@ def export_graph(
         IndexError: the point does not exist.
         ValueError: `directory` is a file or already holds an export or a model, an argument is unknown, or a weight
             is not finite.
-        RuntimeError: the members are not drawn yet; the backbone cannot be traced; or the graph does not give what
-            the model does.
+        RuntimeError: the members are not drawn yet; the backbone cannot be traced or converted; ONNX Runtime cannot
+            run the graph; or the graph does not give what the model does.
 
     Example::
 
@@ -141,8 +148,12 @@ def export_graph(
     if (name := first_non_finite(module.state_dict())) is not None:
         raise ValueError(f"{name} is not finite, so nothing is exported to {directory}. Train it again.")
     settings = model.config.backbone_config, model.image_processor
-    images = {number: random_images(*settings, number) for number in _CHECKED_BATCHES}
-    program = trace(module, images[_CHECKED_BATCHES[0]][0])
+    images = [random_images(*settings, number) for number in _CHECKED_BATCHES]
+    with torch.no_grad():
+        expected = [(batch, module(batch)) for batch in images]
+    if format == "onnx":
+        use_plain_attention(module)
+    program = trace(module, images[0][0])
     name = _TORCH if format == "torch" else _INT8 if quantize else _ONNX
     with atomic_write(directory, last=CONFIG_NAME) as aside:
         if format == "torch":
@@ -153,7 +164,7 @@ def export_graph(
             with tempfile.TemporaryDirectory(dir=aside) as whole:
                 write_onnx(program, Path(whole, _ONNX), max_file_bytes)
                 quantize_weights(Path(whole, _ONNX), aside / name)
-        difference = _compare(module, aside / name, images, exact=quantize is None)
+        difference = _compare(expected, aside / name, exact=quantize is None)
         _config(model, point, temperature, outputs).save_pretrained(aside)
         save_image_processor(model.image_processor, aside)
     return ExportedGraph(Path(directory, name), temperature, difference)
@@ -204,24 +215,23 @@ def _vertex(model: SimplexForImageClassification, vertex: int) -> PreTrainedMode
 
 
 @torch.no_grad()
-def _compare(module: nn.Module, file: Path, images: Mapping[int, Tensor], *, exact: bool) -> float:
-    """The largest difference between the outputs of a graph and of the module that it was traced from.
+def _compare(expected: Sequence[tuple[Tensor, Mapping[str, Tensor]]], file: Path, *, exact: bool) -> float:
+    """The largest difference between the outputs of a graph and those that are expected for batches of images.
 
     Raises:
         RuntimeError: with `exact`, one exceeds the tolerance.
     """
     program: Any = torch.export.load(file).module() if file.suffix == ".pt2" else None
     largest = 0.0
-    for number, batch in images.items():
+    for batch, outputs in expected:
         found = run_onnx(file, batch) if program is None else program(batch)
-        for name, expected in module(batch).items():
-            output = torch.as_tensor(found[name])
-            difference = (output - expected).abs().max().item()
+        for name, output in outputs.items():
+            difference = (torch.as_tensor(found[name]) - output).abs().max().item()
             # A comparison with NaN is false.
-            if exact and not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
+            if exact and not difference <= TOLERANCE * max(1.0, output.abs().max().item()):
                 raise RuntimeError(
-                    f"The graph does not give what the model does: {name} differs by {difference:.1e} for {number} "
-                    "random images. Nothing was written. Export another format."
+                    f"The graph does not give what the model does: {name} differs by {difference:.1e} for "
+                    f"{len(batch)} random images. Nothing was written. Export another format."
                 )
             largest = max(largest, difference)
     return largest

@@ -14,7 +14,15 @@ from transformers import PreTrainedModel
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.shared_weights import shared_memo
 
-__all__ = ["ENSEMBLE_OUTPUTS", "POINT_OUTPUTS", "EnsembleGraph", "PointGraph", "ensemble_graph", "on_cpu_in_float32"]
+__all__ = [
+    "ENSEMBLE_OUTPUTS",
+    "POINT_OUTPUTS",
+    "EnsembleGraph",
+    "PointGraph",
+    "ensemble_graph",
+    "on_cpu_in_float32",
+    "use_plain_attention",
+]
 
 POINT_OUTPUTS = {"logits": "[batch, labels]"}
 """Name and shape of the output of a point."""
@@ -151,6 +159,22 @@ def ensemble_graph(model: SimplexForImageClassification) -> EnsembleGraph:
     members = [copy.deepcopy(backbone, shared_memo(backbone)) for backbone in backbones]
     temperature = 1.0 if model.decisions is None else model.decisions.temperature
     return EnsembleGraph(members, temperature).eval()
+
+
+def use_plain_attention(module: nn.Module) -> None:
+    """Let the backbones of transformers in a module compute attention by matrix products, not by one fused operation.
+
+    Args:
+        module: a graph of this module, which has copies of the backbones. It is changed.
+
+    Example::
+
+        use_plain_attention(ensemble_graph(model))
+    """
+    for backbone in module.modules():
+        # torch.onnx takes fused attention apart, and what remains of it in Swin fails.
+        if isinstance(backbone, PreTrainedModel) and backbone.config._attn_implementation == "sdpa":
+            backbone.set_attn_implementation("eager")
 
 
 def _is_other_float(tensor: Tensor) -> bool:

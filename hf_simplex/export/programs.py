@@ -118,7 +118,11 @@ def write_onnx(program: ExportedProgram, file: Path, max_file_bytes: int) -> Non
             verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise RuntimeError(f"torch.onnx cannot convert this backbone. {' '.join(str(error).split())[:400]}") from error
+        # Its own text says where to report it, in colors of a terminal. The cause says what is wrong.
+        cause = error.__cause__ or error
+        raise RuntimeError(
+            f"torch.onnx cannot convert this backbone. {type(cause).__name__}: {' '.join(str(cause).split())[:400]}"
+        ) from error
     # They name lines of source files on this machine.
     ClearMetadataAndDocStringPass()(exported.model)
     large = sum(value.const_value.nbytes for value in exported.model.graph.initializers.values()) > max_file_bytes
@@ -168,15 +172,24 @@ def run_onnx(file: Path, pixel_values: Tensor) -> Mapping[str, "np.ndarray"]:
     Returns:
         The outputs by name.
 
+    Raises:
+        RuntimeError: ONNX Runtime cannot read the file, or lacks an operation of it.
+
     Example::
 
         run_onnx(Path("model.onnx"), images)["logits"]
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {INPUT: pixel_values.numpy()}), strict=True))
+    try:
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, {INPUT: pixel_values.numpy()}), strict=True))
+    except Exception as error:
+        # Its dozen error classes have no base of their own.
+        raise RuntimeError(
+            f"ONNX Runtime cannot run the graph. {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        ) from error
 
 
 def _output_names(program: ExportedProgram) -> list[str]:

@@ -82,7 +82,7 @@ def publish_folder(
         FileNotFoundError: the folder holds no ensemble, or an incomplete one.
         ValueError: a file is corrupt, or a needed one is a link; the weights do not fit config.json, the card's
             metadata are invalid, or the repository holds another model; or `with_handler` is given and the folder
-            has a handler.py of another origin.
+            has another handler.py.
         OSError: the Hub refused or cannot be reached. Nothing is published, and uploaded files are kept for the next
             attempt.
 
@@ -187,16 +187,14 @@ def _is_published(file: Path) -> bool:
 
 
 def _handler_for(directory: Path) -> Path:
-    """The file to publish as handler.py. Raises ValueError if the folder has one of the user's."""
+    """The file to publish as handler.py. Raises ValueError if the folder has another one."""
     # Not imported: that imports every pipeline of transformers.
     ours = Path(__file__).with_name("endpoint_handler.py")
     with suppress(FileNotFoundError):
-        own = (directory / _HANDLER).read_bytes()
-        # One of another version of hf-simplex starts with the same line.
-        if own.splitlines()[:1] != ours.read_bytes().splitlines()[:1]:
+        if (directory / _HANDLER).read_bytes() != ours.read_bytes():
             raise ValueError(
-                f"{directory / _HANDLER} is not the handler of hf-simplex. It is published as it is without "
-                "with_handler: leave that out, or move the file. Nothing was published."
+                f"{directory / _HANDLER} is not the handler of this version of hf-simplex. It is published as it is "
+                "without with_handler: leave that out, or move the file. Nothing was published."
             )
     return ours
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .module_inputs import module_inputs
+
 __all__ = ["batch_norm_layers", "batch_norm_statistics", "copy_statistics", "recompute_statistics"]
 
 
@@ -55,7 +57,7 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any], point: str =
     Args:
         module: its running statistics are overwritten. Weights and training flags do not change.
         batches: mappings of keyword arguments for `module`, or single tensors [batch, ...], on any device. Not read
-            if there are no BatchNorm layers.
+            if there are no BatchNorm layers. Floating tensors are cast to the dtype of `module`.
         point: what the module holds, for messages.
 
     Raises:
@@ -76,7 +78,6 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any], point: str =
         return
     was_training = {child: child.training for child in module.modules()}
     momenta = {layer: layer.momentum for layer in layers.values()}
-    device = next(iter(layers.values())).running_mean.device  # type: ignore[union-attr]
     module.eval()
     images = 0
     try:
@@ -84,8 +85,7 @@ def recompute_statistics(module: nn.Module, batches: Iterable[Any], point: str =
             layer.reset_running_stats()
             layer.train()
         for batch in batches:
-            inputs = {"": batch} if isinstance(batch, Tensor) else batch
-            inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+            inputs = module_inputs(module, {"": batch} if isinstance(batch, Tensor) else batch)
             size = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor))
             if size < 2:
                 raise ValueError("A batch of 1 image has no variance: give BatchNorm batches of at least 2 images.")

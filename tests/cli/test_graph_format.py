@@ -43,6 +43,8 @@ def test_mistakes_write_nothing(folder: Path, tmp_path: Path) -> None:
         ("--centroid", "--quantize", "int8"): "--quantize is for graphs",
         ("--format", "checkpoint"): "exactly one of --centroid",
         ("--format", "tflite"): "tflite",
+        ("--format", "torch", "--simplex", "0"): "--simplex is for --centroid",
+        ("--vertex", "0", "--simplex", "0"): "--simplex is for --centroid",
     }.items():
         result = invoke("export", folder, *wrong, target)
         assert result.exit_code == 2 and usage in " ".join(result.stderr.split()), wrong

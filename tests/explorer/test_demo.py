@@ -15,6 +15,7 @@ from hf_simplex import SimplexForImageClassification
 from hf_simplex.cli import app
 from hf_simplex.explorer.app import ImageStore
 from hf_simplex.explorer.exploration import find_exploration, vertices_digest
+from hf_simplex.hub.publishing import publish_folder
 
 
 def invoke(*arguments: object) -> Result:
@@ -51,7 +52,7 @@ def test_mistakes(ensemble: Path, tmp_path: Path) -> None:
     assert "holds other files" in invoke(ensemble, "--export", tmp_path).stderr
 
 
-def test_a_file_of_other_weights_is_not_shown(ensemble: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_other_weights_is_not_shown(ensemble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = named("vit")
     other.vertices[0].get_parameter(next(iter(other.weights[0]))).data.add_(1.0)
     explored(other).save(ensemble)
@@ -59,7 +60,9 @@ def test_a_file_of_other_weights_is_not_shown(ensemble: Path, monkeypatch: pytes
     monkeypatch.setattr("hf_simplex.explorer.app.launch", lambda blocks, **options: served.append(blocks))
     result = invoke(ensemble)
     assert result.exit_code == 0 and "other weights" in result.stderr and len(served) == 1
-    find_exploration(ensemble)
+    result = invoke(ensemble, "--export", tmp_path / "space")
+    assert result.exit_code == 0 and "other weights" in result.stderr and "shows no loss surfaces" in result.stderr
+    assert not (tmp_path / "space" / "ensemble" / "explorer").exists()
     (ensemble / "explorer" / "explorer.safetensors").unlink()
 
 
@@ -79,7 +82,7 @@ def test_an_answer_is_forgotten_after_others() -> None:
 
 
 def test_the_command_computes_on_a_folder_and_keeps_the_file(
-    ensemble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: LoopbackHub, ensemble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "ensemble"
     shutil.copytree(ensemble, folder)
@@ -97,3 +100,7 @@ def test_the_command_computes_on_a_folder_and_keeps_the_file(
     found = find_exploration(folder)
     assert found is not None and len(found.images) >= 20 and len(served) == 1
     assert found.vertices == vertices_digest(SimplexForImageClassification.from_pretrained(folder))
+    assert "not kept" not in result.stderr
+    publish_folder(ensemble, "alice/ensemble")
+    result = invoke("alice/ensemble", "--data-set", tmp_path / "pets", "--labels-by-position", "--compute")
+    assert result.exit_code == 0 and "alice/ensemble is no folder" in result.stderr and len(served) == 2

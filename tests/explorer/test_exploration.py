@@ -62,6 +62,26 @@ def test_a_point_answers_as_the_model_does(model: SimplexForImageClassification,
             answers.at(pixel_values, wrong)
 
 
+def test_the_loss_of_a_point_that_is_sure_and_wrong_is_finite() -> None:
+    sure = named("vit")
+    for weights in sure.weights:
+        weights["classifier.weight"].mul_(1e5)
+    answers = Answers(sure, explored(sure))
+    assert answers.exploration is not None
+    score, surface = answers.score([1.0, 0.0, 0.0]), answers.exploration.loss_at([1.0, 0.0, 0.0])
+    assert score is not None and surface is not None and score.nll > 200
+    assert score.nll == pytest.approx(surface[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_a_bfloat16_ensemble_is_explored(kind: str) -> None:
+    model = named(kind).bfloat16()
+    answers = Answers(model, explored(model))
+    assert answers.exploration is not None
+    score, surface = answers.score([0.5, 0.25, 0.25]), answers.exploration.loss_at([0.5, 0.25, 0.25])
+    assert score is not None and surface is not None and score.nll == pytest.approx(surface[0], abs=1e-4)
+
+
 def test_the_members_disagree_most_on_the_first_of_the_gallery(
     model: SimplexForImageClassification, exploration: Exploration
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from test_vertex_parameters import grown
 from tiny import LABELS, SIZE, backbone, contents, ensemble, images
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, ViTImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, SwinConfig, SwinForImageClassification, ViTImageProcessor
 
 from hf_simplex import SimplexForImageClassification, SimplexImageClassificationPipeline
 from hf_simplex.export.export_graph import Point, export_graph
@@ -111,6 +111,22 @@ def test_a_centroid_is_a_graph_with_its_temperature_in_the_layout_of_optimum(kin
     assert entry.name == "pixel_values"
     dimensions = entry.type.tensor_type.shape.dim
     assert [d.dim_param or d.dim_value for d in dimensions] == ["batch", 3, SIZE, SIZE]
+
+
+def test_attention_in_windows_is_exported_and_the_model_stays(tmp_path: Path) -> None:
+    """Swin's fused attention has no counterpart in ONNX."""
+    torch.manual_seed(0)
+    config = SwinConfig(
+        num_labels=LABELS, image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
+    )
+    model = SimplexForImageClassification.from_backbone(SwinForImageClassification(config).eval())
+    model.image_processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    fused = model.backbone.config._attn_implementation
+    written = export_graph(model, tmp_path / "graph", point=Point("centroid"))
+    batch = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert close(ran(written.file, batch)["logits"], model.backbone_at([1.0])(batch).logits)
+    assert fused == "sdpa" and model.backbone.config._attn_implementation == fused
 
 
 def test_other_points_have_no_temperature_and_a_warning_says_so(
@@ -242,3 +258,14 @@ def test_code_that_depends_on_values_is_refused_by_name() -> None:
     for module in (Branching(), OneBatch()):
         with pytest.raises(RuntimeError, match=r"torch.export cannot trace this backbone for batches of any size"):
             trace(module, images(1)[0])
+
+
+def test_a_graph_that_onnx_runtime_cannot_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    unknown = onnx.helper.make_node("NoSuchOperation", ["pixel_values"], ["logits"])
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [None, 3, 2, 2]) for name in ("pixel_values", "logits")]
+    graph = onnx.helper.make_graph([unknown], "graph", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "unknown.onnx")
+    for name in ("broken", "unknown"):
+        with pytest.raises(RuntimeError, match="ONNX Runtime cannot run the graph"):
+            run_onnx(tmp_path / f"{name}.onnx", torch.zeros(1, 3, 2, 2))

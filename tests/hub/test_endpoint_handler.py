@@ -110,9 +110,11 @@ def test_a_handler_of_the_user_is_not_replaced(hub: LoopbackHub, tmp_path: Path)
     model().save_pretrained(folder)
     publish_folder(folder, REPO)
     assert "handler.py" not in HfApi().list_repo_files(REPO)
-    (folder / "handler.py").write_text("class EndpointHandler: ...\n")
-    with pytest.raises(ValueError, match=r"handler\.py is not the handler of hf-simplex"):
-        publish_folder(folder, REPO, with_handler=True)
+    ours = Path(str(importlib.util.find_spec("hf_simplex.hub.endpoint_handler").origin))  # type: ignore[union-attr]
+    for mine in (f"{ours.read_text()}\n# Changed by me.\n", "class EndpointHandler: ...\n"):
+        (folder / "handler.py").write_text(mine)
+        with pytest.raises(ValueError, match=r"handler\.py is not the handler of this version of hf-simplex"):
+            publish_folder(folder, REPO, with_handler=True)
     publish_folder(folder, REPO)
     assert "handler.py" in HfApi().list_repo_files(REPO)
     (folder / "handler.py").unlink()

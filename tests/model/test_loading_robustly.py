@@ -3,11 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from tiny import ensemble, images, same_tensors
+from tiny import Images, batches, ensemble, images, same_tensors
+from transformers import TrainingArguments
 
 from hf_simplex import SimplexForImageClassification
+from hf_simplex.evaluation.comparison import predict_members
+from hf_simplex.evaluation.surface_evaluation import model_surface
+from hf_simplex.evaluation.surface_points import face_points
 
 PLACES: dict[str, dict[str, Any]] = {
     "whole": {"device_map": {"": "disk"}},
@@ -64,12 +69,26 @@ def test_bfloat16_members_predict_in_float32_probabilities(kind: str, materializ
     assert torch.allclose(output.logits.exp().sum(-1), torch.ones(6), atol=1e-6)
 
 
-@pytest.mark.parametrize(("materialized", "batches"), [(True, (2, 3)), (False, (2,))])
-def test_a_compiled_ensemble_gives_equal_outputs(materialized: bool, batches: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_a_bfloat16_ensemble_draws_members_and_is_evaluated(kind: str, tmp_path: Path) -> None:
+    """Images are float32, as image processors give them."""
+    narrow = ensemble(kind).bfloat16()
+    narrow.draw_members(2, batches=batches())
+    predicted = predict_members(narrow, Images(6), TrainingArguments(tmp_path, use_cpu=True, report_to=[]))
+    output = narrow(Images(6).pixel_values.bfloat16(), output_member_probabilities=True)
+    assert np.allclose(predicted.probabilities, output.member_probabilities, atol=1e-6)
+    names = narrow.vertex_parameter_names
+    points = face_points(narrow.config.complex, narrow.weights, names, vertices=(0, 1, 2), resolution=2)
+    loss = model_surface(narrow, points, [Images(6)[:]], batch_norm_batches=batches()).loss
+    assert bool(loss.isfinite().all()) and len(loss.unique()) > 1
+
+
+@pytest.mark.parametrize(("materialized", "numbers"), [(True, (2, 3)), (False, (2,))])
+def test_a_compiled_ensemble_gives_equal_outputs(materialized: bool, numbers: tuple[int, ...]) -> None:
     model = ensemble("vit", members=2)
     if materialized:
         model.materialize()
-    expected = {number: model(images(number), output_member_probabilities=True) for number in batches}
+    expected = {number: model(images(number), output_member_probabilities=True) for number in numbers}
     # A compiler for C++ is not needed: this one captures the same graphs and runs them by torch's own operations.
     compiled: Any = torch.compile(model, backend="aot_eager")
     for number, output in expected.items():

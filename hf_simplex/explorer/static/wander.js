@@ -148,10 +148,10 @@ function paint() {
   context.clearRect(0, 0, width, height);
   const column = state.quantity === "loss" ? 1 : 2;
   const points = region().points;
-  parts.legend.hidden = !points.length;
+  const finite = points.map((point) => point[column]).filter((value) => value !== null);
+  parts.legend.hidden = !finite.length;
   if (!points.length) return;
   const table = new Map(points.map((point) => [point[0].join(","), point[column]]));
-  const finite = points.map((point) => point[column]).filter((value) => value !== null);
   const least = Math.min(...finite);
   const most = Math.max(...finite);
   const image = context.createImageData(width, height);
