@@ -1,6 +1,7 @@
 """Exports a point or the whole ensemble as one graph, in a folder with the layout of optimum."""
 
 import copy
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -165,7 +166,7 @@ def export_graph(
                 write_onnx(program, Path(whole, _ONNX), max_file_bytes)
                 quantize_weights(Path(whole, _ONNX), aside / name)
         difference = _compare(expected, aside / name, exact=quantize is None)
-        _config(model, point, temperature, outputs).save_pretrained(aside)
+        _write_config(_config(model, point, temperature, outputs), aside / CONFIG_NAME)
         save_image_processor(model.image_processor, aside)
     return ExportedGraph(Path(directory, name), temperature, difference)
 
@@ -254,3 +255,10 @@ def _config(
         described |= {"members": len(model.config.members), "decisions": model.config.decisions}
     config.hf_simplex = described
     return config
+
+
+def _write_config(config: Any, file: Path) -> None:
+    """Write a configuration with numbers and names of the labels; timm's has names only, and optimum reads both."""
+    config.save_pretrained(file.parent)
+    saved = {"id2label": config.id2label, "label2id": config.label2id} | json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(saved, indent=2) + "\n", "utf-8")

@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,10 @@ def test_a_centroid_is_a_graph_with_its_temperature_in_the_layout_of_optimum(kin
         assert close(ran(written.file, batch)["logits"], expected)
     config = AutoConfig.from_pretrained(tmp_path / "graph")
     assert type(config) is type(model.config.backbone_config) and config.id2label == model.config.id2label
+    saved = json.loads((tmp_path / "graph" / "config.json").read_bytes())
+    # optimum knows no configuration of timm, and takes the names from here.
+    assert {int(label): name for label, name in saved["id2label"].items()} == model.config.id2label
+    assert saved["label2id"] == model.config.label2id
     assert config.hf_simplex["exported"] == "the centroid of simplex 0" and config.hf_simplex["temperature"] == 0.6
     read = AutoImageProcessor.from_pretrained(tmp_path / "graph")
     assert read(np.zeros((30, 20, 3), dtype=np.uint8), return_tensors="pt")["pixel_values"].shape == (1, 3, SIZE, SIZE)
