@@ -4,13 +4,11 @@ import copy
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel
-from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from .backbones import (
@@ -23,6 +21,7 @@ from .backbones import (
 )
 from .batch_norm import batch_norm_statistics, copy_statistics
 from .classifier_checks import check_classifier
+from .classifier_output import SimplexImageClassifierOutput
 from .complexes import SimplicialComplex
 from .configuration_simplex import MODE, PRETRAINED, SimplexConfig
 from .cuda_graph import member_logits
@@ -40,31 +39,6 @@ __all__ = ["SimplexForImageClassification", "SimplexImageClassifierOutput"]
 
 ADAPTER_SEED = 0
 """Seed of the initial low-rank adapters, the same for every model."""
-
-
-@dataclass
-class SimplexImageClassifierOutput(ModelOutput):
-    """Output of `SimplexForImageClassification`.
-
-    Attributes:
-        loss: scalar float32, the mean negative log-likelihood of the labels in nats. Returned when labels are given.
-        logits: [batch, labels] float32, log of the ensemble's probabilities: the mean of the members' softmax, at the
-            temperature of the decisions if there are any.
-        member_probabilities: [batch, members, labels] float32, the softmax of each member, without a temperature.
-            Returned on request.
-        member_energies: [batch, members] float32, -logsumexp of each member's logits, in nats: high for images unlike
-            the training images (Liu et al. 2020, Energy-based Out-of-distribution Detection). Returned with the
-            members' probabilities.
-
-    Example:
-        >>> SimplexImageClassifierOutput(logits=torch.zeros(1, 2)).logits.shape
-        torch.Size([1, 2])
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    member_probabilities: Tensor | None = None
-    member_energies: Tensor | None = None
 
 
 class SimplexForImageClassification(SimplexPreTrainedModel):
