@@ -15,12 +15,15 @@ class SimplexImageClassifierOutput(ModelOutput):
     Attributes:
         loss: scalar float32, the mean negative log-likelihood of the labels in nats. Returned when labels are given.
         logits: [batch, labels] float32, log of the ensemble's probabilities: the mean of the members' softmax, at the
-            temperature of the decisions if there are any.
-        member_probabilities: [batch, members, labels] float32, the softmax of each member, without a temperature.
-            Returned on request.
+            temperature of the decisions if there are any. Of a multi-label ensemble, the logits ln p / (1 - p) of the
+            mean of the members' sigmoids.
+        member_probabilities: [batch, members, labels] float32, the softmax of each member, without a temperature; of a
+            multi-label ensemble the sigmoid. Returned on request.
         member_energies: [batch, members] float32, -logsumexp of each member's logits, in nats: high for images unlike
             the training images (Liu et al. 2020, Energy-based Out-of-distribution Detection). Returned with the
-            members' probabilities.
+            members' probabilities. Of a multi-label ensemble, the joint energy (`label_activation`).
+        member_logits: [batch, members, labels] float32, of a multi-label ensemble. They tell probabilities near 1
+            apart, which float32 does not. Returned with the members' probabilities.
 
     Example:
         >>> import torch
@@ -32,3 +35,4 @@ class SimplexImageClassifierOutput(ModelOutput):
     logits: Tensor | None = None
     member_probabilities: Tensor | None = None
     member_energies: Tensor | None = None
+    member_logits: Tensor | None = None
