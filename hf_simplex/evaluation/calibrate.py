@@ -96,8 +96,8 @@ def calibrate(
     Threshold and prediction sets are fitted to cross-fitted probabilities: each image is scaled by a temperature that
     was fitted on other images.
 
-    A multi-label ensemble gets members and one temperature, by binary cross-entropy. Threshold and prediction sets rest
-    on one label an image: they are not fitted, and a warning says so.
+    A multi-label ensemble gets members and one temperature, by binary cross-entropy. Threshold and prediction sets
+    rest on one label an image: they are not fitted, and a warning says so.
 
     Args:
         model: an ensemble whose members are drawn. Members and `decisions` change in place.
@@ -130,7 +130,7 @@ def calibrate(
     """
     if not model.config.members:
         raise RuntimeError("The ensemble has no members yet: call model.draw_members first.")
-    rates = {
+    rates: dict[str, Any] = {
         "target_error": target_error,
         "confidence_level": confidence_level,
         "coverage": coverage,
@@ -366,9 +366,7 @@ def fit_decisions(
     )
 
 
-def _abstention(
-    scaled: FloatArray, references: IntArray, target_error: float, confidence_level: float
-) -> Abstention:
+def _abstention(scaled: FloatArray, references: IntArray, target_error: float, confidence_level: float) -> Abstention:
     """The threshold for one label an image, from cross-fitted probabilities."""
     found = guaranteed_threshold(
         scaled.max(axis=1),
@@ -453,7 +451,8 @@ def _warn_of_missing_labels(model: SimplexForImageClassification, predicted: Mem
         )
     if missing := sorted(set(range(len(names))) - present):
         shown = ", ".join(str(names[label]) for label in missing[:5])
+        several = label_kind(predicted.references).several
+        fitted = "the temperature says" if several else "threshold and prediction sets say"
         logger.warning(
-            f"{len(missing)} of {len(names)} labels have no validation image ({shown}): threshold and prediction sets "
-            "say nothing about them."
+            f"{len(missing)} of {len(names)} labels have no validation image ({shown}): {fitted} nothing about them."
         )

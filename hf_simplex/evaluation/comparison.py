@@ -181,9 +181,9 @@ def predict_parts(
         data_collator: default: transformers' own.
 
     Returns:
-        Predictions by method, and the references as in `MemberPredictions`. The methods are `backbone` (the first mode),
-        `deep_ensemble` (all modes), `centroid` and `simplex` (the centroid and the members of the first component) and
-        `espro` (all members). There is no `simplex` where no member lies in the first component.
+        Predictions by method, and the references as in `MemberPredictions`. The methods are `backbone` (the first
+        mode), `deep_ensemble` (all modes), `centroid` and `simplex` (the centroid and the members of the first
+        component) and `espro` (all members). There is no `simplex` where no member lies in the first component.
 
     Raises:
         ValueError: The ensemble has no members, or the data set has no labels.
@@ -275,9 +275,7 @@ def predict_members(
     if is_multi_label(model.config):
         # From the logits: as float32, a probability near 1 would be 1.
         independent = expit(np.asarray(predictions[3], np.float64))
-        return MemberPredictions(
-            independent, energies, _checked_multi_hot(output.label_ids, independent.shape[-1])
-        )
+        return MemberPredictions(independent, energies, _checked_multi_hot(output.label_ids, independent.shape[-1]))
     probabilities = np.asarray(predictions[1], np.float64)
     return MemberPredictions(
         probabilities / probabilities.sum(axis=-1, keepdims=True),

@@ -7,8 +7,8 @@ import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from ..data.label_lists import is_label_list
 from ..data.image_transforms import build_transforms, collate, with_pixel_values
+from ..data.label_lists import is_label_list
 from ..model.configuration_simplex import SimplexConfig
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.problem_types import is_multi_label
@@ -86,8 +86,8 @@ def evaluate_images(
         args: batch size, precision and data loader workers.
 
     Returns:
-        `accuracy`, `nll` (nats), `ece` and `brier`, over all labels of the ensemble; of a multi-label ensemble those of
-        `multi_label.multi_label_metrics`.
+        `accuracy`, `nll` (nats), `ece` and `brier`, over all labels of the ensemble; of a multi-label ensemble those
+        of `multi_label.multi_label_metrics`.
 
     Raises:
         ValueError: an image cannot be read.

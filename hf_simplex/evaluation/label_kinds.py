@@ -1,7 +1,7 @@
 """One label an image, or several: the evaluation that goes with either, chosen by the shape of the references.
 
-References [images] are label ids, [images, labels] are 0 and 1 for each label. Everything that evaluates, calibrates or
-chooses members asks `label_kind`, so that no softmax meets independent labels.
+References [images] are label ids, [images, labels] are 0 and 1 for each label. Everything that evaluates, calibrates
+or chooses members asks `label_kind`, so that no softmax meets independent labels.
 """
 
 from typing import Any
@@ -129,7 +129,7 @@ class LabelKind:
             array([0.5])
         """
         table = np.asarray(probabilities)
-        scores: FloatArray = ((table - np.eye(table.shape[1])[references]) ** 2).sum(axis=1)
+        scores: FloatArray = ((table - np.eye(table.shape[1])[np.asarray(references)]) ** 2).sum(axis=1)
         return scores
 
     def of_truth(self, probabilities: FloatArray, references: ArrayLike) -> FloatArray:

@@ -163,8 +163,7 @@ def choose_members(
         within[GREEDY] = tuple(greedy_members(probabilities, labels, limit))
         predictions[GREEDY] = _cross_selected(probabilities, labels, folds, limit)
     losses = {
-        name: kind.losses(cross_fitted(prediction, labels, folds), labels)
-        for name, prediction in predictions.items()
+        name: kind.losses(cross_fitted(prediction, labels, folds), labels) for name, prediction in predictions.items()
     }
     mode_losses = kind.losses(cross_fitted(probabilities[:, list(modes)].mean(axis=1), labels, folds), labels)
     results = []

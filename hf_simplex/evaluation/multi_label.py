@@ -1,11 +1,11 @@
 r"""Metrics of multi-label classification as functions on arrays.
 
-In the formulas p are probabilities [images, labels], y are references [images, labels], 1 where an image has a label and
-0 where it has not, n is the number of images and K that of labels. Labels are independent: rows of p need not sum to 1. A
-prediction gives a label where p is at least 0.5. Logits are refused if they leave 0 to 1: apply sigmoid first.
+In the formulas p are probabilities [images, labels], y are references [images, labels], 1 where an image has a label
+and 0 where it has not, n is the number of images and K that of labels. Labels are independent: rows of p need not sum
+to 1. A prediction gives a label where p is at least 0.5. Logits are refused if they leave 0 to 1: apply sigmoid first.
 
-An image with K labels is K decisions, yes or no. `label_decisions` lays them out as an ordinary table of two classes, so
-that likelihood, calibration and temperature are those of `metrics` and `calibration` on that table.
+An image with K labels is K decisions, yes or no. `label_decisions` lays them out as an ordinary table of two classes,
+so that likelihood, calibration and temperature are those of `metrics` and `calibration` on that table.
 """
 
 import numpy as np
@@ -64,12 +64,19 @@ def check_multi_label(probabilities: ArrayLike, references: ArrayLike) -> tuple[
             "the same shape [images, labels]."
         )
     for values, name, bad, expected in (
-        (table, "probabilities", ~((table >= 0) & (table <= 1)), "a number from 0 to 1. Apply sigmoid to logits first"),
+        (
+            table,
+            "probabilities",
+            ~((table >= 0) & (table <= 1)),
+            "a number from 0 to 1. Apply sigmoid to logits first",
+        ),
         (labels, "references", ~np.isin(labels, (0, 1)), "0 or 1"),
     ):
         if bad.any():
             row, label = (int(index[0]) for index in np.nonzero(bad))
-            raise ValueError(f"Row {row} of the {name} has {values[row, label]:g} for label {label}: expected {expected}.")
+            raise ValueError(
+                f"Row {row} of the {name} has {values[row, label]:g} for label {label}: expected {expected}."
+            )
     return table, labels.astype(np.int64)
 
 

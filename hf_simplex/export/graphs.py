@@ -32,8 +32,8 @@ ENSEMBLE_OUTPUTS = {
 }
 """Names and shapes of the outputs of an ensemble, as the uncertainty pipeline names them.
 
-`energy` is the mean of the members' energies. Of a multi-label ensemble, the sigmoid of `logits` gives the probabilities,
-and entropies are sums over the labels.
+`energy` is the mean of the members' energies. Of a multi-label ensemble, the sigmoid of `logits` gives the
+probabilities, and entropies are sums over the labels.
 """
 
 

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from .complexes import SimplicialComplex
 from .coordinates import validate_coordinates
 from .image_pixels import TRANSPARENCY
-from .problem_types import MULTI_LABEL, agreed_problem_type, is_multi_label
+from .problem_types import agreed_problem_type, is_multi_label
 from .recorded_volumes import RECORD
 from .structure_checks import (
     CONNECTOR,
@@ -118,7 +118,7 @@ class SimplexConfig(PreTrainedConfig):
         self.problem_type = agreed_problem_type(self.problem_type, getattr(self.backbone_config, "problem_type", None))
         if self.backbone_config is not None and is_multi_label(self):
             # The backbone's loss goes by its own configuration.
-            self.backbone_config.problem_type = MULTI_LABEL
+            self.backbone_config.problem_type = self.problem_type
         self.check()
 
     def check(self) -> None:

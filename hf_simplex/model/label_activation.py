@@ -94,8 +94,8 @@ class LabelActivation:
         if labels.ndim != 1:
             # cross_entropy would take them for probabilities.
             raise ValueError(
-                f"The labels have the shape {list(labels.shape)}; expected one label an image, [{len(logits)}]. Several "
-                "labels of an image need a backbone with problem_type 'multi_label_classification'."
+                f"The labels have the shape {list(labels.shape)}; expected one label an image, [{len(logits)}]. "
+                "Several labels of an image need a backbone with problem_type 'multi_label_classification'."
             )
         return nn.functional.cross_entropy(logits, labels, reduction="none")
 

@@ -44,9 +44,10 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
     - `more_uncertain_than`: percent of the validation images that look more certain, by `mutual_information` and by
       `energy`.
 
-    A multi-label ensemble gives each label a probability of its own, and the scores of an image need not sum to 1. Entropy
-    and mutual information are sums over the labels, entropy 0 to labels times ln 2; `vote_share` is the share of the
-    members that give exactly the ensemble's labels, those of at least 0.5; `abstain` and `prediction_set` are None.
+    A multi-label ensemble gives each label a probability of its own, and the scores of an image need not sum to 1.
+    Entropy and mutual information are sums over the labels, entropy 0 to labels times ln 2; `vote_share` is the share
+    of the members that give exactly the ensemble's labels, those of at least 0.5; `abstain` and `prediction_set` are
+    None.
 
     `uncertainty` and `decisions` have the formulas and their sources.
 

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-__all__ = ["MULTI_LABEL", "SINGLE_LABEL", "agreed_problem_type", "check_problem_type", "is_multi_label", "refuse_several"]
+__all__ = [
+    "MULTI_LABEL",
+    "SINGLE_LABEL",
+    "agreed_problem_type",
+    "check_problem_type",
+    "is_multi_label",
+    "refuse_several",
+]
 
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
@@ -42,7 +49,7 @@ def check_problem_type(problem_type: Any, what: str) -> None:
         )
 
 
-def agreed_problem_type(own: Any, backbone: Any) -> str | None:
+def agreed_problem_type(own: Any, backbone: Any) -> Any:
     """Return the `problem_type` of an ensemble, from its own configuration and its backbone's.
 
     Training with one label an image sets a backbone's None to `"single_label_classification"`, which means the same.
