@@ -98,6 +98,6 @@ def check_binary_loss(loss: Tensor, logits: Tensor, labels: Tensor) -> None:
     expected = SIGMOID.loss(logits.detach().float(), labels.float())
     if not torch.allclose(loss.detach().float(), expected, rtol=_RELATIVE, atol=_ABSOLUTE):
         raise ValueError(
-            f"the backbone's loss is {float(loss):.4f}, but the binary cross-entropy of its logits is "
+            f"the backbone's loss is {loss.item():.4f}, but the binary cross-entropy of its logits is "
             f"{float(expected):.4f}. It has another loss for several labels of an image: give a compute_loss_func"
         )

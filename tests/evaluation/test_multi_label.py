@@ -79,7 +79,7 @@ def test_a_certain_and_wrong_decision_costs_at_most_37_nats() -> None:
 @pytest.mark.parametrize(
     ("probabilities", "references", "message"),
     [
-        ([[0.5, 1.5]], [[0, 1]], r"Row 0 of the probabilities has 1.5 for label 1: expected a number from 0 to 1. Apply"),
+        ([[0.5, 1.5]], [[0, 1]], "Row 0 of the probabilities has 1.5 for label 1: expected a number from 0 to 1"),
         ([[0.5, float("nan")]], [[0, 1]], "has nan for label 1"),
         ([[0.5, 0.5]], [[0, 0.3]], r"Row 0 of the references has 0.3 for label 1: expected 0 or 1"),
         ([[0.5, 0.5]], [0], r"must have the shape \[images, labels\]"),
