@@ -76,6 +76,9 @@ def evaluate(
         known = None if trained is None else len(trained)
         where = {"ensemble": on.ensemble, "data_set": on.data_set}
         print_json({**where, **results, "held_out": held_out, "trained_images": known})
+    elif inputs.several:
+        # Too many for the columns of a terminal.
+        print_table(["", "value"], [[name, value] for name, value in results.items()])
     else:
         print_table(list(results), [list(results.values())])
 

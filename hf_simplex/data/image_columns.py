@@ -22,8 +22,8 @@ def two_columns(
         splits: the splits by role; `train` is one of them.
         name: of the data set, for messages.
         image_column: column of images; None: the only one.
-        label_column: column of labels, or of lists of labels; None: the only `ClassLabel`, else the only list of it,
-            else `label` or `labels`.
+        label_column: column of labels, or of lists of labels; None: the only `ClassLabel`, else `label` or `labels`,
+            else the only list of `ClassLabel`.
 
     Returns:
         The splits by role.
@@ -37,8 +37,9 @@ def two_columns(
     """
     features = splits["train"].features
     image_column = _find_column(features, name, "image_column", image_column, Image, ())
-    lists = tuple(column for column, feature in features.items() if isinstance(_inner(feature), ClassLabel))
-    usual = lists or ("label", "labels")
+    usual: tuple[str, ...] = ("label", "labels")
+    if not set(usual) & set(features):
+        usual = tuple(column for column, feature in features.items() if isinstance(_inner(feature), ClassLabel))
     label_column = _find_column(features, name, "label_column", label_column, ClassLabel, usual)
     if not isinstance(features[image_column], Image):
         raise ValueError(

@@ -9,6 +9,7 @@ so that likelihood, calibration and temperature are those of `metrics` and `cali
 """
 
 import numpy as np
+from datasets.features.features import cast_to_python_objects
 from numpy.typing import ArrayLike
 
 from .inputs import FloatArray, IntArray
@@ -42,7 +43,7 @@ def check_multi_label(probabilities: ArrayLike, references: ArrayLike) -> tuple[
     """Returns probabilities as float64 and references as int64 after checking them.
 
     Args:
-        probabilities: [images, labels] array, tensor on the CPU or nested list, each entry 0 to 1.
+        probabilities: [images, labels] array, tensor (any device and dtype) or nested list, each entry 0 to 1.
         references: [images, labels] of 0 and 1 in any dtype.
 
     Returns:
@@ -82,7 +83,8 @@ def check_multi_label(probabilities: ArrayLike, references: ArrayLike) -> tuple[
 
 def _table(values: ArrayLike, name: str) -> FloatArray:
     try:
-        table = np.asarray(values, dtype=np.float64)
+        # numpy does not convert tensors that are on an accelerator, in bfloat16 or require a gradient.
+        table = np.asarray(cast_to_python_objects(values), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The {name} must be numbers, in rows of equal length ({error}).") from error
     if table.ndim != 2 or table.size == 0:

@@ -17,6 +17,9 @@ from ..hub.hub_commit import refusal
 from ..hub.own_files import EXPLORER_FOLDER, is_own_file
 from ..hub.safe_text import inline, one_line
 from ..model.checkpoint import check_files, finish_saves, read_index
+from ..model.configuration_simplex import SimplexConfig
+from ..model.problem_types import refuse_several
+from .answers import NOT_SHOWN
 from .exploration import Exploration
 
 __all__ = ["publish_space", "write_space"]
@@ -74,7 +77,7 @@ def write_space(
         The names of the files, relative to the folder.
 
     Raises:
-        ValueError: the folder holds files that are no Space of the explorer, or the ensemble is broken.
+        ValueError: the folder holds files that are no Space of the explorer, or the ensemble is broken or multi-label.
         FileNotFoundError: the folder of the ensemble is none, or incomplete.
 
     Example::
@@ -164,6 +167,8 @@ def _write(
     name, is_local = os.fspath(ensemble), os.path.isdir(ensemble)
     shown = Path(name).resolve().name if is_local else name
     if is_local:
+        if (Path(name) / CONFIG_NAME).is_file():
+            refuse_several(SimplexConfig.from_pretrained(name), *NOT_SHOWN)
         _copy_ensemble(Path(name), directory / ENSEMBLE_FOLDER)
     if exploration is not None:
         exploration.save(directory / ENSEMBLE_FOLDER if is_local else directory)

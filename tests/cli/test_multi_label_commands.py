@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from command import invoke, mistake, run, save
+from command import invoke, run, save
 from several_labels import NAMES, several_ensemble, write_folder
 from tiny import PICTURE, ensemble
 
@@ -17,6 +17,7 @@ from hf_simplex.data.image_data import load_image_data
 from hf_simplex.evaluation.multi_label import multi_label_metrics
 from hf_simplex.explorer.answers import Answers
 from hf_simplex.explorer.precompute import explore_data_set
+from hf_simplex.explorer.space import write_space
 from hf_simplex.training.recipe.arguments import DataArguments
 from hf_simplex.training.recipe.images import load_data
 
@@ -24,6 +25,15 @@ from hf_simplex.training.recipe.images import load_data
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def refused(*arguments: object) -> str:
+    """The last line of a command that ends with a mistake, after what it says of the data."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
 
 
 def named(model: SimplexForImageClassification) -> SimplexForImageClassification:
@@ -84,7 +94,7 @@ def test_labels_are_matched_by_name(saved: Path, tmp_path: Path) -> None:
 
 def test_calibrate_fits_members_and_temperature(saved: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "pictures", 60)
-    line = mistake("calibrate", saved, tmp_path / "pictures", "--split", "train", "--target-error", "0.01", "--cpu")
+    line = refused("calibrate", saved, tmp_path / "pictures", "--split", "train", "--target-error", "0.01", "--cpu")
     assert "target_error is 0.01" in line and "multi_label_classification" in line
     told = invoke("calibrate", saved, tmp_path / "pictures", "--split", "train", "--cpu")
     assert told.exit_code == 0 and "The temperature is" in told.output and "answer where" not in told.output
@@ -95,21 +105,28 @@ def test_calibrate_fits_members_and_temperature(saved: Path, tmp_path: Path) -> 
 def test_one_label_and_several_do_not_go_together(saved: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "pictures", 20)
     plain = save(named(ensemble("vit")), tmp_path / "plain")
-    assert "The images have lists of labels, but the problem_type" in mistake("evaluate", plain, tmp_path / "pictures")
-    assert "The images have one label each, but the problem_type" in mistake("evaluate", saved, "digits")
+    assert "The images have lists of labels, but the problem_type" in refused("evaluate", plain, tmp_path / "pictures")
+    assert "The images have one label each, but the problem_type" in refused("evaluate", saved, "digits")
 
 
 def test_the_explorer_is_refused_by_name(saved: Path, tmp_path: Path) -> None:
     model: Any = SimplexForImageClassification.from_pretrained(saved)
     message = "explorer shows one label an image, but the problem_type .*multi_label.*Use pipeline"
-    for call in (lambda: Answers(model), lambda: explore_data_set(model, "digits")):
+    calls: list[Any] = [
+        lambda: Answers(model),
+        lambda: explore_data_set(model, "digits"),
+        lambda: write_space(saved, tmp_path / "space"),
+    ]
+    for call in calls:
         with pytest.raises(ValueError, match=message):
             call()
+    assert "multi_label_classification" in refused("demo", saved, "--export", tmp_path / "space")
+    assert not (tmp_path / "space").exists()
 
 
 def test_inspect_and_export_know_the_problem_type(saved: Path, tmp_path: Path) -> None:
     assert "multi_label_classification" in run("inspect", saved)
-    run("export", saved, tmp_path / "centroid")
+    run("export", saved, tmp_path / "centroid", "--centroid")
     assert json.loads((tmp_path / "centroid" / "config.json").read_text())["problem_type"] == (
         "multi_label_classification"
     )

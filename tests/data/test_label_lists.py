@@ -148,6 +148,24 @@ def test_no_label_loses_its_last_training_image() -> None:
         split_off(dataset, labels, 0.99, 0, "test_fraction")
 
 
+def test_the_column_of_lists_is_found(tmp_path: Path) -> None:
+    picture = [Pictures.new("RGB", (8, 8))] * 2
+    rows = {"image": picture, "objects": [[0], [1]], "caption": ["x", "y"]}
+    features = Features({"image": Image(), "objects": NAMED, "caption": Value("string")})
+    DatasetDict(train=Dataset.from_dict(rows, features), test=Dataset.from_dict(rows, features)).save_to_disk(
+        tmp_path / "one"
+    )
+    assert load_image_data(tmp_path / "one").label_names == ("a", "b", "c")
+    # A column of the usual name comes first, as it did before lists were read.
+    rows["label"] = ["x", "y"]
+    features = Features({**features, "label": Value("string")})
+    DatasetDict(train=Dataset.from_dict(rows, features), test=Dataset.from_dict(rows, features)).save_to_disk(
+        tmp_path / "two"
+    )
+    assert not load_image_data(tmp_path / "two").several_labels
+    assert load_image_data(tmp_path / "two", label_column="objects").several_labels
+
+
 def test_metadata_lines_of_text_stay_one_label(tmp_path: Path) -> None:
     for index in range(6):
         Pictures.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")

@@ -4,7 +4,6 @@ import base64
 import io
 from pathlib import Path
 
-import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
@@ -32,7 +31,7 @@ def test_a_published_card_measures_what_the_ensemble_returns(
     SimplexTrainer(model=model, args=args, train_dataset=SeveralImages(), eval_dataset=test).push_to_hub()
     card = ModelCard(hub.files(ID)["README.md"].decode())
     probabilities = model(test.pixel_values).logits.sigmoid().double().numpy()
-    expected = multi_label_metrics(probabilities, np.array(test.labels))
+    expected = multi_label_metrics(probabilities, test.labels)
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert values == pytest.approx({name: expected[name] for name in SEVERAL_METRICS}, abs=2e-6)
     assert all(is_generated(result) for result in card.data.eval_results)

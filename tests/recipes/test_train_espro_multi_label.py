@@ -47,7 +47,7 @@ def test_a_run_trains_calibrates_measures_and_writes(
     monkeypatch.setattr(logging.getLogger("hf_simplex"), "propagate", True)
     results = run(
         tmp_path, backbone=backbone, data_set=str(tmp_path / "data"), num_components=2, validation_fraction=0.4,
-        surface_resolution=2, **SETTINGS
+        surface_resolution=2, out_of_distribution="digits", **{**SETTINGS, "max_test_examples": 32}
     )  # fmt: skip
     output = tmp_path / "output"
     model = SimplexForImageClassification.from_pretrained(output / "ensemble")
@@ -57,6 +57,8 @@ def test_a_run_trains_calibrates_measures_and_writes(
     assert results["espro"]["micro_f1"] > 0.6, "colours tell the labels"
     assert results["espro"]["calibrated"]["nll"] <= results["espro"]["nll"] + 0.02
     assert model.decisions is not None and model.decisions.abstention is None
+    assert set(results["espro"]["decisions"]) >= {"ood_auroc_energy"}, "and nothing of one answer an image"
+    assert not {"answered", "set_coverage", "area_under_risk_coverage"} & set(results["espro"]["decisions"])
     told = capsys.readouterr().out
     assert "Hamming error" in told and "micro F1" in told and "The temperature is" in told
     assert caplog.text.count("Abstention threshold and prediction sets rest on one label") == 1, "said once"
@@ -100,13 +102,14 @@ def mistakes(path: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> 
 def test_what_needs_one_label_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path / "data", 160)
     source = {"backbone": str(folder("vit", tmp_path / "backbone")), "data_set": str(tmp_path / "data")}
-    for changes, message in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"target_error": 0.01}, "target_error is 0.01"),
         ({"coverage": 0.8}, "coverage is 0.8"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1"),
         ({"probe_head": True}, "probe_head is True"),
-    ):
-        told = mistakes(tmp_path, capsys, **source, **changes)
+    ]
+    for number, (changes, message) in enumerate(cases):
+        told = mistakes(tmp_path / str(number), capsys, **source, **changes)
         assert message in told and "multi_label_classification" in told
     # A backbone with one problem type and images with the other.
     several_backbone("vit").save_pretrained(tmp_path / "several")
