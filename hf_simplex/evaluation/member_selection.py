@@ -23,7 +23,7 @@ BEST_MODE_ERRORS = 2.0
 """Paired standard errors by which a candidate may be worse than the best single mode: these images chose that mode."""
 
 TIE = 1e-3
-"""Nats within which two candidates count as equal. The one of fewer forward passes wins."""
+"""Nats an image within which two candidates count as equal. The one of fewer forward passes wins."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,8 @@ def choose_members(
     if len(modes) > 1:
         eligible = [result for result in eligible if result.forward_passes > 1] or eligible
     better = [result for result in eligible if result.nll_over_modes < -result.nll_over_modes_se]
-    chosen = _lowest(better or of_all_modes or eligible)
+    tie = TIE / probabilities.shape[2] if kind.several else TIE
+    chosen = _lowest(better or of_all_modes or eligible, tie)
     return Selection(chosen.name, within[chosen.name], True, tuple(results))
 
 
@@ -265,10 +266,10 @@ def cross_fitted(probabilities: FloatArray, references: IntArray, folds: IntArra
     return scaled
 
 
-def _lowest(results: Sequence[CandidateResult]) -> CandidateResult:
-    """The lowest NLL; of those within `TIE`, the fewest forward passes."""
+def _lowest(results: Sequence[CandidateResult], tie: float) -> CandidateResult:
+    """The lowest NLL; of those within so many nats, the fewest forward passes."""
     lowest = min(result.nll for result in results)
-    ties = [result for result in results if result.nll <= lowest + TIE]
+    ties = [result for result in results if result.nll <= lowest + tie]
     return min(ties, key=lambda result: (result.forward_passes, result.nll))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers.pipelines.image_classification import ImageClassificationPipeline, sigmoid, softmax
+from transformers.pipelines.image_classification import ImageClassificationPipeline, softmax
 from transformers.utils import ModelOutput
 
 from .configuration_simplex import TASK, SimplexConfig
@@ -174,7 +174,8 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         """
         names: Any = self.model.config.id2label
         several = is_multi_label(self.model.config)
-        scores = (sigmoid if several else softmax)(model_outputs["logits"][0].numpy())
+        logits = model_outputs["logits"][0]
+        scores = logits.sigmoid().numpy() if several else softmax(logits.numpy())
         members = model_outputs["member_probabilities"][0]
         if not (np.isfinite(scores).all() and bool(members.isfinite().all())):
             raise ValueError(

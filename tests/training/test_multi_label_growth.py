@@ -228,4 +228,10 @@ def test_losses_of_surfaces_and_barriers_are_binary(tmp_path: Path) -> None:
         assert surface.accuracy[place].item() == pytest.approx(right.item(), abs=0.02)
     [barrier] = measure_barriers(model.backbone, [model.weights[0], model.weights[1]], [batch])
     assert barrier.modes == (0, 1) and barrier.standard_error > 0
+    both = [model.backbone_at(point)(**batch).loss.item() for point in ([1.0, 0, 0], [0, 1.0, 0])]
+    position = barrier.position
+    between = model.backbone_at([1 - position, position, 0.0])(**batch).loss.item()
+    # A sum over the three labels of an image.
+    expected = 3 * (between - (1 - position) * both[0] - position * both[1])
+    assert barrier.height == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert model.backbone.config.problem_type == MULTI
