@@ -135,7 +135,7 @@ def _make_space(
     from hf_simplex.model.problem_types import refuse_several
 
     # Before anything is written: the Space of an ensemble on the Hub would end at its start.
-    refuse_several(SimplexConfig.from_pretrained(ensemble, revision=revision, token=token), *NOT_SHOWN)
+    refuse_several(SimplexConfig.from_pretrained(ensemble, revision=revision or "main", token=token), *NOT_SHOWN)
     if exploration is None:
         typer.echo(
             "note: the ensemble has no explorer/ folder, so the Space shows no loss surfaces. --data-set NAME "

@@ -60,7 +60,7 @@ def predict(
     warn_of_placeholders(label_names_of(model))
     several = is_multi_label(model.config)
     # The answer is all labels of at least 50 %, whatever is listed.
-    asked = model.config.num_labels if several and not as_json else top_k
+    asked = len(label_names_of(model)) if several and not as_json else top_k
     bad = []
     for image, result, error in classify_files(classify, found, top_k=asked, batch_size=batch_size):
         if error is not None:

@@ -13,7 +13,6 @@ from huggingface_hub.constants import REPOCARD_NAME
 
 from ..evaluation.calibrate import describe_decisions
 from ..model.checkpoint import atomic_write
-from ..model.label_activation import activation_of
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.problem_types import is_multi_label
 from ..model.vertex_parameters import describe_vertex_parameters
@@ -174,7 +173,7 @@ def new_card(
         notes=[] if record is None else record.notes,
         standard_error=largest_standard_error(evidence.results.values(), evidence.test_images),
         several=several,
-        activation=activation_of(config).name,
+        activation="sigmoids" if several else "softmax",
         call="sigmoid()" if several else "softmax(-1)",
         without_positives=_without_positives(evidence),
         calibrated=any("calibrated" in result for result in evidence.results.values()),
