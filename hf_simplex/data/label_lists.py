@@ -117,7 +117,8 @@ def number_lists(splits: Mapping[str, Dataset], name: str, label_column: str) ->
     Example:
         >>> from datasets import Dataset
         >>> from hf_simplex.data.label_lists import class_names, number_lists
-        >>> found = number_lists({"train": Dataset.from_dict({"label": [["cat"], ["ant", "cat"]]})}, "pets", "label")
+        >>> train = Dataset.from_dict({"image": [0, 1], "label": [["cat"], ["ant", "cat"]]})
+        >>> found = number_lists({"train": train}, "pets", "label")
         >>> class_names(found["train"].features["label"]), found["train"]["label"][1]
         (['ant', 'cat'], [0, 1])
     """

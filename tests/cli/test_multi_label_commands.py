@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import torch
 from command import invoke, run, save
-from several_labels import NAMES, several_ensemble, write_folder
+from several_labels import NAMES, several_backbone, several_ensemble, write_folder
 from tiny import PICTURE, ensemble
 
 from hf_simplex import SimplexForImageClassification
@@ -18,7 +18,8 @@ from hf_simplex.evaluation.multi_label import multi_label_metrics
 from hf_simplex.explorer.answers import Answers
 from hf_simplex.explorer.precompute import explore_data_set
 from hf_simplex.explorer.space import write_space
-from hf_simplex.training.recipe.arguments import DataArguments
+from hf_simplex.training.recipe.arguments import DataArguments, EsproArguments, ModeArguments
+from hf_simplex.training.recipe.components import start_modes
 from hf_simplex.training.recipe.images import load_data
 
 
@@ -138,3 +139,7 @@ def test_recipes_that_compare_one_label_refuse_lists(tmp_path: Path) -> None:
         load_data(DataArguments(str(tmp_path / "pictures")))
     assert load_data(DataArguments(str(tmp_path / "pictures")), several_labels=True).several_labels
     assert load_image_data(tmp_path / "pictures").several_labels
+    several_backbone("vit").save_pretrained(tmp_path / "mode")
+    data, args = DataArguments("digits"), EsproArguments("output", use_cpu=True, report_to="none")
+    with pytest.raises(ValueError, match=r"is for a recipe of one label an image, but .*multi_label"):
+        start_modes(ModeArguments(modes=[str(tmp_path / "mode")]), data, dict(enumerate(NAMES)), args)

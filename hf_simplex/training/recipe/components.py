@@ -16,7 +16,7 @@ from ...data.image_data import ImageData
 from ...data.image_transforms import resize_image_processor
 from ...model.configuration_simplex import MODE
 from ...model.modeling_simplex import SimplexForImageClassification
-from ...model.problem_types import MULTI_LABEL, is_multi_label
+from ...model.problem_types import MULTI_LABEL, is_multi_label, refuse_several
 from ..varied_modes import rotated
 from .arguments import EMBEDDED_BACKBONE, BackboneArguments, DataArguments, EsproArguments, ModeArguments
 from .backbones_from_scratch import SMALL_VIT_IMAGES, random_mode
@@ -259,7 +259,7 @@ def start_modes(
         args: seed.
 
     Raises:
-        ValueError: a mode does not fit the labels or another mode, or has weights that are not finite.
+        ValueError: a mode does not fit the labels or another mode, is multi-label, or has weights that are not finite.
         OSError: there is no such mode or architecture.
 
     Example::
@@ -269,6 +269,7 @@ def start_modes(
     modes = []
     for name in mode_args.modes or ():
         mode = SimplexForImageClassification.from_backbone(name, fine_tuned=True)
+        refuse_several(mode.config, f"The mode {name} is for a recipe of", "Train with recipes/train_espro.py.")
         check_labels(mode, name, labels)
         if not all(bool(tensor.isfinite().all()) for tensor in mode.weights[0].values()):
             raise ValueError(f"The mode {name} has weights that are not finite.")
