@@ -207,6 +207,30 @@ def test_calibration_chooses_members_and_one_temperature(tmp_path: Path, caplog:
     torch.testing.assert_close(again(test.pixel_values).logits, model(test.pixel_values).logits)
 
 
+def test_a_growth_is_resumed_to_the_same_weights(tmp_path: Path) -> None:
+    whole = grower(tmp_path / "whole", save_strategy="epoch")
+    whole.grow()
+    grower(tmp_path / "parts", save_strategy="epoch", num_vertices=1).grow()
+    resumed = grower(tmp_path / "parts", save_strategy="epoch")
+    assert len(resumed.grow(resume_from_checkpoint=True)) == 2
+    assert resumed.simplex.config.problem_type == MULTI
+    for expected, found in zip(whole.simplex.weights, resumed.simplex.weights, strict=True):
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_adapters_train_on_several_labels(tmp_path: Path) -> None:
+    model = SimplexForImageClassification.from_backbone(
+        several_backbone("vit"), fine_tuned=False, vertex_parameters="lora"
+    )
+    stages = grower(tmp_path, model=model, num_train_epochs=1).grow()
+    assert [stage["role"] for stage in stages] == ["mode", "connector"]
+    data = SeveralImages(8)
+    assert 0 < model(data.pixel_values, labels=data.labels).loss < 1
+    model.save_pretrained(tmp_path / "saved")
+    again = SimplexForImageClassification.from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(again(data.pixel_values).logits, model(data.pixel_values).logits)
+
+
 def test_losses_of_surfaces_and_barriers_are_binary(tmp_path: Path) -> None:
     trainer = grower(tmp_path, num_vertices=3, num_train_epochs=1)
     trainer.grow()
