@@ -34,9 +34,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import ClassLabel
+from datasets import ClassLabel, List
 from huggingface_hub import HfApi
 from torch.utils.data import DataLoader, Subset
 
@@ -44,6 +43,7 @@ from hf_simplex import SimplexForImageClassification, SimplexTrainer
 from hf_simplex.data.image_data import ImageData, load_image_data
 from hf_simplex.data.image_transforms import collate
 from hf_simplex.data.trained_images import write_trained_images
+from hf_simplex.evaluation.calibrate import check_rates
 from hf_simplex.evaluation.comparison import Result
 from hf_simplex.evaluation.surface_evaluation import model_surface
 from hf_simplex.evaluation.surface_points import plane_points
@@ -54,7 +54,6 @@ from hf_simplex.hub.publishing import publish_folder
 from hf_simplex.model.checkpoint import atomic_write, check_target
 from hf_simplex.model.configuration_simplex import MODE, SimplexConfig
 from hf_simplex.model.weight_space import trainable_names
-from hf_simplex.plots.answers import plot_answers
 from hf_simplex.training.batch_norm_images import batch_norm_batches
 from hf_simplex.training.card_evidence import shown_arguments
 from hf_simplex.training.finite import NonFiniteError
@@ -75,6 +74,7 @@ from hf_simplex.training.recipe.images import (
     transformed_validation,
 )
 from hf_simplex.training.recipe.interruption import Interruption
+from hf_simplex.training.recipe.least_sure import least_sure
 from hf_simplex.training.recipe.memory_format import Choice as MemoryFormatChoice
 from hf_simplex.training.recipe.memory_format import set_memory_formats
 from hf_simplex.training.recipe.parsing import exit_on_mistake, parse_arguments
@@ -94,9 +94,6 @@ from hf_simplex.training.recipe.strategy import (
     mode_arguments,
 )
 from hf_simplex.training.recipe.verdict import verdict
-
-LEAST_SURE = 12
-"""Test images in least_sure.png."""
 
 
 @dataclass
@@ -178,13 +175,16 @@ def prepare(argv: Sequence[str] | None) -> Run:
             "num_members and choose_members."
         )
     if calibration.validation_fraction:
-        data = load_data_with_validation(data_args, backbone_args.token, calibration.validation_fraction)
+        data = load_data_with_validation(
+            data_args, backbone_args.token, calibration.validation_fraction, several_labels=True
+        )
     else:
-        data = load_data(data_args, backbone_args.token)
+        data = load_data(data_args, backbone_args.token, several_labels=True)
     if args.component is None:
         check_evaluation_images(data)
     with args.main_process_first(local=False):
         components = start_components(backbone_args, data_args, data, args)
+    check_rates(components[0].config, {"target_error": calibration.target_error, "coverage": calibration.coverage})
     if calibration.strategy == "auto" and backbone_args.modes is not None:
         # They may become one simplex, which would have the volume 0.
         check_distinct(SimplexForImageClassification.disjoint_union(components), backbone_args.modes)
@@ -338,7 +338,9 @@ def evaluate_and_save(run: Run, started: float) -> dict[str, Result]:
         "hardware": hardware(),
     }
     with atomic_write(output) as aside:
-        least_sure(run, ensemble, predictions["espro"].probabilities).savefig(aside / "least_sure.png", dpi=160)
+        least_sure(run.data, predictions["espro"].probabilities, ensemble.decisions).savefig(
+            aside / "least_sure.png", dpi=160
+        )
         (aside / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
         (aside / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n", "utf-8")
     print(table(results))
@@ -373,7 +375,7 @@ def unfamiliar_images(
     component: SimplexForImageClassification,
     token: str | None,
 ) -> Any:
-    """Test images of the data set `out_of_distribution`, all under label 0; None without one."""
+    """Test images of the data set `out_of_distribution`, all under label 0, or without labels; None without one."""
     if calibration.out_of_distribution is None:
         return None
     images = load_image_data(
@@ -382,23 +384,12 @@ def unfamiliar_images(
     # It may have fewer test images than the data set itself.
     if (limit := data_args.max_test_examples) is not None and limit < len(images):
         images = images.select(random_subset(images, limit).indices)
-    labels = ClassLabel(names=list(data.label_names))
-    images = images.remove_columns("label").add_column("label", [0] * len(images), feature=labels)
+    labels: Any = ClassLabel(names=list(data.label_names))
+    unknown: list[Any] = [0] * len(images)
+    if data.several_labels:
+        labels, unknown = List(labels), [[] for _ in unknown]
+    images = images.remove_columns("label").add_column("label", unknown, feature=labels)
     return transformed_validation(replace(data, validation=images), component)
-
-
-def least_sure(run: Run, ensemble: SimplexForImageClassification, probabilities: np.ndarray[Any, Any]) -> Any:
-    """Draw the test images of which the ensemble is least sure, and what it says of them."""
-    names, decisions = run.data.label_names, ensemble.decisions
-    chosen = np.argsort(probabilities.max(axis=1), kind="stable")[:LEAST_SURE].tolist()
-    results = []
-    for number in chosen:
-        scores = torch.from_numpy(probabilities[number])
-        best = scores.argsort(descending=True)[:2].tolist()
-        labels = [{"label": names[label], "score": scores[label].item()} for label in best]
-        results.append({"labels": labels, "abstain": None if decisions is None else decisions.abstains(scores)})
-    images = [run.data.test[number]["image"] for number in chosen]
-    return plot_answers(images, results, [names[run.data.test[number]["label"]] for number in chosen])
 
 
 def loss_surface(

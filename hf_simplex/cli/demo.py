@@ -135,8 +135,13 @@ def _make_space(
     revision: str | None,
     token: str | None,
 ) -> None:
+    from hf_simplex import SimplexConfig
+    from hf_simplex.explorer.answers import NOT_SHOWN
     from hf_simplex.explorer.space import publish_space, write_space
+    from hf_simplex.model.problem_types import refuse_several
 
+    # Before anything is written: the Space of an ensemble on the Hub would end at its start.
+    refuse_several(SimplexConfig.from_pretrained(ensemble, revision=revision or "main", token=token), *NOT_SHOWN)
     if exploration is None:
         typer.echo(
             "note: the ensemble has no explorer/ folder, so the Space shows no loss surfaces. --data-set NAME "

@@ -41,7 +41,8 @@ def evaluate(
 ) -> None:
     """Evaluate an ensemble on one whole split of a data set: accuracy, NLL (nats), ECE and Brier score.
 
-    A folder with one subfolder per class is evaluated whole. Labels are matched by name.
+    A folder with one subfolder per class is evaluated whole. Labels are matched by name. A multi-label ensemble needs
+    lists of labels, and gets F1, mean average precision, exact match and Hamming error in place of accuracy.
 
     Example: hf-simplex evaluate output/quickstart/ensemble digits
 
@@ -75,6 +76,9 @@ def evaluate(
         known = None if trained is None else len(trained)
         where = {"ensemble": on.ensemble, "data_set": on.data_set}
         print_json({**where, **results, "held_out": held_out, "trained_images": known})
+    elif inputs.several:
+        # Too many for the columns of a terminal.
+        print_table(["", "value"], [[name, value] for name, value in results.items()])
     else:
         print_table(list(results), [list(results.values())])
 
@@ -94,7 +98,8 @@ def calibrate(
 ) -> None:
     """Fit members, temperature, abstention threshold and prediction sets on validation images.
 
-    The images must be new to the ensemble, and must not be its test images. config.json keeps what was fitted.
+    The images must be new to the ensemble, and must not be its test images. config.json keeps what was fitted. A
+    multi-label ensemble gets members and temperature alone.
 
     Example: hf-simplex calibrate output/pets/ensemble pictures/ --split validation
 

@@ -74,7 +74,16 @@ def _print(described: dict[str, Any], volumes_known: bool) -> None:
     if not volumes_known:
         shown |= dict.fromkeys(_OF_VOLUMES, f"{_NOT_RECORDED} (hf-simplex inspect --volumes computes them)")
         shown["simplexes"] = [{**row, "log_volume": _NOT_RECORDED} for row in described["simplexes"]]
-    summary = ("backbone", "labels", "parameters_per_vertex", "shared_parameters", "size", "sampling", "log_volume")
+    summary = (
+        "backbone",
+        "labels",
+        "problem_type",
+        "parameters_per_vertex",
+        "shared_parameters",
+        "size",
+        "sampling",
+        "log_volume",
+    )
     print_table(["", ""], [[_title(name), shown[name]] for name in summary])
     shown["files"] = [{"file": row["file"], "size": _size(row["bytes"])} for row in described["files"]]
     for part in ("vertices", "simplexes", "members", "files"):
@@ -98,6 +107,8 @@ def _describe(
     stored: "StoredEnsemble", volumes: "RecordedVolumes | None", name: str, volumes_source: str
 ) -> dict[str, Any]:
     """The output of `inspect`. The log volume of a degenerate simplex is None, since JSON has no infinity."""
+    from hf_simplex.model.problem_types import SINGLE_LABEL
+
     structure, tensors = stored.structure, stored.tensors
     of_each = [None] * len(structure.simplexes) if volumes is None else list(volumes.log_volumes)
     stages = {stage["vertex"]: stage for stage in structure.provenance.get("stages", [])}
@@ -105,6 +116,7 @@ def _describe(
         "ensemble": name,
         "backbone": structure.provenance.get("backbone") or structure.backbone.get("model_type"),
         "labels": len(structure.labels),
+        "problem_type": structure.backbone.get("problem_type") or SINGLE_LABEL,
         "parameters_per_vertex": None if volumes is None else volumes.parameters_per_vertex,
         "shared_parameters": sum(tensor.elements for name, tensor in tensors.items() if name.startswith("shared.")),
         "bytes": sum(tensor.bytes for tensor in tensors.values()),

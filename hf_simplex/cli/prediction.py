@@ -36,6 +36,8 @@ def predict(
     holds the true one at the fitted rate, and compares the image with the validation images. --json adds entropy and
     mutual information in nats, and the share of the members that vote for the first label.
 
+    A multi-label ensemble gives each label its own probability, and answers with all labels of at least 50 %.
+
     Results are printed as they come. An image that cannot be read does not end the command,
     but makes its exit code 1.
 
@@ -48,6 +50,7 @@ def predict(
     from hf_simplex import SimplexImageClassificationPipeline
     from hf_simplex.evaluation.image_files import classify_files, find_images, is_readable
     from hf_simplex.evaluation.label_names import label_names_of
+    from hf_simplex.model.problem_types import is_multi_label
 
     found = find_images(images)
     if not any(map(is_readable, found)):
@@ -55,15 +58,18 @@ def predict(
     model = load(ensemble, revision, token)
     classify = SimplexImageClassificationPipeline(model=model, image_processor=model.image_processor, device=device)
     warn_of_placeholders(label_names_of(model))
+    several = is_multi_label(model.config)
+    # The answer is all labels of at least 50 %, whatever is listed.
+    asked = len(label_names_of(model)) if several and not as_json else top_k
     bad = []
-    for image, result, error in classify_files(classify, found, top_k=top_k, batch_size=batch_size):
+    for image, result, error in classify_files(classify, found, top_k=asked, batch_size=batch_size):
         if error is not None:
             bad.append(image)
             typer.echo(f"error: {image}: {' '.join(error.split())}", err=True)
         if as_json:
             typer.echo(json.dumps({"image": image, **({"error": error} if result is None else result)}))
         elif result is not None:
-            _print(image, result, model.decisions)
+            _print(image, result, model.decisions, several=several, top_k=top_k)
     if model.decisions is None:
         typer.echo("Not calibrated: hf-simplex calibrate ID DATASET fits temperature and threshold.", err=True)
     if bad:
@@ -72,12 +78,12 @@ def predict(
         raise typer.Exit(1)
 
 
-def _print(image: str, result: dict[str, Any], decisions: "Decisions | None") -> None:
+def _print(image: str, result: dict[str, Any], decisions: "Decisions | None", *, several: bool, top_k: int) -> None:
     from hf_simplex.evaluation.answers import answer_bars, answer_line
 
     goal = None if decisions is None or decisions.abstention is None else decisions.abstention.target_error
-    typer.echo(f"{image}: {answer_line(result, goal)}")
-    for bar in answer_bars(result["labels"]):
+    typer.echo(f"{image}: {answer_line(result, goal, several=several)}")
+    for bar in answer_bars(result["labels"][:top_k]):
         typer.echo(f"  {bar}")
     if result["prediction_set"] is not None:
         typer.echo(f"  set: {', '.join(result['prediction_set'])}")

@@ -8,19 +8,22 @@ import numpy.typing as npt
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
+from .label_lists import class_names, is_label_list, multi_hot, number_lists
+
 __all__ = ["check_trained_classes", "checked_labels", "labels_of", "two_columns"]
 
 
 def two_columns(
     splits: dict[str, Dataset], name: str, image_column: str | None, label_column: str | None
 ) -> dict[str, Dataset]:
-    """Keeps two columns, named `image` and `label`, and converts labels to `datasets.ClassLabel`.
+    """Keeps two columns, named `image` and `label`, and converts labels to `datasets.ClassLabel`, or lists of it.
 
     Args:
         splits: the splits by role; `train` is one of them.
         name: of the data set, for messages.
         image_column: column of images; None: the only one.
-        label_column: column of labels; None: the only `ClassLabel`, else `label` or `labels`.
+        label_column: column of labels, or of lists of labels; None: the only `ClassLabel`, else `label` or `labels`,
+            else the only list of `ClassLabel`.
 
     Returns:
         The splits by role.
@@ -34,14 +37,21 @@ def two_columns(
     """
     features = splits["train"].features
     image_column = _find_column(features, name, "image_column", image_column, Image, ())
-    label_column = _find_column(features, name, "label_column", label_column, ClassLabel, ("label", "labels"))
+    usual: tuple[str, ...] = ("label", "labels")
+    if not set(usual) & set(features):
+        usual = tuple(column for column, feature in features.items() if isinstance(_inner(feature), ClassLabel))
+    label_column = _find_column(features, name, "label_column", label_column, ClassLabel, usual)
     if not isinstance(features[image_column], Image):
         raise ValueError(
             f"The column {image_column!r} of {name} holds no images; its columns are {_describe(features)}."
         )
     splits = {split: _same_classes(dataset, features, name, label_column, split) for split, dataset in splits.items()}
+    several = is_label_list(features[label_column])
     for split, dataset in splits.items():
-        if any(dataset.features.get(column) != features[column] for column in (image_column, label_column)):
+        # Lists of names that are numbered otherwise are numbered anew below.
+        same = several and isinstance(_inner(dataset.features.get(label_column)), type(_inner(features[label_column])))
+        compared = (image_column,) if same else (image_column, label_column)
+        if any(dataset.features.get(column) != features[column] for column in compared):
             raise ValueError(
                 f"The splits of {name} have different columns: {_describe(features)} in train, "
                 f"{_describe(dataset.features)} in {split}."
@@ -54,7 +64,14 @@ def two_columns(
     }
     if isinstance(features[label_column], ClassLabel):
         return splits
+    if several:
+        return number_lists(splits, name, label_column)
     return _name_classes(splits, name, label_column)
+
+
+def _inner(feature: Any) -> Any:
+    """What lists hold; None for a column that holds no lists."""
+    return feature.feature if is_label_list(feature) else None
 
 
 def _same_classes(dataset: Dataset, features: Features, name: str, label_column: str, split: str) -> Dataset:
@@ -125,7 +142,7 @@ def check_trained_classes(labels: Mapping[str, npt.NDArray[np.int64]], label_nam
     """Checks that every class has training images.
 
     Args:
-        labels: labels of each split by role; `train` is one of them.
+        labels: labels of each split by role, [N], or [N, labels] of 0 and 1; `train` is one of them.
         label_names: names of the classes.
         name: of the data set, for messages.
 
@@ -138,7 +155,10 @@ def check_trained_classes(labels: Mapping[str, npt.NDArray[np.int64]], label_nam
         >>> check_trained_classes({"train": np.array([0, 1]), "test": np.array([1])}, ("cat", "dog"), "pets")
     """
     for split, own in labels.items():
-        unknown = np.setdiff1d(own, labels["train"])
+        if own.ndim == 2:
+            unknown = np.flatnonzero(own.any(axis=0) & ~labels["train"].any(axis=0))
+        else:
+            unknown = np.setdiff1d(own, labels["train"])
         if len(unknown):
             raise ValueError(_untrained(split, name, label_names[unknown[0]]))
 
@@ -151,7 +171,7 @@ def _untrained(split: str, name: str, label: Any) -> str:
 
 
 def labels_of(dataset: Dataset) -> npt.NDArray[np.int64]:
-    """Returns the column `label`, [N] int64. A missing label is -1.
+    """Returns the column `label`, [N] int64. A missing label is -1. Lists of labels become [N, labels] of 0 and 1.
 
     Example:
         >>> from hf_simplex.data.image_columns import labels_of
@@ -160,6 +180,8 @@ def labels_of(dataset: Dataset) -> npt.NDArray[np.int64]:
         (797,)
     """
     column: pa.ChunkedArray = dataset.select_columns("label").with_format("arrow")[:]["label"]
+    if is_label_list(feature := dataset.features["label"]):
+        return multi_hot(column.to_pylist(), len(class_names(feature)))
     labels: npt.NDArray[np.int64] = column.fill_null(-1).to_numpy()
     return labels
 
@@ -170,14 +192,14 @@ def checked_labels(
     """Returns the labels of a split.
 
     Args:
-        dataset: the split.
+        dataset: the split, of `two_columns`.
         label_names: names of the classes.
         name: of the data set, for messages.
         split: role of the split, for messages.
         argument: the argument that chooses another split, for messages.
 
     Returns:
-        [N] int64.
+        [N] int64; of lists of labels [N, labels], 0 and 1.
 
     Raises:
         ValueError: the split is empty, an image is missing, or a label is missing or out of range.
@@ -197,6 +219,9 @@ def checked_labels(
                 f"{missing[0]}. Remove them."
             )
     labels = labels_of(dataset)
+    if labels.ndim == 2:
+        # `number_lists` has checked them.
+        return labels
     wrong = np.flatnonzero((labels < 0) | (labels >= len(label_names)))
     if len(wrong):
         first = int(wrong[0])

@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from .image_columns import check_trained_classes, checked_labels, labels_of, two_columns
 from .image_folders import read_image_folder
+from .label_lists import class_names, is_label_list, list_note
 from .local_data_sets import DIGITS_TRAIN_EXAMPLES, FASHION_MNIST_DIRECTORY, FASHION_MNIST_LABELS
 from .sources import read_source
 from .split_names import choose_splits, role_of
@@ -38,7 +39,8 @@ MIN_VALIDATION_IMAGES = 50
 class ImageData:
     """The splits of an image classification data set.
 
-    Every split has the columns `image` (`datasets.Image`) and `label` (`datasets.ClassLabel`, from 0).
+    Every split has the columns `image` (`datasets.Image`) and `label` (`datasets.ClassLabel`, from 0; in a multi-label
+    data set, `datasets.List` of it).
 
     Args:
         name: name passed to `load_image_data`.
@@ -62,6 +64,17 @@ class ImageData:
     test: Dataset
     record: DataRecord
 
+    @property
+    def several_labels(self) -> bool:
+        """Whether an image has a list of labels, of any length.
+
+        Example:
+            >>> from hf_simplex.data.image_data import load_image_data
+            >>> load_image_data("digits").several_labels
+            False
+        """
+        return is_label_list(self.train.features["label"])
+
 
 def load_image_data(
     name: str | os.PathLike[str],
@@ -84,8 +97,8 @@ def load_image_data(
 ) -> ImageData:
     """Loads an image classification data set by name.
 
-    The same arguments always give the same examples in the same order. Subsets and splits are stratified. No class
-    loses its last training example.
+    The same arguments always give the same examples in the same order. Subsets and splits are stratified; of lists of
+    labels they are drawn at random. No class loses its last training example.
 
     Args:
         name: one of
@@ -108,7 +121,8 @@ def load_image_data(
             split.
         image_column: column of images; default: the only `datasets.Image` column.
         label_column: column of labels; default: the only `datasets.ClassLabel` column, else `label` or `labels`. Text,
-            integers and booleans become class names.
+            integers and booleans become class names. Lists make a multi-label data set: of `ClassLabel`, of names, or
+            multi-hot (0 or 1 for each label).
         max_train_examples: size of a subset of the training split. `validation_fraction` is taken from the subset.
         max_test_examples: size of a subset of the test split.
         validation_fraction: fraction of the training examples to hold out for validation. With 0, the validation split
@@ -166,11 +180,13 @@ def load_image_data(
     if test_split is None and role_of(sources.get("test", "test")) != "test":
         notes.append(f"testing on {sources['test']!r}, for want of a test split")
     chosen = two_columns(chosen, name, image_column, label_column)
-    label_names = tuple(chosen["train"].features["label"].names)
+    label_names = tuple(class_names(chosen["train"].features["label"]))
     labels = {role: checked_labels(dataset, label_names, name, role) for role, dataset in chosen.items()}
     check_trained_classes(labels, label_names, name)
 
     train, train_labels = chosen["train"], labels["train"]
+    if train_labels.ndim == 2:
+        notes.append(list_note(train_labels, label_names))
     origins: dict[str, tuple[str, int, float | None]] = {
         role: (split, len(chosen[role]), None) for role, split in sources.items()
     }
@@ -262,4 +278,5 @@ def with_validation(
 
 def _split_off_note(split: Dataset, origin: tuple[str, int, float | None], role: str, seed: int) -> str:
     source, of, fraction = origin
-    return f"split off {len(split)} of {of} images of {source!r} ({fraction:g}, seed {seed}) as the {role} split"
+    how = ", at random and not stratified (lists of labels)" if is_label_list(split.features["label"]) else ""
+    return f"split off {len(split)} of {of} images of {source!r} ({fraction:g}, seed {seed}) as the {role} split{how}"

@@ -22,6 +22,7 @@ from transformers import default_data_collator as collate
 
 from ..model.image_pixels import to_rgb
 from .decoding import decode_rgb
+from .label_lists import class_names, is_label_list, multi_hot
 
 __all__ = [
     "CropTransform",
@@ -273,7 +274,7 @@ def with_pixel_values(
     """Transforms the images of a data set to pixel values, lazily or ahead of time.
 
     Args:
-        dataset: with the columns `image` and `label`, from `load_image_data`.
+        dataset: with the columns `image` and `label`, from `load_image_data`. `label` may hold lists of labels.
         transform: from an image to pixel values.
         materialize: whether to transform all images now and keep them in memory. Use it for a deterministic transform
             and images that are read many times. Of a `CropTransform`, only the deterministic part runs now. Every
@@ -282,7 +283,7 @@ def with_pixel_values(
 
     Returns:
         A data set with examples `{"pixel_values": [3, height, width] float32, "labels": int}`: a `datasets.Dataset`
-        if lazy, else a map-style data set of torch.
+        if lazy, else a map-style data set of torch. Lists of labels become [labels] float32 tensors of 0 and 1.
 
     Raises:
         ValueError: a column is missing; or, on reading an example, its image file is broken. The message names it.
@@ -310,11 +311,17 @@ def with_pixel_values(
     # can name a broken file.
     images = dataset.select_columns(["image", "label"]).cast_column("image", Image(decode=False))
     renamed = images.rename_columns({"image": "pixel_values", "label": "labels"})
-    lazy = renamed.with_transform(_Decode(Image(mode=feature.mode), transform))
+    target = dataset.features["label"]
+    num_labels = len(class_names(target)) if is_label_list(target) else None
+    lazy = renamed.with_transform(_Decode(Image(mode=feature.mode), transform, num_labels))
     if not materialize or len(dataset) == 0:
         return lazy
     crop = transform if isinstance(transform, CropTransform) else None
-    fixed = lazy if crop is None else renamed.with_transform(_Decode(Image(mode=feature.mode), crop.evaluation))
+    fixed = (
+        lazy
+        if crop is None
+        else renamed.with_transform(_Decode(Image(mode=feature.mode), crop.evaluation, num_labels))
+    )
     first: Tensor = fixed[0]["pixel_values"]
     needed = len(fixed) * first.numel() * first.element_size()
     if needed > materialize_limit:
@@ -381,12 +388,19 @@ class _Varied(torch.utils.data.Dataset):
 
 @dataclass(frozen=True)
 class _Decode:
-    """Decodes and transforms the images of a batch. A batch without an image column is returned as it is."""
+    """Decodes and transforms the images of a batch. A batch without an image column keeps its other columns.
+
+    With a number of labels, lists of label ids become [labels] float32 tensors of 0 and 1.
+    """
 
     feature: Image
     transform: ImageTransform
+    num_labels: int | None = None
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if self.num_labels is not None and "labels" in batch:
+            table = torch.from_numpy(multi_hot(batch["labels"], self.num_labels)).float()
+            batch = {**batch, "labels": list(table)}
         if "pixel_values" not in batch:
             return batch
         images = (decode_rgb(stored, self.feature) for stored in batch["pixel_values"])

@@ -10,11 +10,14 @@ __all__ = ["at_most", "split_off", "stratified_indices"]
 def stratified_indices(labels: npt.NDArray[np.int64], size: int, seed: int) -> npt.NDArray[np.int64]:
     """Samples a stratified subset without replacement.
 
+    Lists of labels cannot be stratified: the subset is drawn at random, except that images come first which together
+    have every label.
+
     Adams's method apportions the subset: every class gets one example before any class gets two. With the same seed, a
     smaller subset is part of a larger one.
 
     Args:
-        labels: class of every example, [N] int64.
+        labels: class of every example, [N] int64; or [N, labels] of 0 and 1.
         size: size of the subset, 0 to N.
         seed: of the sample.
 
@@ -34,6 +37,10 @@ def stratified_indices(labels: npt.NDArray[np.int64], size: int, seed: int) -> n
     if not 0 <= size <= len(labels):
         raise ValueError(f"Cannot sample {size} of {len(labels)} examples.")
     order = np.random.default_rng(seed).permutation(len(labels))
+    if labels.ndim == 2:
+        covering = _covering(labels, order)
+        drawn: npt.NDArray[np.int64] = np.sort(np.append(covering, order[~np.isin(order, covering)])[:size])
+        return drawn
     _, classes, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
     rank_in_class = np.empty(len(labels), dtype=np.int64)
     first_of_class = np.repeat(np.cumsum(counts) - counts, counts)
@@ -50,7 +57,7 @@ def at_most(
 
     Args:
         dataset: of N examples.
-        labels: class of every example, [N] int64.
+        labels: class of every example, [N] int64; or [N, labels] of 0 and 1.
         size: size of the subset; None for all examples.
         seed: of the sample.
         argument: name of `size` in the error message.
@@ -67,11 +74,11 @@ def at_most(
     """
     if size is None:
         return dataset, labels
-    classes = len(np.unique(labels))
+    classes = _fewest(labels, seed)
     if not classes <= size <= len(labels):
         raise ValueError(
-            f"{argument} is {size}; expected {classes} to {len(labels)}, for {len(labels)} examples of {classes} "
-            "classes."
+            f"{argument} is {size}; expected {classes} to {len(labels)}, for {len(labels)} examples of "
+            f"{_described(labels)}."
         )
     rows = stratified_indices(labels, size, seed)
     return dataset.select(rows), labels[rows]
@@ -82,9 +89,11 @@ def split_off(
 ) -> tuple[Dataset, Dataset]:
     """Splits a data set into two, stratified.
 
+    Lists of labels are split at random, except that the first part keeps an example of every label.
+
     Args:
         dataset: of N examples.
-        labels: class of every example, [N] int64.
+        labels: class of every example, [N] int64; or [N, labels] of 0 and 1.
         fraction: share of the second part, between 0 and 1.
         seed: of the split.
         argument: name of `fraction` in the error message.
@@ -101,12 +110,35 @@ def split_off(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"{argument} is {fraction}; expected a number between 0 and 1.")
-    size, classes = round(len(labels) * fraction), len(np.unique(labels))
+    size, classes = round(len(labels) * fraction), _fewest(labels, seed)
     if size < 1 or len(labels) - size < classes:
         raise ValueError(
             f"{argument} is {fraction}: {size} of {len(labels)} examples are held out, which leaves "
-            f"{len(labels) - size} for training on {classes} classes. Expected at least one example held out, and at "
-            "least one a class for training."
+            f"{len(labels) - size} for training on {_described(labels)}. Expected at least one example held out, and "
+            "at least one a class for training."
         )
     kept = stratified_indices(labels, len(labels) - size, seed)
     return dataset.select(kept), dataset.select(np.setdiff1d(np.arange(len(labels)), kept))
+
+
+def _covering(labels: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The first examples in an order that together have every label that any has."""
+    missing, chosen = labels.any(axis=0), []
+    for example in order.tolist():
+        if not missing.any():
+            break
+        if (missing & (labels[example] == 1)).any():
+            chosen.append(example)
+            missing &= labels[example] == 0
+    return np.array(chosen, dtype=np.int64)
+
+
+def _fewest(labels: npt.NDArray[np.int64], seed: int) -> int:
+    """The size of the smallest subset that keeps every class."""
+    if labels.ndim == 1:
+        return len(np.unique(labels))
+    return max(1, len(_covering(labels, np.random.default_rng(seed).permutation(len(labels)))))
+
+
+def _described(labels: npt.NDArray[np.int64]) -> str:
+    return f"{len(np.unique(labels))} classes" if labels.ndim == 1 else f"lists of {labels.shape[1]} labels"

@@ -10,6 +10,7 @@ from datasets import Dataset, Image
 
 from .image_columns import checked_labels, labels_of, two_columns
 from .image_folders import read_folder_split
+from .label_lists import class_names
 from .sources import SourceOptions, read_source
 from .split_names import choose_split
 from .split_records import log_notes
@@ -26,7 +27,7 @@ class ImageSplit:
         name: of the data set.
         split: name of the split; None for a folder of class folders in no split.
         label_names: names of the classes, by label.
-        images: with the columns `image` (`datasets.Image`) and `label` (`datasets.ClassLabel`, from 0).
+        images: with the columns `image` (`datasets.Image`) and `label` (`datasets.ClassLabel` or lists of it).
         of: number of images of the split, of which `images` may be a subset.
 
     Example:
@@ -81,7 +82,8 @@ def load_split(
         only_split: whether the only split of a data set is loaded, whatever its name. A folder of class folders in no
             split is always loaded.
         image_column: column of images; default: the only `datasets.Image` column.
-        label_column: column of labels; default as for images, or `label` or `labels`. Values become class names.
+        label_column: column of labels; default as for images, or `label` or `labels`. Values become class names. Lists
+            of labels are read as by `load_image_data`.
         max_examples: largest number of images. A larger split is replaced by a stratified subset.
         seed: of the subset, and of the split of `digits`.
         **options: where the data set is read from; see `sources.SourceOptions`.
@@ -115,7 +117,7 @@ def load_split(
     log_notes(source.name, notes)
     shown = own or "train"
     images = two_columns({"train": images}, source.name, image_column, label_column)["train"]
-    label_names = tuple(images.features["label"].names)
+    label_names = tuple(class_names(images.features["label"]))
     checked_labels(images, label_names, source.name, shown, argument="split")
     return ImageSplit(source.name, own, label_names, at_most_of(images, max_examples, seed), len(images))
 

@@ -9,12 +9,13 @@ BAR = 24
 """Width of a full bar in characters."""
 
 
-def answer_line(result: Mapping[str, Any], target_error: float | None = None) -> str:
+def answer_line(result: Mapping[str, Any], target_error: float | None = None, *, several: bool = False) -> str:
     """Says what the ensemble answers, and whether it is sure.
 
     Args:
         result: of the pipeline `simplex-image-classification`, with at least one label.
         target_error: of the abstention, 0 to 1; default: unknown.
+        several: whether an image has several labels: then all listed labels of at least 0.5 are the answer.
 
     Returns:
         One line.
@@ -26,8 +27,13 @@ def answer_line(result: Mapping[str, Any], target_error: float | None = None) ->
         'not sure: dog 41 %, fox 38 %; abstains at a target error of 5 %'
         >>> answer_line({"labels": [{"label": "dog", "score": 0.93}], "abstain": False})
         'dog 93 %, sure'
+        >>> answer_line({"labels": labels}, several=True)
+        'no label reaches 50 %: dog 41 % is the most probable'
     """
     named = [f"{entry['label']} {_percent(entry['score'])}" for entry in result["labels"]]
+    if several:
+        given = [name for name, entry in zip(named, result["labels"], strict=True) if entry["score"] >= 0.5]
+        return ", ".join(given) or f"no label reaches 50 %: {named[0]} is the most probable"
     if result.get("abstain") is None:
         return ", ".join(named[:2]) if result["labels"][0]["score"] < 0.5 else named[0]
     goal = "" if target_error is None else f" at a target error of {100 * target_error:g} %"

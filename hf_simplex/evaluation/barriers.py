@@ -65,7 +65,8 @@ def measure_barriers(
 
     .. math:: \max_t \frac{1}{n} \sum_i \ell_i(t) - (1 - t) \ell_i(0) - t \ell_i(1)
 
-    for the loss of image i at position t, with BatchNorm statistics of its own at every position.
+    for the loss of image i at position t, with BatchNorm statistics of its own at every position. With several labels
+    an image, its loss is the sum of the binary cross-entropies of its labels.
 
     Args:
         module: a classifier of the modes' architecture; it is restored afterwards.
@@ -111,7 +112,9 @@ def measure_barriers(
 
     def measure(module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         found, right = classification(module, batch)
-        losses.append(found.cpu().double())
+        # The likelihood of independent labels is a product: an image of many rare labels has a small mean over them.
+        labels = batch["labels"].shape[1] if batch["labels"].ndim == 2 else 1
+        losses.append(labels * found.cpu().double())
         return found, right
 
     coordinates = torch.tensor(points, dtype=torch.float64)

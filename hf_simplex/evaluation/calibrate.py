@@ -21,15 +21,16 @@ from ..model.coordinates import centroid_coordinates, vertex_coordinates
 from ..model.decisions import PERCENTILES, Abstention, Decisions, PredictionSets
 from ..model.members import place_members
 from ..model.modeling_simplex import SimplexForImageClassification
+from ..model.problem_types import refuse_several
 from ..model.uncertainty import mutual_information
-from .calibration import fit_temperature
 from .comparison import MemberPredictions, predict_members
-from .inputs import FloatArray
+from .inputs import FloatArray, IntArray
+from .label_kinds import label_kind
 from .member_selection import GREEDY, choose_members, cross_fitted
 from .prediction_sets import conformal_quantile, conformity_scores
 from .selective import guaranteed_threshold
 
-__all__ = ["CandidatePoints", "calibrate", "candidate_points", "describe_decisions", "fit_decisions"]
+__all__ = ["CandidatePoints", "calibrate", "candidate_points", "check_rates", "describe_decisions", "fit_decisions"]
 
 logger = logging.get_logger(__name__)
 
@@ -38,6 +39,15 @@ NEARLY_UNIFORM = 5.0
 
 PRESENT = "present members"
 """Name of the rule that keeps the members."""
+
+RATES = {"target_error": 0.05, "confidence_level": 0.95, "coverage": 0.9, "set_method": "lac"}
+"""Default rates of threshold and prediction sets."""
+
+ONE_LABEL_ONLY = (
+    "Abstention threshold and prediction sets rest on one label an image: they are not fitted, since problem_type is "
+    "'multi_label_classification'. Members and temperature are."
+)
+"""What a multi-label ensemble goes without."""
 
 RECOMPUTED = "modes with recomputed statistics"
 """Name of the rule of the modes whose BatchNorm statistics are recomputed on training images."""
@@ -86,6 +96,9 @@ def calibrate(
     Threshold and prediction sets are fitted to cross-fitted probabilities: each image is scaled by a temperature that
     was fitted on other images.
 
+    A multi-label ensemble gets members and one temperature, by binary cross-entropy. Threshold and prediction sets
+    rest on one label an image: they are not fitted, and a warning says so.
+
     Args:
         model: an ensemble whose members are drawn. Members and `decisions` change in place.
         validation: images with labels, as the trainer takes them. They must be new to the model, and no test images.
@@ -105,8 +118,9 @@ def calibrate(
         The decisions, which the model keeps. With fewer than 50 images nothing is fitted and the result is None.
 
     Raises:
-        ValueError: the data set has no labels, or one that the model does not know; a rate is not between 0 and 1; or
-            no candidate is within `max_forward_passes`.
+        ValueError: the data set has no labels, or one that the model does not know; a rate is not between 0 and 1; no
+            candidate is within `max_forward_passes`; or a rate or method of threshold and sets is given for a
+            multi-label ensemble.
         RuntimeError: the members are not drawn yet.
 
     Example::
@@ -116,6 +130,13 @@ def calibrate(
     """
     if not model.config.members:
         raise RuntimeError("The ensemble has no members yet: call model.draw_members first.")
+    rates: dict[str, Any] = {
+        "target_error": target_error,
+        "confidence_level": confidence_level,
+        "coverage": coverage,
+        "set_method": set_method,
+    }
+    check_rates(model.config, rates)
     number = len(validation)  # type: ignore[arg-type]
     if number < MIN_VALIDATION_IMAGES:
         logger.warning(
@@ -153,12 +174,9 @@ def calibrate(
             predicted.probabilities[:, list(chosen)], predicted.energies[:, list(chosen)], predicted.references
         ),
         [predicted.probabilities[:, point] for point in points.centroids],
-        target_error=target_error,
-        confidence_level=confidence_level,
-        coverage=coverage,
-        set_method=set_method,
         selection=selection,
         fitted_on={"data_set": data_set, "images": number},
+        **rates,
     )
     # Only now: a mistake in the arguments leaves the model as it was.
     if choose:
@@ -168,6 +186,30 @@ def calibrate(
         )
     model.decisions = decisions
     return decisions
+
+
+def check_rates(config: Any, rates: Mapping[str, Any]) -> None:
+    """Checks that a multi-label ensemble is not asked for a threshold or prediction sets.
+
+    Args:
+        config: of the ensemble.
+        rates: some of `RATES` by name. The default of one asks for nothing.
+
+    Raises:
+        ValueError: the ensemble is multi-label, and a rate is not the default.
+
+    Example:
+        >>> from hf_simplex.evaluation.calibrate import check_rates
+        >>> from hf_simplex import SimplexConfig
+        >>> check_rates(SimplexConfig(problem_type="multi_label_classification"), {"coverage": 0.9})
+    """
+    for name, value in rates.items():
+        if value != RATES[name]:
+            refuse_several(
+                config,
+                f"{name} is {value!r}, for abstention and prediction sets, which rest on",
+                f"Leave {name} out: members and temperature are fitted without it.",
+            )
 
 
 def candidate_points(
@@ -293,37 +335,48 @@ def fit_decisions(
         1.718
     """
     mean, references = predicted.probabilities.mean(axis=1), predicted.references
-    if not (mean.argmax(axis=1) != references).any():
+    kind = label_kind(references)
+    if not kind.errors(mean, references).any():
         logger.warning(
             f"All {len(references)} validation images are classified correctly: they hold no information about "
             "overconfidence, and the temperature rests on how sure the right answers are."
         )
-    scaled = cross_fitted(mean, references)
-    threshold = guaranteed_threshold(
+    abstention = prediction_sets = None
+    if kind.several:
+        logger.warning(ONE_LABEL_ONLY)
+    else:
+        scaled = cross_fitted(mean, references)
+        abstention = _abstention(scaled, references, target_error, confidence_level)
+        quantile = conformal_quantile(conformity_scores(scaled, references, method=set_method), coverage)
+        prediction_sets = PredictionSets(set_method, coverage, quantile if math.isfinite(quantile) else None)
+    uncertainties = {"energy": predicted.energies.mean(axis=1)}
+    if predicted.probabilities.shape[1] > 1:
+        # A single member cannot disagree: no image would look more uncertain than another.
+        members = torch.from_numpy(predicted.probabilities)
+        information = mutual_information(members, independent=kind.several).numpy()
+        uncertainties = {"mutual_information": information, **uncertainties}
+    return Decisions(
+        temperature=kind.fit_temperature(mean, references),
+        centroid_temperatures=[kind.fit_temperature(probabilities, references) for probabilities in centroids],
+        abstention=abstention,
+        prediction_sets=prediction_sets,
+        uncertainty_quantiles={name: _percentiles(values) for name, values in uncertainties.items()},
+        selection=selection or {},
+        fitted_on=fitted_on or {},
+    )
+
+
+def _abstention(scaled: FloatArray, references: IntArray, target_error: float, confidence_level: float) -> Abstention:
+    """The threshold for one label an image, from cross-fitted probabilities."""
+    found = guaranteed_threshold(
         scaled.max(axis=1),
         scaled.argmax(axis=1) == references,
         target_error=target_error,
         confidence_level=confidence_level,
     )
-    if threshold.threshold is None:
-        logger.warning(f"{threshold} The ensemble does not abstain.")
-    quantile = conformal_quantile(conformity_scores(scaled, references, method=set_method), coverage)
-    uncertainties = {"energy": predicted.energies.mean(axis=1)}
-    if predicted.probabilities.shape[1] > 1:
-        # A single member cannot disagree: no image would look more uncertain than another.
-        information = mutual_information(torch.from_numpy(predicted.probabilities)).numpy()
-        uncertainties = {"mutual_information": information, **uncertainties}
-    return Decisions(
-        temperature=fit_temperature(mean, references),
-        centroid_temperatures=[fit_temperature(probabilities, references) for probabilities in centroids],
-        abstention=Abstention(
-            target_error, confidence_level, threshold.threshold, threshold.coverage, threshold.error
-        ),
-        prediction_sets=PredictionSets(set_method, coverage, quantile if math.isfinite(quantile) else None),
-        uncertainty_quantiles={name: _percentiles(values) for name, values in uncertainties.items()},
-        selection=selection or {},
-        fitted_on=fitted_on or {},
-    )
+    if found.threshold is None:
+        logger.warning(f"{found} The ensemble does not abstain.")
+    return Abstention(target_error, confidence_level, found.threshold, found.coverage, found.error)
 
 
 def describe_decisions(decisions: Decisions) -> list[str]:
@@ -394,13 +447,18 @@ def _percentiles(values: FloatArray) -> list[float]:
 
 def _warn_of_missing_labels(model: SimplexForImageClassification, predicted: MemberPredictions) -> None:
     names: Any = model.config.id2label
-    if unknown := sorted(set(predicted.references.tolist()) - set(range(len(names)))):
+    if label_kind(predicted.references).several:
+        present = set(np.flatnonzero(predicted.references.any(axis=0)).tolist())
+    else:
+        present = set(predicted.references.tolist())
+    if unknown := sorted(present - set(range(len(names)))):
         raise ValueError(
             f"The validation images have the label {unknown[0]}; expected 0 to {len(names) - 1}, the model's labels."
         )
-    if missing := sorted(set(range(len(names))) - set(predicted.references.tolist())):
+    if missing := sorted(set(range(len(names))) - present):
         shown = ", ".join(str(names[label]) for label in missing[:5])
+        several = label_kind(predicted.references).several
+        fitted = "the temperature says" if several else "threshold and prediction sets say"
         logger.warning(
-            f"{len(missing)} of {len(names)} labels have no validation image ({shown}): threshold and prediction sets "
-            "say nothing about them."
+            f"{len(missing)} of {len(names)} labels have no validation image ({shown}): {fitted} nothing about them."
         )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
+from scipy.special import expit
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.data.data_collator import DataCollator
@@ -13,18 +14,29 @@ from ..model.configuration_simplex import MODE
 from ..model.coordinates import centroid_coordinates, vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.module_inputs import module_inputs
+from ..model.problem_types import is_multi_label
 from .inputs import FloatArray, IntArray
-from .metrics import classification_metrics
+from .label_kinds import label_kind
+from .multi_label import check_multi_label
 from .paired import PairedDifferences
 
-__all__ = ["MemberPredictions", "Prediction", "Result", "predict_members", "predict_parts", "results_of"]
+__all__ = [
+    "MemberPredictions",
+    "Prediction",
+    "Result",
+    "error_name",
+    "error_of",
+    "predict_members",
+    "predict_parts",
+    "results_of",
+]
 
 
 class Result(TypedDict):
     """Metrics and cost of one method.
 
     Attributes:
-        accuracy: 0 to 1.
+        accuracy: 0 to 1. For several labels an image, `micro_f1` to `labels_without_positives` take its place.
         nll: negative log-likelihood in nats.
         ece: expected calibration error over 15 bins of equal width, 0 to 1.
         brier: Brier score, 0 to 2.
@@ -33,6 +45,8 @@ class Result(TypedDict):
         calibrated: `nll`, `ece` and `brier` at the `temperature` fitted on validation images.
         differences: to other methods, with paired standard errors; negative where this one is better.
         decisions: what the decisions are worth, see `decision_metrics.decision_metrics`.
+        micro_f1, macro_f1, mean_average_precision, exact_match, hamming_error, labels_without_positives: of several
+            labels an image, see `multi_label.multi_label_metrics`.
         deep_ensemble_equivalent: see `calibration.deep_ensemble_equivalent`; None for more models than were measured.
 
     Example:
@@ -41,7 +55,7 @@ class Result(TypedDict):
         0.9
     """
 
-    accuracy: float
+    accuracy: NotRequired[float]
     nll: float
     ece: float
     brier: float
@@ -51,13 +65,41 @@ class Result(TypedDict):
     differences: NotRequired[dict[str, PairedDifferences]]
     decisions: NotRequired[dict[str, float]]
     deep_ensemble_equivalent: NotRequired[float | None]
+    micro_f1: NotRequired[float]
+    macro_f1: NotRequired[float]
+    mean_average_precision: NotRequired[float]
+    exact_match: NotRequired[float]
+    hamming_error: NotRequired[float]
+    labels_without_positives: NotRequired[int]
+
+
+def error_of(result: Result) -> float:
+    """Returns the error of a result, 0 to 1: one minus the accuracy; for several labels an image, the Hamming error.
+
+    Example:
+        >>> from hf_simplex.evaluation.comparison import Result, error_of
+        >>> error_of(Result(accuracy=0.75, nll=0.3, ece=0.02, brier=0.1, training_epochs=10.0, forward_passes=1))
+        0.25
+    """
+    return result["hamming_error"] if "hamming_error" in result else 1 - result["accuracy"]
+
+
+def error_name(result: Result) -> str:
+    """Returns what `error_of` is called in a sentence.
+
+    Example:
+        >>> from hf_simplex.evaluation.comparison import Result, error_name
+        >>> error_name(Result(accuracy=0.75, nll=0.3, ece=0.02, brier=0.1, training_epochs=10.0, forward_passes=1))
+        'error'
+    """
+    return "Hamming error" if "hamming_error" in result else "error"
 
 
 class Prediction(NamedTuple):
     """Predictions and cost of one method.
 
     Attributes:
-        probabilities: [images, labels] float64.
+        probabilities: [images, labels] float64; of a multi-label ensemble, each label's own.
         training_epochs: total epochs of the vertices that the method needs.
         forward_passes: forward passes of the backbone per image.
 
@@ -78,8 +120,8 @@ class MemberPredictions(NamedTuple):
 
     Attributes:
         probabilities: [images, members, labels] float64.
-        energies: [images, members] float64 in nats, -logsumexp of the logits.
-        references: [images] int64 label ids.
+        energies: [images, members] float64 in nats, see `model.label_activation`.
+        references: [images] int64 label ids; of a multi-label ensemble [images, labels] int64 of 0 and 1.
 
     Example::
 
@@ -97,7 +139,7 @@ def results_of(predictions: Mapping[str, Prediction], references: IntArray) -> d
 
     Args:
         predictions: of `predict_parts`, by method.
-        references: [images] integer label ids.
+        references: [images] integer label ids, or [images, labels] of 0 and 1 for several labels an image.
 
     Returns:
         Metrics and cost by method.
@@ -114,7 +156,7 @@ def results_of(predictions: Mapping[str, Prediction], references: IntArray) -> d
     """
     return {
         name: Result(
-            **classification_metrics(prediction.probabilities, references),  # type: ignore[typeddict-item]
+            **label_kind(references).metrics(prediction.probabilities, references),  # type: ignore[typeddict-item]
             training_epochs=prediction.training_epochs,
             forward_passes=prediction.forward_passes,
         )
@@ -140,9 +182,9 @@ def predict_parts(
         data_collator: default: transformers' own.
 
     Returns:
-        Predictions by method, and the label ids [images] int64. The methods are `backbone` (the first mode),
-        `deep_ensemble` (all modes), `centroid` and `simplex` (the centroid and the members of the first component) and
-        `espro` (all members). There is no `simplex` where no member lies in the first component.
+        Predictions by method, and the references as in `MemberPredictions`. The methods are `backbone` (the first
+        mode), `deep_ensemble` (all modes), `centroid` and `simplex` (the centroid and the members of the first
+        component) and `espro` (all members). There is no `simplex` where no member lies in the first component.
 
     Raises:
         ValueError: The ensemble has no members, or the data set has no labels.
@@ -204,10 +246,11 @@ def predict_members(
         data_collator: default: transformers' own.
 
     Returns:
-        Probabilities, energies and label ids.
+        Probabilities, energies and references.
 
     Raises:
-        ValueError: The data set has no labels, or a label is no integer or out of range. The message names the image.
+        ValueError: The data set has no labels, or a label is no integer or out of range; or, for a multi-label
+            ensemble, the labels are not 0 or 1 for each label. The message names the image.
 
     Example::
 
@@ -229,10 +272,15 @@ def predict_members(
     if output.label_ids is None:
         raise ValueError("The data set has no labels: give each image 'labels' (or 'label').")
     predictions: Any = output.predictions
+    energies = np.asarray(predictions[2], np.float64)
+    if is_multi_label(model.config):
+        # From the logits: as float32, a probability near 1 would be 1.
+        independent = expit(np.asarray(predictions[3], np.float64))
+        return MemberPredictions(independent, energies, _checked_multi_hot(output.label_ids, independent.shape[-1]))
     probabilities = np.asarray(predictions[1], np.float64)
     return MemberPredictions(
         probabilities / probabilities.sum(axis=-1, keepdims=True),
-        np.asarray(predictions[2], np.float64),
+        energies,
         _checked(output.label_ids, probabilities.shape[-1]),
     )
 
@@ -247,6 +295,16 @@ class _Predictor(Trainer):
         outputs = model(**module_inputs(model, images))
         loss = outputs["logits"].new_zeros(())
         return (loss, outputs) if return_outputs else loss
+
+
+def _checked_multi_hot(label_ids: Any, num_labels: int) -> IntArray:
+    references = np.asarray(label_ids)
+    if references.ndim != 2 or references.shape[1] != num_labels or references.dtype.kind not in "biuf":
+        raise ValueError(
+            f"The labels have the shape {list(references.shape)} and the type {references.dtype}; expected 0 or 1 "
+            f"for each of {num_labels} labels of each image, since problem_type is 'multi_label_classification'."
+        )
+    return check_multi_label(np.zeros(references.shape), references)[1]
 
 
 def _checked(label_ids: Any, num_labels: int) -> IntArray:

@@ -8,13 +8,15 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from ..data.image_transforms import build_transforms, collate, with_pixel_values
+from ..data.label_lists import is_label_list
+from ..model.configuration_simplex import SimplexConfig
 from ..model.modeling_simplex import SimplexForImageClassification
-from .calibration import scale_temperature
+from ..model.problem_types import is_multi_label
 from .comparison import predict_members
+from .label_kinds import label_kind
 from .label_names import label_names_of, match_labels
-from .metrics import classification_metrics
 
-__all__ = ["LabelledInputs", "evaluate_images"]
+__all__ = ["LabelledInputs", "check_labels_fit", "evaluate_images"]
 
 
 class LabelledInputs(torch.utils.data.Dataset):
@@ -22,15 +24,17 @@ class LabelledInputs(torch.utils.data.Dataset):
 
     Args:
         model: an ensemble with an image processor.
-        images: with the columns `image` and `label`.
+        images: with the columns `image` and `label`, which is a list of labels for a multi-label ensemble.
         label_names: names of the data set's labels, by label.
         labels_by_position: see `label_names.match_labels`.
 
     Attributes:
         order: the ensemble's label of each label of the data set.
+        several: whether an image has several labels.
 
     Raises:
-        ValueError: the ensemble has no image processor, or see `label_names.match_labels`.
+        ValueError: the ensemble has no image processor; it gives images one label and the data set several, or the
+            other way round; or see `label_names.match_labels`.
 
     Example::
 
@@ -49,6 +53,9 @@ class LabelledInputs(torch.utils.data.Dataset):
     ) -> None:
         if model.image_processor is None:
             raise ValueError("The ensemble has no image processor. Save it with one: set `model.image_processor`.")
+        self.several = is_multi_label(model.config)
+        check_labels_fit(model.config, images)
+        self._num_labels = len(label_names_of(model))
         self.order = match_labels(label_names_of(model), label_names, by_position=labels_by_position)
         _, transform = build_transforms(model.image_processor)
         self._inputs: Any = with_pixel_values(images, transform)
@@ -58,7 +65,14 @@ class LabelledInputs(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self._inputs[index]
-        return {**row, "labels": self.order[int(row["labels"])]}
+        return {**row, "labels": self._of_model(row["labels"])}
+
+    def _of_model(self, labels: Any) -> Any:
+        if not self.several:
+            return self.order[int(labels)]
+        of_model = labels.new_zeros(self._num_labels)
+        of_model[self.order] = labels
+        return of_model
 
 
 def evaluate_images(
@@ -72,7 +86,8 @@ def evaluate_images(
         args: batch size, precision and data loader workers.
 
     Returns:
-        `accuracy`, `nll` (nats), `ece` and `brier`, over all labels of the ensemble.
+        `accuracy`, `nll` (nats), `ece` and `brier`, over all labels of the ensemble; of a multi-label ensemble those
+        of `multi_label.multi_label_metrics`.
 
     Raises:
         ValueError: an image cannot be read.
@@ -82,7 +97,31 @@ def evaluate_images(
         evaluate_images(model, LabelledInputs(model, loaded.images, loaded.label_names), args)["accuracy"]
     """
     predicted = predict_members(model, inputs, args, collate)
+    kind = label_kind(predicted.references)
     probabilities = predicted.probabilities.mean(axis=1)
     if (decisions := model.decisions) is not None:
-        probabilities = scale_temperature(probabilities, decisions.temperature)
-    return classification_metrics(probabilities, predicted.references)
+        probabilities = kind.scale_temperature(probabilities, decisions.temperature)
+    return kind.metrics(probabilities, predicted.references)
+
+
+def check_labels_fit(config: SimplexConfig, images: Dataset) -> None:
+    """Checks that an ensemble and a data set both have one label an image, or both several.
+
+    Args:
+        config: of the ensemble.
+        images: with a column `label`.
+
+    Raises:
+        ValueError: only one of them has several labels an image.
+
+    Example::
+
+        check_labels_fit(model.config, load_split("me/pets").images)
+    """
+    several = is_label_list(images.features["label"])
+    if several != is_multi_label(config):
+        raise ValueError(
+            f"The images have {'lists of labels' if several else 'one label each'}, but the problem_type of the "
+            f"ensemble is {config.problem_type!r} (None means one label an image). Give a data set with "
+            f"{'one label' if several else 'a list of labels'} an image, or another ensemble."
+        )

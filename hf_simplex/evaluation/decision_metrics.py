@@ -5,9 +5,9 @@ import torch
 
 from ..model.decisions import Decisions
 from ..model.uncertainty import mutual_information
-from .calibration import scale_temperature
 from .comparison import MemberPredictions
 from .inputs import FloatArray
+from .label_kinds import label_kind
 from .metrics import ood_auroc
 from .prediction_sets import prediction_set_metrics, prediction_sets
 from .selective import area_under_risk_coverage
@@ -31,7 +31,8 @@ def decided_probabilities(decisions: Decisions, predicted: MemberPredictions) ->
         >>> decided_probabilities(Decisions(temperature=2.0), predicted).round(3)
         array([[0.667, 0.333]])
     """
-    return scale_temperature(predicted.probabilities.mean(axis=1), decisions.temperature)
+    kind = label_kind(predicted.references)
+    return kind.scale_temperature(predicted.probabilities.mean(axis=1), decisions.temperature)
 
 
 def decision_metrics(
@@ -49,6 +50,7 @@ def decision_metrics(
         - with a threshold: `answered`, the share of the images that are answered, and `error_of_answers`, 0 to 1;
         - with prediction sets: `set_coverage`, the share of the images whose set holds the true label, and
           `mean_set_size`;
+        - of several labels an image, none of the above, which rest on one answer an image;
         - with unfamiliar images: `ood_auroc_mutual_information` and `ood_auroc_energy`, 0 to 1.
 
     Raises:
@@ -65,6 +67,15 @@ def decision_metrics(
         >>> found["answered"], found["error_of_answers"]
         (0.5, 0.0)
     """
+    found = {} if label_kind(predicted.references).several else _of_answers(decisions, predicted)
+    if unfamiliar is not None:
+        familiar = unfamiliarity(predicted)
+        for name, scores in unfamiliarity(unfamiliar).items():
+            found[f"ood_auroc_{name}"] = ood_auroc(familiar[name], scores)
+    return found
+
+
+def _of_answers(decisions: Decisions, predicted: MemberPredictions) -> dict[str, float]:
     probabilities, references = decided_probabilities(decisions, predicted), predicted.references
     confidences, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == references
     found = {"area_under_risk_coverage": area_under_risk_coverage(confidences, correct)}
@@ -77,10 +88,6 @@ def decision_metrics(
         quantile = np.inf if sets.quantile is None else sets.quantile
         metrics = prediction_set_metrics(prediction_sets(probabilities, quantile, method=sets.method), references)
         found["set_coverage"], found["mean_set_size"] = metrics["coverage"], metrics["mean_size"]
-    if unfamiliar is not None:
-        familiar = unfamiliarity(predicted)
-        for name, scores in unfamiliarity(unfamiliar).items():
-            found[f"ood_auroc_{name}"] = ood_auroc(familiar[name], scores)
     return found
 
 
@@ -103,6 +110,8 @@ def unfamiliarity(predicted: MemberPredictions) -> dict[str, FloatArray]:
         array([-1.5])
     """
     return {
-        "mutual_information": mutual_information(torch.from_numpy(predicted.probabilities)).numpy(),
+        "mutual_information": mutual_information(
+            torch.from_numpy(predicted.probabilities), independent=label_kind(predicted.references).several
+        ).numpy(),
         "energy": predicted.energies.mean(axis=1),
     }

@@ -114,10 +114,7 @@ class ArrayMetric(evaluate.Metric):
             >>> Accuracy().add_batch(predictions=[[0.7, 0.3], [0.6, 0.4]], references=[0, 1])
         """
         values, labels = self.check(predictions, references)
-        column = pa.array(values.ravel())
-        if values.ndim == 2:
-            column = pa.FixedSizeListArray.from_arrays(column, values.shape[1])
-        batch = {"predictions": column, "references": pa.array(labels)}
+        batch = {"predictions": _column(values), "references": _column(labels)}
         features = Features.from_arrow_schema(pa.schema({name: array.type for name, array in batch.items()}))
         if self.writer is None:
             self.selected_feature_format = features
@@ -171,12 +168,7 @@ class ArrayMetric(evaluate.Metric):
     def _compute(
         self, *, predictions: pa.ChunkedArray, references: pa.ChunkedArray, **options: Any
     ) -> dict[str, float]:
-        column = predictions.combine_chunks()
-        if pa.types.is_fixed_size_list(column.type):
-            values = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-        else:
-            values = column.to_numpy()
-        return {self.key: self._value(values, references.to_numpy(), **options)}
+        return {self.key: self._value(_array(predictions), _array(references), **options)}
 
     def _info(self) -> evaluate.MetricInfo:
         documentation = inspect.getdoc(self.function) or ""
@@ -194,6 +186,20 @@ class ArrayMetric(evaluate.Metric):
     def _build_data_dir(self) -> str:
         # evaluate would create an empty folder.
         return str(self._data_dir_root if self.keep_in_memory else super()._build_data_dir())
+
+
+def _column(values: NDArray[Any]) -> pa.Array:
+    column = pa.array(values.ravel())
+    return pa.FixedSizeListArray.from_arrays(column, values.shape[1]) if values.ndim == 2 else column
+
+
+def _array(chunks: pa.ChunkedArray) -> NDArray[Any]:
+    column = chunks.combine_chunks()
+    if pa.types.is_fixed_size_list(column.type):
+        table: NDArray[Any] = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+        return table
+    values: NDArray[Any] = chunks.to_numpy()
+    return values
 
 
 class Accuracy(ArrayMetric):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .calibration import fit_temperature, scale_temperature
-from .inputs import FloatArray, IntArray, check_predictions
+from .inputs import FloatArray, IntArray
+from .label_kinds import LabelKind, label_kind
 from .metrics import SMALLEST_PROBABILITY
 
 __all__ = ["GREEDY", "CandidateResult", "Selection", "choose_members", "cross_fitted", "greedy_members"]
@@ -23,7 +23,7 @@ BEST_MODE_ERRORS = 2.0
 """Paired standard errors by which a candidate may be worse than the best single mode: these images chose that mode."""
 
 TIE = 1e-3
-"""Nats within which two candidates count as equal. The one of fewer forward passes wins."""
+"""Nats an image within which two candidates count as equal. The one of fewer forward passes wins."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CandidateResult:
     Attributes:
         name: of the candidate.
         forward_passes: of the backbone, an image.
-        error: 0 to 1.
+        error: 0 to 1; of several labels an image, the Hamming error.
         nll: cross-fitted negative log-likelihood in nats, at a temperature fitted on other images.
         error_over_modes: error minus that of the ensemble of all modes.
         error_over_modes_se: paired standard error of that difference.
@@ -123,7 +123,8 @@ def choose_members(
 
     Args:
         probabilities: [images, points, labels] of each point on validation images.
-        references: [images] integer label ids.
+        references: [images] integer label ids, or [images, labels] of 0 and 1 for several labels an image. Then the
+            error of an image is the share of its labels that are wrong, and its NLL the mean over its labels.
         candidates: indices of points, by name.
         modes: indices of the points that are modes.
         max_forward_passes: largest number of members; default: no limit.
@@ -144,7 +145,8 @@ def choose_members(
         >>> choose_members(probabilities, [0] * 12, {"first": [0], "both": [0, 1]}, modes=[0, 1]).name
         'both'
     """
-    _, labels = check_predictions(probabilities.mean(axis=1), references)
+    kind = label_kind(references)
+    _, labels = kind.check(probabilities.mean(axis=1), references)
     limit = probabilities.shape[1] if max_forward_passes is None else max_forward_passes
     within = {name: tuple(points) for name, points in candidates.items() if len(points) <= limit}
     if not within:
@@ -153,26 +155,23 @@ def choose_members(
             f"{min(map(len, candidates.values()))}: allow more forward passes."
         )
     folds = _folds(len(labels), seed)
-    of_modes = _wrong(probabilities[:, list(modes)].mean(axis=1), labels)
-    singles = [_wrong(probabilities[:, mode], labels) for mode in modes]
+    of_modes = kind.errors(probabilities[:, list(modes)].mean(axis=1), labels)
+    singles = [kind.errors(probabilities[:, mode], labels) for mode in modes]
     of_best = min(singles, key=np.mean)
     predictions = {name: probabilities[:, list(points)].mean(axis=1) for name, points in within.items()}
     if GREEDY not in within:
         within[GREEDY] = tuple(greedy_members(probabilities, labels, limit))
         predictions[GREEDY] = _cross_selected(probabilities, labels, folds, limit)
     losses = {
-        name: _negative_log_likelihoods(cross_fitted(prediction, labels, folds), labels)
-        for name, prediction in predictions.items()
+        name: kind.losses(cross_fitted(prediction, labels, folds), labels) for name, prediction in predictions.items()
     }
-    mode_losses = _negative_log_likelihoods(
-        cross_fitted(probabilities[:, list(modes)].mean(axis=1), labels, folds), labels
-    )
+    mode_losses = kind.losses(cross_fitted(probabilities[:, list(modes)].mean(axis=1), labels, folds), labels)
     results = []
     for name, points in within.items():
-        wrong = _wrong(predictions[name], labels)
+        wrong = kind.errors(predictions[name], labels)
         over_modes, over_best = _paired(wrong, of_modes), _paired(wrong, of_best)
         # The points that a forward selection keeps differ from those that predicted its folds.
-        kept = _wrong(probabilities[:, list(points)].mean(axis=1), labels)
+        kept = kind.errors(probabilities[:, list(points)].mean(axis=1), labels)
         checks = [
             (over_modes, 1.0),
             (_paired(kept, of_modes), 1.0),
@@ -200,7 +199,8 @@ def choose_members(
     if len(modes) > 1:
         eligible = [result for result in eligible if result.forward_passes > 1] or eligible
     better = [result for result in eligible if result.nll_over_modes < -result.nll_over_modes_se]
-    chosen = _lowest(better or of_all_modes or eligible)
+    tie = TIE / probabilities.shape[2] if kind.several else TIE
+    chosen = _lowest(better or of_all_modes or eligible, tie)
     return Selection(chosen.name, within[chosen.name], True, tuple(results))
 
 
@@ -209,7 +209,7 @@ def greedy_members(probabilities: FloatArray, references: IntArray, max_members:
 
     Args:
         probabilities: [images, points, labels].
-        references: [images] integer label ids.
+        references: [images] integer label ids, or [images, labels] of 0 and 1.
         max_members: largest number of members.
 
     Returns:
@@ -223,8 +223,8 @@ def greedy_members(probabilities: FloatArray, references: IntArray, max_members:
         >>> greedy_members(np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.3, 0.7], [0.9, 0.1]]]), np.array([0, 0]), 2)
         [0, 1]
     """
-    # Only the probabilities of the true labels count: [images, points].
-    of_truth = np.take_along_axis(probabilities, references[:, None, None], axis=2)[..., 0]
+    # Only the probabilities of the truth count.
+    of_truth = label_kind(references).of_truth(probabilities, references)
     chosen: list[int] = []
     lowest, total = np.inf, np.zeros(len(of_truth))
     while len(chosen) < min(max_members, of_truth.shape[1]):
@@ -244,7 +244,7 @@ def cross_fitted(probabilities: FloatArray, references: IntArray, folds: IntArra
 
     Args:
         probabilities: [images, labels].
-        references: [images] integer label ids.
+        references: [images] integer label ids, or [images, labels] of 0 and 1.
         folds: [images] fold of each image; default: five folds of seed 0.
 
     Returns:
@@ -257,18 +257,19 @@ def cross_fitted(probabilities: FloatArray, references: IntArray, folds: IntArra
         array([0.79, 0.21])
     """
     folds = _folds(len(references), 0) if folds is None else folds
+    kind: LabelKind = label_kind(references)
     scaled = np.empty_like(probabilities)
     for fold in np.unique(folds):
         held = folds == fold
-        temperature = fit_temperature(probabilities[~held], references[~held])
-        scaled[held] = scale_temperature(probabilities[held], temperature)
+        temperature = kind.fit_temperature(probabilities[~held], references[~held])
+        scaled[held] = kind.scale_temperature(probabilities[held], temperature)
     return scaled
 
 
-def _lowest(results: Sequence[CandidateResult]) -> CandidateResult:
-    """The lowest NLL; of those within `TIE`, the fewest forward passes."""
+def _lowest(results: Sequence[CandidateResult], tie: float) -> CandidateResult:
+    """The lowest NLL; of those within so many nats, the fewest forward passes."""
     lowest = min(result.nll for result in results)
-    ties = [result for result in results if result.nll <= lowest + TIE]
+    ties = [result for result in results if result.nll <= lowest + tie]
     return min(ties, key=lambda result: (result.forward_passes, result.nll))
 
 
@@ -286,17 +287,7 @@ def _folds(images: int, seed: int) -> IntArray:
     return np.random.default_rng(seed).permutation(images) % min(FOLDS, images)
 
 
-def _wrong(probabilities: FloatArray, references: IntArray) -> FloatArray:
-    return (probabilities.argmax(axis=1) != references).astype(np.float64)
-
-
 def _paired(first: FloatArray, second: FloatArray) -> tuple[float, float]:
     """Mean difference over the images, and its standard error."""
     difference = first - second
     return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
-
-
-def _negative_log_likelihoods(probabilities: FloatArray, references: IntArray) -> FloatArray:
-    of_truth = probabilities[np.arange(len(references)), references]
-    losses: FloatArray = -np.log(np.maximum(of_truth, SMALLEST_PROBABILITY))
-    return losses

@@ -5,8 +5,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .inputs import FloatArray, check_predictions
-from .metrics import SMALLEST_PROBABILITY
+from .label_kinds import label_kind
 
 __all__ = ["Difference", "PairedDifferences", "beyond_noise", "describe_differences", "paired_differences"]
 
@@ -32,7 +31,7 @@ class PairedDifferences(TypedDict):
     """Differences of one classifier to another; negative where the first is better.
 
     Attributes:
-        error: 0 to 1.
+        error: 0 to 1; of several labels an image, the Hamming error.
         nll: in nats.
         brier: 0 to 2.
 
@@ -55,7 +54,8 @@ def paired_differences(first: ArrayLike, second: ArrayLike, references: ArrayLik
 
     Args:
         first, second: probabilities [images, labels].
-        references: [images] integer label ids; at least 2.
+        references: [images] integer label ids, or [images, labels] of 0 and 1 for several labels an image; at least 2
+            images. Images are independent, the labels of an image need not be.
 
     Returns:
         First minus second, with standard errors.
@@ -69,8 +69,9 @@ def paired_differences(first: ArrayLike, second: ArrayLike, references: ArrayLik
         >>> found["error"]
         {'mean': -0.5, 'standard_error': 0.5}
     """
-    ours, labels = check_predictions(first, references)
-    theirs, _ = check_predictions(second, references)
+    kind = label_kind(references)
+    ours, labels = kind.check(first, references)
+    theirs, _ = kind.check(second, references)
     if ours.shape[1] != theirs.shape[1]:
         raise ValueError(
             f"The classifiers have {ours.shape[1]} and {theirs.shape[1]} labels: expected the same labels."
@@ -78,19 +79,20 @@ def paired_differences(first: ArrayLike, second: ArrayLike, references: ArrayLik
     if len(labels) < 2:
         raise ValueError("There is one image: a standard error needs at least 2.")
     return PairedDifferences(
-        error=_difference(ours.argmax(axis=1) != labels, theirs.argmax(axis=1) != labels),
-        nll=_difference(_losses(ours, labels), _losses(theirs, labels)),
-        brier=_difference(_brier(ours, labels), _brier(theirs, labels)),
+        error=_difference(kind.errors(ours, labels), kind.errors(theirs, labels)),
+        nll=_difference(kind.losses(ours, labels), kind.losses(theirs, labels)),
+        brier=_difference(kind.brier_scores(ours, labels), kind.brier_scores(theirs, labels)),
     )
 
 
-def describe_differences(differences: PairedDifferences) -> str:
+def describe_differences(differences: PairedDifferences, error_name: str = "error") -> str:
     """Says by how much a classifier differs from another in error and NLL, and whether that is more than noise.
 
     More than two standard errors count as more than noise.
 
     Args:
         differences: of `paired_differences`.
+        error_name: what the error is called, see `comparison.error_name`.
 
     Example:
         >>> from hf_simplex.evaluation.paired import describe_differences
@@ -102,7 +104,7 @@ def describe_differences(differences: PairedDifferences) -> str:
         f"{name} {scale * found['mean']:+.{digits}f} ± {scale * found['standard_error']:.{digits}f} {unit} "
         f"({_judged(found)})"
         for name, found, scale, digits, unit in (
-            ("error", differences["error"], 100, 2, "points"),
+            (error_name, differences["error"], 100, 2, "points"),
             ("NLL", differences["nll"], 1, 3, "nats"),
         )
     )
@@ -131,13 +133,3 @@ def _judged(found: Difference) -> str:
 def _difference(first: ArrayLike, second: ArrayLike) -> Difference:
     values = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     return Difference(mean=float(values.mean()), standard_error=float(values.std(ddof=1) / np.sqrt(len(values))))
-
-
-def _losses(probabilities: FloatArray, labels: np.ndarray) -> FloatArray:
-    losses: FloatArray = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST_PROBABILITY))
-    return losses
-
-
-def _brier(probabilities: FloatArray, labels: np.ndarray) -> FloatArray:
-    scores: FloatArray = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
-    return scores

@@ -18,12 +18,12 @@ from datasets import Dataset, Features, Image
 from numpy.typing import ArrayLike
 from transformers import TrainingArguments
 
+from ..data.image_columns import labels_of
 from ..data.image_transforms import ImageTransform, collate, with_pixel_values
 from ..model.image_pixels import to_rgb
 from ..model.modeling_simplex import SimplexForImageClassification
-from .calibration import scale_temperature
 from .comparison import predict_members
-from .metrics import classification_metrics
+from .label_kinds import label_kind
 
 __all__ = [
     "CLEAN",
@@ -63,7 +63,8 @@ class ShiftResult(TypedDict, total=False):
         method: its name.
         corruption: one of `CORRUPTIONS`, or `"none"`.
         severity: 1 to 5, or 0 without corruption.
-        accuracy, nll, ece, brier: as `metrics.classification_metrics` defines them.
+        accuracy, nll, ece, brier: as `metrics.classification_metrics` defines them. For several labels an image, the
+            metrics of `multi_label.multi_label_metrics`.
         calibrated_nll, calibrated_ece, calibrated_brier: the same at the method's temperature, if given.
 
     Example:
@@ -249,16 +250,17 @@ def evaluate_under_shift(
                 dataset, corruption, severity, seed=seed, image_size=image_size, num_proc=num_proc
             )
         data = with_pixel_values(images, transform, materialize=True)
-        references = np.asarray(dataset["label"])
+        references = labels_of(dataset)
+        kind = label_kind(references)
         for name, method in methods.items():
             if isinstance(method, SimplexForImageClassification):
                 probabilities = predict_members(method, data, args, collate).probabilities.mean(axis=1)
             else:
                 probabilities = np.asarray(method(data))
             row = ShiftResult(method=name, corruption=corruption, severity=severity)
-            row.update(classification_metrics(probabilities, references))  # type: ignore[typeddict-item]
+            row.update(kind.metrics(probabilities, references))  # type: ignore[typeddict-item]
             if name in temperatures:
-                scaled = classification_metrics(scale_temperature(probabilities, temperatures[name]), references)
+                scaled = kind.metrics(kind.scale_temperature(probabilities, temperatures[name]), references)
                 row.update({f"calibrated_{key}": scaled[key] for key in ("nll", "ece", "brier")})  # type: ignore[typeddict-item]
             results.append(row)
     return results

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from ..model.batch_norm import batch_norm_statistics, copy_statistics, recompute_statistics
 from ..model.coordinates import vertex_coordinates
+from ..model.label_activation import activation_of
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.module_inputs import module_inputs
 from ..model.processes import map_over_ranks
@@ -27,18 +28,23 @@ from .surfaces import Surface
 __all__ = ["Measure", "classification", "evaluate_points", "model_surface"]
 
 Measure = Callable[[nn.Module, Any], tuple[Tensor, Tensor | None]]
-"""Maps a module and a batch to losses, [batch], and whether each prediction is right, [batch] bool or None."""
+"""Maps a module and a batch to losses, [batch], and what is right of each prediction, [batch] 0 to 1, bool or None."""
 
 
 def classification(module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """The default measure: negative log-likelihood and accuracy of a transformers image classifier.
 
+    Of a multi-label classifier, the binary cross-entropy of an image is the mean over its labels, and its accuracy the
+    share of them that are right at 0.5.
+
     Args:
         module: a backbone whose output has `logits` [batch, labels].
-        batch: keyword arguments of the module, and `labels` [batch] int64; on any device.
+        batch: keyword arguments of the module, and `labels` [batch] int64, or [batch, labels] of 0 and 1; on any
+            device.
 
     Returns:
-        Negative log-likelihoods [batch] float32 in nats, and whether each prediction is right, [batch] bool.
+        Negative log-likelihoods [batch] float32 in nats, and whether each prediction is right, [batch] bool; or the
+        share of its labels, [batch] float32.
 
     Raises:
         ValueError: The batch has no labels.
@@ -52,7 +58,8 @@ def classification(module: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor,
     inputs = module_inputs(module, batch)
     labels = inputs.pop("labels")
     logits = module(**inputs).logits.float()
-    return nn.functional.cross_entropy(logits, labels, reduction="none"), logits.argmax(dim=-1) == labels
+    activation = activation_of(getattr(module, "config", None))
+    return activation.losses(logits, labels), activation.right(logits, labels)
 
 
 @torch.no_grad()

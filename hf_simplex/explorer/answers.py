@@ -19,14 +19,21 @@ from ..model.image_pixels import load_rgb
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.pipeline_simplex import SimplexImageClassificationPipeline
 from ..model.point_writing import write_point_and_buffers
+from ..model.problem_types import refuse_several
 from ..model.uncertainty import mutual_information
 from .exploration import Exploration
 from .flat_statistics import FlatStatistics
 
-__all__ = ["MAX_PIXELS", "Answer", "Answers", "PointAnswer", "Score", "answers_of"]
+__all__ = ["MAX_PIXELS", "NOT_SHOWN", "Answer", "Answers", "PointAnswer", "Score", "answers_of"]
 
 MAX_PIXELS = 50_000_000
 """Largest number of pixels of an image. Decoded, that is 150 MB."""
+
+NOT_SHOWN = (
+    "The explorer shows",
+    "Use pipeline('simplex-image-classification') or hf-simplex predict, which give each label its own probability.",
+)
+"""Why a multi-label ensemble has no explorer, for `refuse_several`."""
 
 _AT_ONCE = 8
 """Images of the validation batch that a drag waits for at most."""
@@ -111,7 +118,7 @@ class Answers:
         names: of the labels.
 
     Raises:
-        ValueError: the ensemble has no image processor, or the exploration is of other vertices.
+        ValueError: the ensemble is multi-label or has no image processor, or the exploration is of other vertices.
 
     Example::
 
@@ -126,6 +133,7 @@ class Answers:
         *,
         device: str | None = None,
     ) -> None:
+        refuse_several(model.config, *NOT_SHOWN)
         self.model = model
         self.names = label_names_of(model)
         self._classify = SimplexImageClassificationPipeline(

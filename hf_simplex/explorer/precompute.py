@@ -23,8 +23,10 @@ from ..model.batch_norm import recompute_statistics
 from ..model.coordinates import vertex_coordinates
 from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.point_writing import write_point_and_buffers
+from ..model.problem_types import refuse_several
 from ..model.uncertainty import mutual_information
 from ..training.batch_norm_images import batch_norm_batches
+from .answers import NOT_SHOWN
 from .exploration import Exploration, Region, spread, vertices_digest
 from .flat_statistics import FlatStatistics
 from .lattice import LatticePoint, lattice_points
@@ -78,6 +80,7 @@ def explore_data_set(
 
         explore_data_set(model, "digits").save("output/quickstart/ensemble")
     """
+    refuse_several(model.config, *NOT_SHOWN)
     if model.image_processor is None:
         raise ValueError("The ensemble has no image processor. Save it with one: set `model.image_processor`.")
     record = record_of_run(model.config.provenance, data_set)
@@ -145,6 +148,7 @@ def explore(
 
         explore(model, data.validation, range(10), batch_norm_batches=batches, data_set="digits")
     """
+    refuse_several(model.config, *NOT_SHOWN)
     if not len(images):
         raise ValueError(f"There are no images of {data_set} to explore with.")
     if model.image_processor is None:

@@ -18,7 +18,10 @@ from ..hub.hub_commit import refusal
 from ..hub.own_files import EXPLORER_FOLDER, is_own_file
 from ..hub.safe_text import inline, one_line
 from ..model.checkpoint import check_files, finish_saves, read_index
+from ..model.configuration_simplex import SimplexConfig
 from ..model.image_processors import processor_file
+from ..model.problem_types import refuse_several
+from .answers import NOT_SHOWN
 from .exploration import Exploration
 
 __all__ = ["publish_space", "write_space"]
@@ -79,7 +82,7 @@ def write_space(
 
     Raises:
         ValueError: the folder is a file, holds files that are no Space of the explorer, or a link to a folder to write
-            to; or the ensemble is broken or has no image processor.
+            to; or the ensemble is broken, multi-label or has no image processor.
         FileNotFoundError: the folder of the ensemble is none, or incomplete.
 
     Example::
@@ -182,6 +185,8 @@ def _write(
     name, is_local = os.fspath(ensemble), os.path.isdir(ensemble)
     shown = Path(name).resolve().name if is_local else name
     if is_local:
+        if (Path(name) / CONFIG_NAME).is_file():
+            refuse_several(SimplexConfig.from_pretrained(name), *NOT_SHOWN)
         _copy_ensemble(Path(name), directory / ENSEMBLE_FOLDER)
     if exploration is not None:
         exploration.save(directory / ENSEMBLE_FOLDER if is_local else directory)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..model.label_activation import SIGMOID
 from ..model.modeling_simplex import SimplexForImageClassification
+from ..model.problem_types import is_multi_label
 from ..model.shared_weights import shared_memo
 
 __all__ = [
@@ -38,7 +40,8 @@ ENSEMBLE_OUTPUTS = {
 }
 """Names and shapes of the outputs of an ensemble, as the uncertainty pipeline names them.
 
-`energy` is the mean of the members' energies.
+`energy` is the mean of the members' energies. Of a multi-label ensemble, the sigmoid of `logits` gives the
+probabilities, and entropies are sums over the labels.
 """
 
 
@@ -81,6 +84,7 @@ class EnsembleGraph(nn.Module):
     Args:
         members: backbones in evaluation mode, at least one. What they share is computed once by ONNX Runtime.
         temperature: T of the ensemble.
+        multi_label: whether labels are independent, each with a sigmoid.
 
     Source: see `SimplexForImageClassification.forward` and `model.uncertainty`.
 
@@ -91,10 +95,13 @@ class EnsembleGraph(nn.Module):
         tensor([1.])
     """
 
-    def __init__(self, members: Sequence[PreTrainedModel], temperature: float = 1.0) -> None:
+    def __init__(
+        self, members: Sequence[PreTrainedModel], temperature: float = 1.0, *, multi_label: bool = False
+    ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.temperature = temperature
+        self.multi_label = multi_label
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """Return the prediction with its uncertainties, see `ENSEMBLE_OUTPUTS`.
@@ -107,6 +114,8 @@ class EnsembleGraph(nn.Module):
             ensemble_graph(model)(pixel_values)["predictive_entropy_nats"]
         """
         raw = torch.stack([member(pixel_values=pixel_values).logits.float() for member in self.members], dim=1)
+        if self.multi_label:
+            return _of_sigmoids(raw, self.temperature)
         log_members = raw.log_softmax(dim=-1)
         members = log_members.exp()
         log_mean = log_members.logsumexp(dim=1) - math.log(len(self.members))
@@ -124,6 +133,30 @@ class EnsembleGraph(nn.Module):
             "vote_share": votes.float().mean(dim=-1),
             "energy": -raw.logsumexp(dim=-1).mean(dim=-1),
         }
+
+
+def _of_sigmoids(raw: Tensor, temperature: float) -> dict[str, Tensor]:
+    """The outputs for independent labels, from the members' logits [batch, members, labels]."""
+    logits = SIGMOID.ensemble_logits(raw, temperature)
+    members = raw.sigmoid()
+    mean = members.mean(dim=1, keepdim=True)
+    total, of_members = _entropies(mean, SIGMOID.ensemble_logits(raw).unsqueeze(1)), _entropies(members, raw)
+    agrees = (members >= 0.5) == (mean >= 0.5)
+    return {
+        "logits": logits,
+        "member_probabilities": members,
+        "standard_deviation": members.std(dim=1, correction=0),
+        "predictive_entropy_nats": total.mean(dim=-1),
+        "mutual_information_nats": (total.mean(dim=-1) - of_members.mean(dim=-1)).clamp(min=0),
+        "vote_share": agrees.float().amin(dim=-1).mean(dim=-1),
+        "energy": SIGMOID.energies(raw).mean(dim=-1),
+    }
+
+
+def _entropies(probabilities: Tensor, logits: Tensor) -> Tensor:
+    """Sums over labels of the entropies, [batch, members]. Logarithms of sigmoids of finite logits are finite."""
+    positive, negative = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
+    return -(probabilities * positive + (1 - probabilities) * negative).sum(dim=-1)
 
 
 def on_cpu_in_float32(model: SimplexForImageClassification) -> SimplexForImageClassification:
@@ -158,7 +191,7 @@ def ensemble_graph(model: SimplexForImageClassification) -> EnsembleGraph:
     backbones = (model.member_backbone(member) for member in range(len(model.config.members)))
     members = [copy.deepcopy(backbone, shared_memo(backbone)) for backbone in backbones]
     temperature = 1.0 if model.decisions is None else model.decisions.temperature
-    return EnsembleGraph(members, temperature).eval()
+    return EnsembleGraph(members, temperature, multi_label=is_multi_label(model.config)).eval()
 
 
 def use_plain_attention(module: nn.Module) -> None:

@@ -3,12 +3,14 @@
 import math
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..evaluation.comparison import Result, error_name
 from ..evaluation.paired import beyond_noise, describe_differences
 from ..model.configuration_simplex import CONNECTOR, MODE, PRETRAINED, SimplexConfig
 from ..model.members import MEMBER_RULES, place_members
@@ -22,6 +24,7 @@ __all__ = [
     "decision_lines",
     "difference_lines",
     "hub_id",
+    "largest_standard_error",
     "linked",
     "part_lines",
     "placeholder_name",
@@ -167,6 +170,25 @@ def standard_error(accuracy: float, images: int | None) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / images) if images else math.nan
 
 
+def largest_standard_error(results: Iterable[Result], images: int | None) -> float:
+    """The largest standard error of an accuracy; of several labels an image, of the share of exact matches.
+
+    Args:
+        results: of a run.
+        images: number of test images; None if unknown.
+
+    Returns:
+        0 to 1/2; NaN without results or number of images.
+
+    Example:
+        >>> from hf_simplex.hub.card_content import largest_standard_error
+        >>> largest_standard_error([], 100)
+        nan
+    """
+    shares = [result["exact_match"] if "exact_match" in result else result["accuracy"] for result in results]
+    return max((standard_error(share, images) for share in shares), default=math.nan)
+
+
 def strategy_reason(config: SimplexConfig) -> str | None:
     """Says by which measurement the modes were joined or connected; None where the user chose.
 
@@ -236,10 +258,14 @@ def difference_lines(evidence: Evidence) -> list[str]:
     lines = []
     for part in ("espro", "centroid"):
         result = evidence.results.get(part)
-        for rival, differences in ({} if result is None else result.get("differences", {})).items():
+        if result is None:
+            continue
+        for rival, differences in result.get("differences", {}).items():
             # Two names of the same model differ by nothing.
             if rival in evidence.results and differences["nll"] != {"mean": 0.0, "standard_error": 0.0}:
-                lines.append(f"{PARTS[part]} against {PARTS[rival]}: {describe_differences(differences)}")
+                lines.append(
+                    f"{PARTS[part]} against {PARTS[rival]}: {describe_differences(differences, error_name(result))}"
+                )
     return lines
 
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 from numpy.typing import ArrayLike
 
-from ..evaluation.comparison import Result
+from ..evaluation.comparison import Result, error_of
 from ..evaluation.surfaces import Surface
 
 __all__ = ["DRAWN_PARTS", "PARTS", "Evidence", "describe_hardware", "without_repeats"]
@@ -39,7 +39,7 @@ class Evidence:
         data_set: name of the data set, as the user gave it.
         test_images: number of images behind `results`.
         results: metrics and costs by part, from `evaluation.comparison.results_of`.
-        predictions: by part, probabilities [images, labels] and references [images] for the reliability diagram.
+        predictions: by part, probabilities [images, labels] and references for the reliability diagram.
         calibrated: whether `predictions` are at temperatures fitted on validation images.
         surface: loss surface on a plane, from `surface_points.plane_points` and `surface_evaluation.model_surface`.
         surface_images: number of images behind `surface`.
@@ -89,8 +89,12 @@ def without_repeats(evidence: Evidence) -> Evidence:
 
 def _equal(result: Result, twin: Result | None) -> bool:
     """Whether metrics and cost are equal; one part may know more about itself, such as differences to its twin."""
-    measured = ("accuracy", "nll", "ece", "brier", "training_epochs", "forward_passes")
-    return twin is not None and all(result[name] == twin[name] for name in measured)  # type: ignore[literal-required]
+    measured = ("nll", "ece", "brier", "training_epochs", "forward_passes")
+    return (
+        twin is not None
+        and error_of(result) == error_of(twin)
+        and all(result[name] == twin[name] for name in measured)  # type: ignore[literal-required]
+    )
 
 
 def describe_hardware(seconds: float | None = None) -> str:

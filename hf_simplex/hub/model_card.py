@@ -14,6 +14,7 @@ from huggingface_hub.constants import REPOCARD_NAME
 from ..evaluation.calibrate import describe_decisions
 from ..model.checkpoint import atomic_write
 from ..model.modeling_simplex import SimplexForImageClassification
+from ..model.problem_types import is_multi_label
 from ..model.vertex_parameters import describe_vertex_parameters
 from ..plots.reliability import plot_reliability
 from ..plots.risk_coverage import plot_risk_coverage
@@ -25,6 +26,7 @@ from .card_content import (
     decision_lines,
     difference_lines,
     hub_id,
+    largest_standard_error,
     linked,
     part_lines,
     placeholder_name,
@@ -32,13 +34,12 @@ from .card_content import (
     roles,
     sampling,
     simplex_rows,
-    standard_error,
     strategy_reason,
     vertex_rows,
 )
 from .card_merge import BEGIN_CODE, END, END_CODE, begin_comment, merge_cards, read_card
 from .evidence import PARTS, Evidence, without_repeats
-from .model_index import METRICS, data_record, eval_results, evaluated_split
+from .model_index import METRICS, SEVERAL_METRICS, data_record, eval_results, evaluated_split
 from .safe_text import Markdown, code_block, python_string, render
 
 __all__ = ["PICTURES", "new_card", "write_card"]
@@ -89,7 +90,7 @@ def write_card(
         if evidence.predictions:
             named = {PARTS.get(part, part): prediction for part, prediction in evidence.predictions.items()}
             plot_reliability(named).savefig(aside / RELIABILITY_FILE, dpi=160)
-            if model.decisions is not None:
+            if model.decisions is not None and not is_multi_label(model.config):
                 abstention = model.decisions.abstention
                 goal = None if abstention is None else abstention.target_error
                 plot_risk_coverage(named, target_error=goal).savefig(aside / RISK_COVERAGE_FILE, dpi=160)
@@ -122,6 +123,7 @@ def new_card(
         print(new_card(model, Evidence(data_set="digits")).text)
     """
     config, evidence = model.config, without_repeats(evidence)
+    several = is_multi_label(config)
     backbone, from_scratch = config.provenance.get("backbone"), bool(config.provenance.get("from_scratch"))
     data_set = evidence.data_set or config.provenance.get("data_set")
     repository = repository or f"me/{placeholder_name(data_set)}"
@@ -139,7 +141,7 @@ def new_card(
         base_model=base_model,
         base_model_relation=None if base_model is None else "finetune",
         datasets=None if hub_data_set is None else [hub_data_set],
-        metrics=list(METRICS),
+        metrics=list(SEVERAL_METRICS if several else METRICS),
         tags=[*TAGS, *tags],
         model_name=title,
         eval_results=entries or None,
@@ -147,7 +149,6 @@ def new_card(
     if not entries:
         # ModelCardData wants a name, but writes it as a metadata key of its own if there are no results.
         data.model_name = None
-    errors = [standard_error(result["accuracy"], evidence.test_images) for result in evidence.results.values()]
     content = render(
         files(__package__).joinpath("template.md").read_text("utf-8"),
         card_data=Markdown(data.to_yaml()),
@@ -170,7 +171,11 @@ def new_card(
         test_images=evidence.test_images,
         split=split,
         notes=[] if record is None else record.notes,
-        standard_error=max(errors, default=math.nan),
+        standard_error=largest_standard_error(evidence.results.values(), evidence.test_images),
+        several=several,
+        activation="sigmoids" if several else "softmax",
+        call="sigmoid()" if several else "softmax(-1)",
+        without_positives=_without_positives(evidence),
         calibrated=any("calibrated" in result for result in evidence.results.values()),
         all_calibrated=all("calibrated" in result for result in evidence.results.values()),
         calibrated_pictures=evidence.calibrated and bool(evidence.predictions),
@@ -181,7 +186,9 @@ def new_card(
         validation_images=None if model.decisions is None else model.decisions.fitted_on.get("images"),
         on_test=decision_lines(evidence),
         reliability=RELIABILITY_FILE if evidence.predictions else None,
-        risk_coverage=RISK_COVERAGE_FILE if evidence.predictions and model.decisions is not None else None,
+        risk_coverage=RISK_COVERAGE_FILE
+        if evidence.predictions and model.decisions is not None and not several
+        else None,
         surface=None if evidence.surface is None else SURFACE_FILE,
         surface_images=evidence.surface_images,
         surface_vertices=None if evidence.surface is None else evidence.surface.points.vertices.tolist(),
@@ -196,6 +203,12 @@ def new_card(
         forward_passes=counted(len(config.members), "forward pass", "forward passes"),
     )
     return ModelCard(content)
+
+
+def _without_positives(evidence: Evidence) -> str:
+    """How many labels the metrics of several labels an image leave out; empty for none."""
+    numbers = [result.get("labels_without_positives", 0) for result in evidence.results.values()]
+    return counted(max(numbers), "label") if any(numbers) else ""
 
 
 def _as_yaml(arguments: Mapping[str, Any]) -> str:

@@ -9,10 +9,21 @@ from ..model.configuration_simplex import SimplexConfig
 from .card_content import data_set_id
 from .evidence import PARTS, Evidence
 
-__all__ = ["METRICS", "data_record", "eval_results", "evaluated_split", "is_generated"]
+__all__ = ["METRICS", "SEVERAL_METRICS", "data_record", "eval_results", "evaluated_split", "is_generated"]
 
 METRICS = {"accuracy": "Accuracy", "nll": "NLL", "ece": "ECE"}
 """Metrics in a card's metadata, and how the model-index spells them."""
+
+SEVERAL_METRICS = {
+    "micro_f1": "Micro F1",
+    "macro_f1": "Macro F1",
+    "mean_average_precision": "mAP",
+    "exact_match": "Exact match",
+    "hamming_error": "Hamming error",
+    "nll": "NLL",
+    "ece": "ECE",
+}
+"""The same for several labels an image."""
 
 _PUBLISHED = PARTS["espro"]
 _CALIBRATED, _RAW = f"{_PUBLISHED}, calibrated", f"{_PUBLISHED}, without its temperature"
@@ -50,13 +61,13 @@ def eval_results(
     calibrated = result.get("calibrated", {}) if decided else {}
     name = Path(data_set or "").name or "unknown"
     entries = []
-    for metric, spelled in METRICS.items():
+    for metric, spelled in (SEVERAL_METRICS if "hamming_error" in result else METRICS).items():
         if metric in calibrated:
             value, what = calibrated[metric], _CALIBRATED
         else:
-            # A temperature changes no answer.
             value = result[metric]  # type: ignore[literal-required]
-            what = _RAW if decided and metric != "accuracy" else _PUBLISHED
+            # A temperature changes no answer, and no order of probabilities.
+            what = _RAW if decided and metric in ("nll", "ece") else _PUBLISHED
         entries.append(
             EvalResult(
                 task_type="image-classification",
@@ -84,7 +95,9 @@ def is_generated(result: EvalResult) -> bool:
         True
     """
     whats = (*PARTS.values(), _CALIBRATED, _RAW)
-    return result.metric_name in {f"{metric} ({what})" for metric in METRICS.values() for what in whats}
+    return result.metric_name in {
+        f"{metric} ({what})" for metric in {**METRICS, **SEVERAL_METRICS}.values() for what in whats
+    }
 
 
 def data_record(config: SimplexConfig, data_set: str | None) -> DataRecord | None:

@@ -28,6 +28,7 @@ from ..model.json_files import read_json
 from ..model.local_paths import check_folder
 from ..model.one_save import read_one_save
 from ..model.points import check_point
+from ..model.problem_types import MULTI_LABEL
 from ..model.recorded_volumes import RecordedVolumes, find_volumes
 from ..model.structure_checks import (
     PRETRAINED,
@@ -193,7 +194,8 @@ def _structure(content: Mapping[str, Any]) -> StoredStructure:
         if len(member) != len(roles):
             raise ValueError(f"Every point needs {len(roles)} coordinates, one for each vertex: {member}.")
         check_point(number, member, complex)
-    check_decisions(content.get("decisions"), len(simplexes))
+    several = any(found.get("problem_type") == MULTI_LABEL for found in (content, backbone))
+    check_decisions(content.get("decisions"), len(simplexes), one_label=not several)
     labels = _labels(content, backbone)
     dtype = content.get("dtype")
     if not isinstance(dtype, str | None):

@@ -21,6 +21,7 @@ from .classification_head import head_parameters
 from .configuration_simplex import SimplexConfig
 from .image_processors import ProcessorSource, processor_source
 from .local_paths import check_folder
+from .problem_types import is_multi_label
 from .sharding import full_tensor
 from .structure_checks import check_labels
 from .vertex_parameters import describe_vertex_parameters
@@ -338,7 +339,7 @@ def check_same_architecture(
 
     Raises:
         ValueError: two models differ in what differs between their vertices, a tensor's shape, a setting of the
-            architecture, the shared weights, or the labels.
+            architecture, the problem type, the shared weights, or the labels.
 
     Example:
         >>> from transformers import ViTConfig
@@ -361,6 +362,11 @@ def check_same_architecture(
             raise ValueError(
                 f"Component {number} has another backbone architecture than component 1: {name} is "
                 f"{other.get(name)!r}, not {first.get(name)!r}."
+            )
+        if is_multi_label(config) != is_multi_label(configs[0]):
+            raise ValueError(
+                f"The problem_type of component {number} is {config.problem_type!r}, that of component 1 is "
+                f"{configs[0].problem_type!r}: combine components with one label an image, or with several, not both."
             )
         if config.id2label != configs[0].id2label:
             raise ValueError(

@@ -4,32 +4,31 @@ import inspect
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .problem_types import check_problem_type
 from .tensor_tree import first_non_finite
 
 __all__ = ["check_classifier"]
 
 
 def check_classifier(module: PreTrainedModel) -> None:
-    """Check that a backbone sorts RGB images into several labels, one for each image, with finite weights.
+    """Check that a backbone classifies RGB images into at least two labels, with finite weights.
+
+    With `problem_type="multi_label_classification"` an image has any number of labels, otherwise one.
 
     Args:
         module: the backbone.
 
     Raises:
-        ValueError: the backbone is for several labels of an image or for regression, has a single label, takes images
-            of another number of channels than 3, takes other inputs than images (tokens, patches), or takes no labels,
-            so that it has no loss; or a weight is not finite.
+        ValueError: the backbone is for regression, has a single label, takes images of another number of channels than
+            3, takes other inputs than images (tokens, patches), or takes no labels, so that it has no loss; or a
+            weight is not finite.
 
     Example:
         >>> from transformers import ViTConfig, ViTForImageClassification
         >>> check_classifier(ViTForImageClassification(ViTConfig(hidden_size=12, num_hidden_layers=1)))
     """
     name, config = type(module).__name__, module.config
-    if config.problem_type not in (None, "single_label_classification"):
-        raise ValueError(
-            f"The problem_type of the given {name} is {config.problem_type!r}, but an ensemble gives each image one "
-            "label. Give a backbone with problem_type 'single_label_classification'."
-        )
+    check_problem_type(config.problem_type, f"the given {name}")
     if (config.num_labels or 0) < 2:
         raise ValueError(f"The given {name} has {config.num_labels} label: expected at least 2 to choose from.")
     if (channels := _channels(config)) != 3:

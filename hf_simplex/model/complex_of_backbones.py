@@ -18,6 +18,7 @@ from .decisions import Decisions
 from .point_writing import write_point_and_buffers
 from .ready_members import ReadyMembers
 from .shared_weights import own_bytes, split_parameters, tie_shared
+from .structure_checks import check_against_backbone
 from .tensor_tree import TensorTree, empty_like
 from .volumes import simplex_log_volumes
 from .weight_space import mix, set_strides, stacked_parameters, support
@@ -37,7 +38,7 @@ class ComplexOfBackbones(PreTrainedModel):
         config: the structure.
 
     Raises:
-        ValueError: the configuration has no backbone, or another number of labels than its backbone.
+        ValueError: the configuration has no backbone, or another number of labels or problem type than its backbone.
 
     Example:
         >>> from transformers import ViTConfig
@@ -61,16 +62,7 @@ class ComplexOfBackbones(PreTrainedModel):
 
     def __init__(self, config: SimplexConfig) -> None:
         super().__init__(config)
-        if config.backbone_config is None:
-            raise ValueError(
-                "The configuration has no backbone_config. Build a model with "
-                "SimplexForImageClassification.from_backbone(id_or_path, num_labels=...)."
-            )
-        if config.num_labels != config.backbone_config.num_labels:
-            raise ValueError(
-                f"The ensemble was trained for {config.backbone_config.num_labels} labels and cannot have "
-                f"{config.num_labels}. Build a new one with from_backbone(..., num_labels={config.num_labels})."
-            )
+        check_against_backbone(config)
         self.shared = TensorTree({}, {})
         """The backbone's parameters that all vertices share; empty unless `vertex_parameters` leaves some out."""
         self.vertices = nn.ModuleList()

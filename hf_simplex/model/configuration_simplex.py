@@ -13,6 +13,7 @@ from transformers.utils import logging
 from .complexes import SimplicialComplex
 from .coordinates import validate_coordinates
 from .image_pixels import TRANSPARENCY
+from .problem_types import agreed_problem_type, is_multi_label
 from .recorded_volumes import RECORD
 from .structure_checks import (
     CONNECTOR,
@@ -66,12 +67,13 @@ class SimplexConfig(PreTrainedConfig):
         decisions: what was fitted on validation images, as the dictionary of `decisions.Decisions`; default: nothing.
         vertex_parameters: the backbone's parameters that differ between vertices: `"all"` (default), a list of names
             or patterns, or the dictionary of a peft `LoraConfig`. The others are stored once for all vertices.
-        **kwargs: arguments of `PreTrainedConfig`.
+        **kwargs: arguments of `PreTrainedConfig`. `problem_type` is the backbone's if that is
+            `"multi_label_classification"`; both must say so.
 
     Raises:
         ValueError: a simplex has an unknown vertex, a role or sampling is unknown, a member is not a point of the
             complex, the provenance, the decisions or the vertex parameters are malformed, or the labels contradict
-            each other (see `structure_checks.check_labels`).
+            each other (see `structure_checks.check_labels`), or so do the problem types of ensemble and backbone.
 
     Example:
         >>> config = SimplexConfig(simplexes=[[0, 1, 2]], roles=["mode", "mode", "connector"], members=[[0.5, 0.5, 0]])
@@ -113,6 +115,10 @@ class SimplexConfig(PreTrainedConfig):
             for name in _REMOTE_CODE_KEYS:
                 kwargs.pop(name, None)
         super().__init__(**kwargs)
+        self.problem_type = agreed_problem_type(self.problem_type, getattr(self.backbone_config, "problem_type", None))
+        if self.backbone_config is not None and is_multi_label(self):
+            # The backbone's loss goes by its own configuration.
+            self.backbone_config.problem_type = self.problem_type
         self.check()
 
     def check(self) -> None:
@@ -133,7 +139,7 @@ class SimplexConfig(PreTrainedConfig):
             vertex_parameters=self.vertex_parameters,
         )
         self.check_points(self.members)
-        check_decisions(self.decisions, len(self.simplexes))
+        check_decisions(self.decisions, len(self.simplexes), one_label=not is_multi_label(self))
 
     def check_points(self, coordinates: Sequence[Sequence[float]]) -> None:
         """Check that points lie in the complex.
@@ -251,6 +257,7 @@ class SimplexConfig(PreTrainedConfig):
             provenance=provenance,
             id2label=first.id2label,
             label2id=first.label2id,
+            problem_type=first.problem_type,
             vertex_parameters=copy.deepcopy(first.vertex_parameters),
         )
 

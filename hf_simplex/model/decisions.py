@@ -69,7 +69,8 @@ class Decisions:
     """What `calibrate` fits on validation images.
 
     Attributes:
-        temperature: T of the ensemble: its probabilities are softmax(log p / T). Above 0.
+        temperature: T of the ensemble: its probabilities are softmax(log p / T), of a multi-label ensemble
+            sigmoid(logit p / T). Above 0.
         centroid_temperatures: [simplexes] T of each centroid as a model of its own; empty if unknown.
         abstention: when to keep silent; None if it is not fitted.
         prediction_sets: the quantile of prediction sets; None if it is not fitted.

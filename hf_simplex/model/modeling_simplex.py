@@ -1,16 +1,13 @@
 """The ensemble as an image classification model of transformers."""
 
 import copy
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel
-from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from .backbones import (
@@ -23,13 +20,15 @@ from .backbones import (
 )
 from .batch_norm import batch_norm_statistics, copy_statistics
 from .classifier_checks import check_classifier
+from .classifier_output import SimplexImageClassifierOutput
 from .complexes import SimplicialComplex
 from .configuration_simplex import MODE, PRETRAINED, SimplexConfig
 from .cuda_graph import member_logits
-from .decisions import scale_log_probabilities
 from .image_processors import LazyImageProcessor, common_image_processor
+from .label_activation import activation_of
 from .members import DEFAULT_RULE, draw_members, place_members
 from .pretrained_simplex import SimplexPreTrainedModel
+from .problem_types import is_multi_label
 from .processes import map_over_ranks
 from .ready_members import ReadyMembers
 from .shared_weights import split_parameters
@@ -40,31 +39,6 @@ __all__ = ["SimplexForImageClassification", "SimplexImageClassifierOutput"]
 
 ADAPTER_SEED = 0
 """Seed of the initial low-rank adapters, the same for every model."""
-
-
-@dataclass
-class SimplexImageClassifierOutput(ModelOutput):
-    """Output of `SimplexForImageClassification`.
-
-    Attributes:
-        loss: scalar float32, the mean negative log-likelihood of the labels in nats. Returned when labels are given.
-        logits: [batch, labels] float32, log of the ensemble's probabilities: the mean of the members' softmax, at the
-            temperature of the decisions if there are any.
-        member_probabilities: [batch, members, labels] float32, the softmax of each member, without a temperature.
-            Returned on request.
-        member_energies: [batch, members] float32, -logsumexp of each member's logits, in nats: high for images unlike
-            the training images (Liu et al. 2020, Energy-based Out-of-distribution Detection). Returned with the
-            members' probabilities.
-
-    Example:
-        >>> SimplexImageClassifierOutput(logits=torch.zeros(1, 2)).logits.shape
-        torch.Size([1, 2])
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    member_probabilities: Tensor | None = None
-    member_energies: Tensor | None = None
 
 
 class SimplexForImageClassification(SimplexPreTrainedModel):
@@ -123,7 +97,8 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
                 requires gradients, which is `"all"` of a backbone loaded by name. BatchNorm statistics always belong
                 to a point.
             **kwargs: arguments of `from_pretrained`: `revision`, `token`, `cache_dir`, `dtype`, `id2label`,
-                `ignore_mismatched_sizes`, `trust_remote_code`, ... Weights of half precision become float32, with a
+                `ignore_mismatched_sizes`, `trust_remote_code`, `problem_type` (`"multi_label_classification"` for
+                several labels of an image), ... Weights of half precision become float32, with a
                 warning, unless `dtype` is given; a model takes `dtype` alone.
 
         Returns:
@@ -136,7 +111,7 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
                 type.
             ValueError: `vertex_parameters` matches nothing or does not fit (see `resolve_vertex_parameters`), the
                 weights are not complete safetensors files, label counts contradict each other, or the backbone is not
-                a classifier of RGB images with one label each (see `classifier_checks.check_classifier`).
+                a classifier of RGB images (see `classifier_checks.check_classifier`).
 
         Example::
 
@@ -447,13 +422,14 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
     ) -> SimplexImageClassifierOutput | tuple[Tensor, ...]:
         """Predict with the ensemble: the mean of its members' softmax (Benton et al. 2021), then the temperature.
 
+        With `problem_type="multi_label_classification"` it is the mean of their sigmoids, for each label on its own.
         The temperature is that of `decisions`, fitted by `calibrate`; without decisions there is none.
 
         No gradient flows. To explain predictions, export the centroid or a vertex and use that.
 
         Args:
             pixel_values: [batch, channels, height, width], from the image processor.
-            labels: [batch] int64.
+            labels: [batch] int64; of a multi-label ensemble [batch, labels] of 0 and 1.
             output_member_probabilities: return each member's probabilities and energies; default: the configuration's
                 attribute of that name, else False.
             return_dict: return a `SimplexImageClassifierOutput` (default) or a tuple.
@@ -479,15 +455,14 @@ class SimplexForImageClassification(SimplexPreTrainedModel):
         raw = None if kwargs else self._ready.logits(pixel_values)
         if raw is None:
             raw = member_logits(self._member_backbones(), pixel_values, **kwargs)
-        members = raw.log_softmax(dim=-1)
-        mean = members.logsumexp(dim=1) - math.log(len(self.config.members))
+        activation = activation_of(self.config)
         # A checkpoint may have decisions without a temperature, which is 1 then.
-        logits = scale_log_probabilities(mean, (self.config.decisions or {}).get("temperature", 1.0))
-        loss = None if labels is None else nn.functional.nll_loss(logits, labels.to(logits.device))
+        logits = activation.ensemble_logits(raw, (self.config.decisions or {}).get("temperature", 1.0))
         output = SimplexImageClassifierOutput(
-            loss=loss,
+            loss=None if labels is None else activation.loss(logits, labels.to(logits.device)),
             logits=logits,
-            member_probabilities=members.exp() if output_member_probabilities else None,
-            member_energies=-raw.logsumexp(dim=-1) if output_member_probabilities else None,
+            member_probabilities=activation.probabilities(raw) if output_member_probabilities else None,
+            member_energies=activation.energies(raw) if output_member_probabilities else None,
+            member_logits=raw if output_member_probabilities and is_multi_label(self.config) else None,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()

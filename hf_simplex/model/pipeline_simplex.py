@@ -14,6 +14,8 @@ from transformers.utils import ModelOutput
 from .configuration_simplex import TASK, SimplexConfig
 from .image_pixels import load_rgb
 from .image_processors import check_processor_settings
+from .label_activation import activation_of
+from .problem_types import is_multi_label
 from .uncertainty import mutual_information, predictive_entropy, standard_deviation, vote_share
 
 __all__ = ["DEFAULT_MAX_MEMBER_BYTES", "SimplexImageClassificationPipeline"]
@@ -41,6 +43,11 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
     - `prediction_set`: labels that hold the true one at the fitted rate, most probable first;
     - `more_uncertain_than`: percent of the validation images that look more certain, by `mutual_information` and by
       `energy`.
+
+    A multi-label ensemble gives each label a probability of its own, and the scores of an image need not sum to 1.
+    Entropy and mutual information are sums over the labels, entropy 0 to labels times ln 2; `vote_share` is the share
+    of the members that give exactly the ensemble's labels, those of at least 0.5; `abstain` and `prediction_set` are
+    None.
 
     `uncertainty` and `decisions` have the formulas and their sources.
 
@@ -124,9 +131,10 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
     def _sanitize_parameters(  # type: ignore[override]
         self, top_k: int | None = None, function_to_apply: str | None = None, timeout: float | None = None
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if function_to_apply not in (None, "softmax"):
+        if function_to_apply not in (None, expected := activation_of(self.model.config).name):
             raise ValueError(
-                f"function_to_apply={function_to_apply!r}: the scores of an ensemble are probabilities, from softmax."
+                f"function_to_apply={function_to_apply!r}: the scores of this ensemble are probabilities, from "
+                f"{expected}."
             )
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k={top_k}: expected 1 or more.")
@@ -165,7 +173,9 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
             classify("cat.png", top_k=1)["labels"]   # calls postprocess
         """
         names: Any = self.model.config.id2label
-        scores = softmax(model_outputs["logits"][0].numpy())
+        several = is_multi_label(self.model.config)
+        logits = model_outputs["logits"][0]
+        scores = logits.sigmoid().numpy() if several else softmax(logits.numpy())
         members = model_outputs["member_probabilities"][0]
         if not (np.isfinite(scores).all() and bool(members.isfinite().all())):
             raise ValueError(
@@ -184,9 +194,9 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
                 }
                 for label in best
             ],
-            "predictive_entropy_nats": predictive_entropy(members).item(),
-            "mutual_information_nats": mutual_information(members).item(),
-            "vote_share": vote_share(members).item(),
+            "predictive_entropy_nats": predictive_entropy(members, independent=several).item(),
+            "mutual_information_nats": mutual_information(members, independent=several).item(),
+            "vote_share": vote_share(members, independent=several).item(),
             **self._decide(torch.from_numpy(scores), members, model_outputs["member_energies"][0]),
         }
 
@@ -196,10 +206,9 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         if decisions is None:
             return {"calibrated": False, "abstain": None, "prediction_set": None, "more_uncertain_than": None}
         names, labels = model.config.id2label, decisions.prediction_set(scores)
+        information = mutual_information(members, independent=is_multi_label(model.config)).item()
         shares = {
-            "mutual_information": decisions.more_uncertain_than(
-                "mutual_information", mutual_information(members).item()
-            ),
+            "mutual_information": decisions.more_uncertain_than("mutual_information", information),
             "energy": decisions.more_uncertain_than("energy", energies.double().mean().item()),
         }
         return {

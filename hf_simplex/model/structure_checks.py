@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .decisions import Decisions
+from .problem_types import is_multi_label
 from .vertex_parameters import check_vertex_parameters
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "SAMPLINGS",
     "add_missing_labels",
     "as_lists",
+    "check_against_backbone",
     "check_decisions",
     "check_label_counts",
     "check_labels",
@@ -74,6 +76,40 @@ def check_model_type(config: Mapping[str, Any], expected: str) -> None:
         raise ValueError(f"model_type is {kind!r}; expected {expected!r}.")
 
 
+def check_against_backbone(config: Any) -> None:
+    """Check that an ensemble has a backbone, of as many labels and the same problem type.
+
+    Arguments of `from_pretrained` may have changed a configuration after it was made.
+
+    Args:
+        config: of the ensemble.
+
+    Raises:
+        ValueError: there is no backbone, or it differs.
+
+    Example::
+
+        check_against_backbone(model.config)
+    """
+    backbone = config.backbone_config
+    if backbone is None:
+        raise ValueError(
+            "The configuration has no backbone_config. Build a model with "
+            "SimplexForImageClassification.from_backbone(id_or_path, num_labels=...)."
+        )
+    if config.num_labels != backbone.num_labels:
+        raise ValueError(
+            f"The ensemble was trained for {backbone.num_labels} labels and cannot have "
+            f"{config.num_labels}. Build a new one with from_backbone(..., num_labels={config.num_labels})."
+        )
+    if is_multi_label(config) != is_multi_label(backbone):
+        raise ValueError(
+            f"problem_type is {config.problem_type!r}, but the ensemble was trained for {backbone.problem_type!r} "
+            "(None means one label an image). Build a new one with "
+            f"from_backbone(..., problem_type={config.problem_type!r})."
+        )
+
+
 def check_provenance(provenance: Any) -> None:
     """Check that a provenance is a dictionary or None.
 
@@ -117,22 +153,30 @@ def check_structure(
     check_vertex_parameters(vertex_parameters)
 
 
-def check_decisions(decisions: Any, simplexes: int) -> None:
+def check_decisions(decisions: Any, simplexes: int, *, one_label: bool = True) -> None:
     """Check the decisions of an ensemble of so many simplexes.
 
     Args:
         decisions: the dictionary of `decisions.Decisions`, or None.
         simplexes: their number.
+        one_label: whether an image has one label.
 
     Raises:
-        ValueError: the decisions are malformed, or there is another number of temperatures of centroids.
+        ValueError: the decisions are malformed, there is another number of temperatures of centroids, or a multi-label
+            ensemble has a threshold or prediction sets, which rest on one label an image.
 
     Example:
         >>> check_decisions({"temperature": 1.5, "centroid_temperatures": [1.2]}, 1)
     """
     if decisions is None:
         return
-    centroids = Decisions.from_json(decisions).centroid_temperatures
+    found = Decisions.from_json(decisions)
+    if not one_label and (found.abstention is not None or found.prediction_sets is not None):
+        raise ValueError(
+            "decisions: abstention and prediction_sets rest on one label an image, but problem_type is "
+            "'multi_label_classification': leave them out."
+        )
+    centroids = found.centroid_temperatures
     if len(centroids) not in (0, simplexes):
         raise ValueError(
             f"decisions: centroid_temperatures has {len(centroids)} entries; expected one for each of {simplexes} "

@@ -15,13 +15,20 @@ __all__ = ["plot_answers"]
 COLUMNS = 4
 
 
-def plot_answers(images: Sequence[Any], results: Sequence[Mapping[str, Any]], truths: Sequence[str] = ()) -> "Figure":
+def plot_answers(
+    images: Sequence[Any],
+    results: Sequence[Mapping[str, Any]],
+    truths: Sequence[str] = (),
+    *,
+    several: bool = False,
+) -> "Figure":
     """Draws images in a grid, each with the ensemble's answer below it.
 
     Args:
         images: PIL images, at least one.
         results: of the pipeline `simplex-image-classification`: `labels` and `abstain`.
         truths: name of the true label of each image; default: not shown.
+        several: whether an image has several labels, see `answer_line`.
 
     Returns:
         A matplotlib figure.
@@ -52,7 +59,7 @@ def plot_answers(images: Sequence[Any], results: Sequence[Mapping[str, Any]], tr
         axes.set_anchor("N")
     for axes, number in zip(grid, range(len(images)), strict=False):
         axes.imshow(images[number], cmap="gray", interpolation="nearest")
-        line = answer_line(results[number]).replace("; ", "\n").replace(": ", ":\n")
+        line = answer_line(results[number], several=several).replace("; ", "\n").replace(": ", ":\n")
         truth = f"\ntrue: {truths[number]}" if truths else ""
         # A label may hold a dollar sign, which would start a formula.
         axes.set_title((line + truth).replace("$", r"\$"), fontsize=8)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..evaluation.label_kinds import label_kind
 from ..evaluation.metrics import reliability_bins
 from .style import LINES, hide_frame, new_figure
 
@@ -28,7 +29,8 @@ def plot_reliability(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, 
 
     Args:
         predictions: probabilities [images, labels] and integer label ids [images], by name in the legend; 1 to 5
-            entries.
+            entries. For several labels an image, references [images, labels] of 0 and 1: then each decision between
+            yes and no for a label is drawn, in place of images.
         num_bins: number of bins of equal width.
 
     Returns:
@@ -50,6 +52,8 @@ def plot_reliability(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, 
         raise ValueError(
             f"A reliability diagram shows 1 to {len(LINES)} predictions, got {len(predictions)}: {list(predictions)}."
         )
+    several = any(label_kind(references).several for _, references in predictions.values())
+    predictions = {name: label_kind(given[1]).drawn(*given) for name, given in predictions.items()}
     found = {name: reliability_bins(*given, num_bins) for name, given in predictions.items()}
     few = {
         name: (bins.shares > 0) & (np.rint(bins.shares * len(given[1])) < _FEW_IMAGES)  # type: ignore[arg-type]
@@ -78,13 +82,14 @@ def plot_reliability(predictions: Mapping[str, tuple[ArrayLike, ArrayLike]], *, 
             clip_on=False,
         )
         below.stairs(100 * bins.shares, bins.edges, **line)
+    what = "decisions" if several else "images"
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    below.set(xlabel="confidence", ylabel="images (%)", yscale="symlog", ylim=(0, 100))
+    below.set(xlabel="confidence", ylabel=f"{what} (%)", yscale="symlog", ylim=(0, 100))
     below.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     for axes in (above, below):
         hide_frame(axes)
     if any(bins.any() for bins in few.values()):
-        label = f"faded: fewer than {_FEW_IMAGES} images"
+        label = f"faded: fewer than {_FEW_IMAGES} {what}"
         above.scatter([], [], s=20, color="#666666", alpha=_FADED, edgecolor="white", label=label)
     # Outside the axes, because curves of few images can cover any part of them.
     legend = figure.legend(

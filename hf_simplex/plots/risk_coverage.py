@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..evaluation.inputs import check_predictions
+from ..evaluation.label_kinds import label_kind
 from ..evaluation.selective import area_under_risk_coverage, risk_coverage_curve
 from .style import LINES, hide_frame, new_figure
 
@@ -36,7 +37,8 @@ def plot_risk_coverage(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: There are no predictions or more than 5, or as `metrics.accuracy`.
+        ValueError: There are no predictions or more than 5, or as `metrics.accuracy`; or an image has several labels,
+            so that there is no one answer to keep back.
 
     Source: Geifman and El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017, figure 1.
 
@@ -49,6 +51,11 @@ def plot_risk_coverage(
     if not 1 <= len(predictions) <= len(LINES):
         raise ValueError(
             f"A risk-coverage plot shows 1 to {len(LINES)} predictions, got {len(predictions)}: {list(predictions)}."
+        )
+    if several := [name for name, (_, references) in predictions.items() if label_kind(references).several]:
+        raise ValueError(
+            f"A risk-coverage curve is of one answer an image, but {several[0]!r} has several labels an image "
+            "(problem_type 'multi_label_classification'): draw plot_reliability."
         )
     figure = new_figure(4.4, 3.6)
     axes = figure.subplots()

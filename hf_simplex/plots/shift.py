@@ -15,6 +15,8 @@ __all__ = ["plot_shift"]
 def plot_shift(results: Sequence[Mapping[str, Any]], *, calibrated: bool = False) -> "Figure":
     """Draws accuracy, negative log-likelihood and calibration error against the severity of corruptions.
 
+    For several labels an image, micro F1 takes the place of accuracy.
+
     A box for each method and severity summarizes the corruptions: median, quartiles, and whiskers to the best and the
     worst corruption.
 
@@ -42,7 +44,7 @@ def plot_shift(results: Sequence[Mapping[str, Any]], *, calibrated: bool = False
         raise ValueError(f"There are {len(methods)} methods to draw: give 1 to {len(FILLS)}.")
     prefix = "calibrated_" if calibrated else ""
     quantities = (
-        ("accuracy", "accuracy (%)", 100),
+        ("micro_f1", "micro F1 (%)", 100) if "micro_f1" in results[0] else ("accuracy", "accuracy (%)", 100),
         (f"{prefix}nll", "negative log-likelihood (nats)", 1),
         (f"{prefix}ece", "expected calibration error", 1),
     )

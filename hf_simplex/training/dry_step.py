@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from ..data.random_streams import isolate_rng
+from ..model.problem_types import SINGLE_LABEL
+from .several_labels import check_binary_loss, check_multi_hot
 
 __all__ = ["dry_step", "len_of", "smallest_batch", "without_traces"]
 
@@ -73,6 +75,7 @@ def dry_step(
     *,
     role: str,
     num_labels: int,
+    binary: bool = False,
 ) -> None:
     """Run forward and backward on one batch, and check loss and logits.
 
@@ -82,10 +85,12 @@ def dry_step(
         loss_of: Returns loss and output of the module for inputs.
         role: Role of the vertex, for messages.
         num_labels: Number of labels.
+        binary: Whether the backbone's loss is to be the binary cross-entropy of several labels of an image.
 
     Raises:
-        ValueError: The backbone cannot train on the batch, gives no scalar loss, a loss for several labels of an
-            image, or no logits of all labels, or an adapter has no part in the loss.
+        ValueError: The backbone cannot train on the batch, gives no scalar loss, or no logits of all labels, or an
+            adapter has no part in the loss. The labels are multi-hot and the backbone's `problem_type` does not say
+            so; or, with `binary`, they are not, or the loss is another.
 
     Example::
 
@@ -93,8 +98,11 @@ def dry_step(
             dry_step(copied, batch, trainer.compute_loss, role="mode", num_labels=10)
     """
     shapes = {name: list(value.shape) for name, value in batch.items() if isinstance(value, Tensor)}
+    # transformers' losses set it where it is None.
+    given = getattr(getattr(module, "config", None), "problem_type", None)
     where = f"A {role} cannot train on a batch of {shapes}"
     try:
+        labels = check_multi_hot(batch, num_labels) if binary else None
         loss, output = loss_of(module, dict(batch))
         if loss.dim() != 0:
             raise ValueError(f"its loss has the shape {list(loss.shape)}; expected one number")
@@ -113,12 +121,12 @@ def dry_step(
         raise ValueError(f"{where}: {error}.{hint} Nothing was trained.") from error
     # The loss of transformers' models depends on the labels: it notes which one it took.
     problem = getattr(getattr(module, "config", None), "problem_type", None)
-    if problem not in (None, "single_label_classification"):
-        labels = {name: f"{value.dtype} {list(value.shape)}" for name, value in batch.items() if "label" in name}
+    if problem != given and problem not in (None, SINGLE_LABEL):
+        shown = {name: f"{value.dtype} {list(value.shape)}" for name, value in batch.items() if "label" in name}
         raise ValueError(
-            f"{where}: labels of {labels} make the backbone's loss that of {problem}, but an ensemble gives each "
-            "image one label. Give one integer for each image, or a compute_loss_func that takes these labels. "
-            "Nothing was trained."
+            f"{where}: labels of {shown} make the backbone's loss that of {problem}, but its problem_type does not "
+            "say so. Give one integer for each image, a backbone with that problem_type, or a compute_loss_func that "
+            "takes these labels. Nothing was trained."
         )
     idle = [name for name, weight in module.named_parameters() if weight.requires_grad and weight.grad is None]
     if adapters := [name for name in idle if ".lora_" in name]:
@@ -131,3 +139,8 @@ def dry_step(
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != num_labels:
         found = f"logits of {list(logits.shape)}" if isinstance(logits, Tensor) else "no logits"
         raise ValueError(f"{where}: the backbone gives {found}; expected [batch, {num_labels}]. Nothing was trained.")
+    if labels is not None:
+        try:
+            check_binary_loss(loss, logits, labels)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}. Nothing was trained.") from error

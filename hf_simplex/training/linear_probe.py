@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.data.data_collator import DataCollator
 
 from ..model.classification_head import head_modules
+from ..model.problem_types import refuse_several
 
 __all__ = ["FOLDS", "STRENGTHS", "LinearProbe", "fit_head", "linear_head"]
 
@@ -95,8 +96,9 @@ def fit_head(
 
     Raises:
         ImportError: scikit-learn is not installed.
-        ValueError: The head is not one linear layer whose outputs are the logits, weights below it are new, a label is
-            out of range, a class has fewer than two images, or the features are not finite.
+        ValueError: The backbone is multi-label, the head is not one linear layer whose outputs are the logits, weights
+            below it are new, a label is out of range, a class has fewer than two images, or the features are not
+            finite.
 
     Source: Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution,
     section 2 (linear probing, then full fine-tuning).
@@ -105,6 +107,7 @@ def fit_head(
 
         probe = fit_head(model.backbone, images, new_weights=model.new_weights)
     """
+    refuse_several(backbone.config, "A linear probe fits a softmax, for", "Train this backbone without it.")
     _check_installed()
     name, head = linear_head(backbone, new_weights)
     loader = DataLoader(images, batch_size, collate_fn=collate, num_workers=num_workers)

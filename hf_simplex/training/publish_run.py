@@ -10,10 +10,9 @@ from torch.utils.data import Dataset
 from transformers.data.data_collator import DataCollator
 from transformers.utils import logging
 
-from ..evaluation.calibration import scale_temperature
 from ..evaluation.comparison import Prediction, Result, predict_parts, results_of
 from ..evaluation.inputs import IntArray
-from ..evaluation.metrics import classification_metrics
+from ..evaluation.label_kinds import label_kind
 from ..hub.evidence import DRAWN_PARTS, Evidence, describe_hardware
 from ..hub.model_card import write_card
 from ..hub.publishing import publish_folder
@@ -105,14 +104,15 @@ def _with_results(
 ) -> Evidence:
     """Adds results and predictions, at the temperatures of the decisions where there are some."""
     results: dict[str, Result] = results_of(predictions, references)
+    kind = label_kind(references)
     drawn = {part: predictions[part].probabilities for part in DRAWN_PARTS}
     if (decisions := model.decisions) is not None:
         temperatures = dict(zip(["centroid"], decisions.centroid_temperatures, strict=False))
         temperatures["espro"] = decisions.temperature
         # Raw predictions of the other parts do not belong beside calibrated ones.
-        drawn = {part: scale_temperature(drawn[part], temperature) for part, temperature in temperatures.items()}
+        drawn = {part: kind.scale_temperature(drawn[part], temperature) for part, temperature in temperatures.items()}
         for part, temperature in temperatures.items():
-            found = classification_metrics(drawn[part], references)
+            found = kind.metrics(drawn[part], references)
             results[part]["calibrated"] = {
                 **{name: found[name] for name in ("nll", "ece", "brier")},
                 "temperature": temperature,

@@ -57,8 +57,8 @@ class SimplexTrainer(VertexTrainer):
         model: The complex that grows.
         args: Default: `SimplexTrainingArguments("tmp_trainer")`.
         train_dataset: Its examples are dictionaries of `pixel_values`, a float tensor [channels, height, width], and
-            `labels`, an int from 0. `data.image_transforms.with_pixel_values` and `datasets.Dataset.with_transform`
-            make such data sets. With a `data_collator` of your own, examples may be anything.
+            `labels`, an int from 0, or a float for each label of a multi-label model. `with_pixel_values` and
+            `datasets.Dataset.with_transform` make them. With a `data_collator` of your own, they may be anything.
         batch_norm_dataset: Training images for BatchNorm statistics, best without augmentation. Default:
             `train_dataset`. `args.batch_norm_images` of them are chosen at random.
         data_record: Origin of the training images. A resumed growth must have the same.

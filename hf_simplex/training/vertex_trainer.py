@@ -14,7 +14,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import SchedulerType, Trainer, set_seed
+from transformers import SchedulerType, Trainer, default_data_collator, set_seed
 from transformers.data.data_collator import DataCollator
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LabelSmoother
@@ -25,6 +25,7 @@ from ..data.random_streams import SeededDataset
 from ..model.batch_norm import batch_norm_layers, recompute_statistics
 from ..model.configuration_simplex import CONNECTOR
 from ..model.modeling_simplex import SimplexForImageClassification
+from ..model.problem_types import is_multi_label
 from ..model.processes import any_rank
 from ..model.sharding import local_parameters, shard_group
 from ..model.shared_weights import shared_state
@@ -38,6 +39,7 @@ from .finite import NonFiniteError, non_finite_error
 from .growth import mean_loss
 from .growth_record import GrowthRecord
 from .preemption import Preemption
+from .several_labels import check_arguments
 from .shared_checkpoints import load_without_shared, without_shared
 from .spro import GrowingVertex
 from .stage_checkpoints import StageCheckpoints
@@ -61,8 +63,9 @@ class VertexTrainer(Trainer):
         **kwargs: Those of `transformers.Trainer`.
 
     Raises:
-        ValueError: The engine cannot train a vertex, see `engines.check_engine`, or `args.mode_label_smoothing` and
-            `compute_loss_func` are both given.
+        ValueError: The engine cannot train a vertex, see `engines.check_engine`; `args.mode_label_smoothing` and
+            `compute_loss_func` are both given; or an argument does not go with several labels of an image, see
+            `several_labels.check_arguments`.
 
     Example::
 
@@ -82,6 +85,7 @@ class VertexTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, args=args, **kwargs)
         check_engine(args, self.accelerator.state)
+        check_arguments(args, model.config)
         if args.mode_label_smoothing is not None and self.compute_loss_func is not None:
             raise ValueError(
                 f"mode_label_smoothing is {args.mode_label_smoothing}, but compute_loss_func takes the place of the "
@@ -317,7 +321,7 @@ class VertexTrainer(Trainer):
             examples = dataset
             if isinstance(dataset, datasets.Dataset):
                 examples = self._remove_unused_columns(dataset, description="training")
-            examples = CheckedLabels(examples, self.simplex.config.num_labels or 0)
+            examples = CheckedLabels(examples, self._num_labels, several=self._has_lists)
             self.train_dataset = self._seeded_dataset = SeededDataset(examples, self.args.seed)
         try:
             loader = super().get_train_dataloader()
@@ -343,9 +347,9 @@ class VertexTrainer(Trainer):
 
             trainer.check_batches([MODE, CONNECTOR])
         """
-        dataset, num_labels = self.train_dataset, self.simplex.config.num_labels or 0
+        dataset, num_labels = self.train_dataset, self._num_labels
         for images in (dataset, self.eval_dataset):
-            check_label_columns(images, num_labels)
+            check_label_columns(images, num_labels, several=self._has_lists)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or not len_of(dataset):
             return
         former, self.model = (self.model, self._signature_columns), self.simplex.backbone
@@ -354,9 +358,25 @@ class VertexTrainer(Trainer):
                 for role, size in self._checked_sizes(roles, len_of(dataset)):
                     batch = self._prepare_inputs(self._first_examples(size))
                     with self.compute_loss_context_manager():
-                        dry_step(module, batch, self._dry_loss, role=role, num_labels=num_labels)
+                        dry_step(
+                            module, batch, self._dry_loss, role=role, num_labels=num_labels, binary=self._is_binary
+                        )
         finally:
             self.model, self._signature_columns = former
+
+    @property
+    def _num_labels(self) -> int:
+        return self.simplex.config.num_labels or 0
+
+    @property
+    def _is_binary(self) -> bool:
+        """Whether the loss is the backbone's binary cross-entropy. A loss of one's own may take any labels."""
+        return is_multi_label(self.simplex.config) and self.compute_loss_func is None
+
+    @property
+    def _has_lists(self) -> bool:
+        """Whether examples have a number for each label. A collate function of one's own may make them of anything."""
+        return self._is_binary and self.data_collator is default_data_collator
 
     def _checked_sizes(self, roles: Collection[str], images: int) -> list[tuple[str, int]]:
         args = self.args
@@ -372,7 +392,7 @@ class VertexTrainer(Trainer):
 
     def _first_examples(self, number: int) -> Any:
         dataset, collate = self._used_columns(self.train_dataset, "training")
-        examples = CheckedLabels(dataset, self.simplex.config.num_labels or 0)
+        examples = CheckedLabels(dataset, self._num_labels, several=self._has_lists)
         return collate([examples[index] for index in range(number)])
 
     def _used_columns(self, dataset: Any, description: str) -> tuple[Any, DataCollator]:

@@ -25,6 +25,7 @@ from hf_simplex.evaluation.metrics import accuracy, expected_calibration_error, 
 from hf_simplex.model.complexes import SimplicialComplex
 from hf_simplex.model.coordinates import centroid_coordinates, face_coordinates, vertex_coordinates
 from hf_simplex.model.members import draw_members, symmetric_members
+from hf_simplex.model.problem_types import refuse_several
 
 DRAWS = 200
 
@@ -101,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = arguments(argv)
     device = start(args)
     model = SimplexForImageClassification.from_pretrained(args.ensemble).to(device)
+    refuse_several(model.config, "This benchmark measures", "Give an ensemble of one label an image.")
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
     whole = model.config.complex

@@ -27,12 +27,14 @@ from hf_simplex.data.split_records import record_of_run
 from hf_simplex.evaluation.data_sets import LabelledInputs
 from hf_simplex.evaluation.metrics import classification_metrics
 from hf_simplex.export.export_graph import Point, export_graph
+from hf_simplex.model.problem_types import refuse_several
 
 Predict = Callable[[Tensor], np.ndarray]
 
 
 def test_images(model: SimplexForImageClassification, data_set: str) -> tuple[Tensor, np.ndarray]:
     """Pixel values and labels of the images that the run held out for testing."""
+    refuse_several(model.config, "This benchmark measures", "Give an ensemble of one label an image.")
     record = record_of_run(model.config.provenance, data_set)
     if record is None:
         raise SystemExit(f"error: the ensemble has no record of a run on {data_set}.")

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub
 from loopback_hub.server import Account
 from PIL import Image as Picture
+from several_labels import write_folder
 from tiny import SIZE, backbone, batches
 from transformers import ViTImageProcessor
 
@@ -61,6 +62,7 @@ def furnish(hub: LoopbackHub, directory: Path) -> None:
         (directory / "pets" / "train" / label).mkdir(parents=True)
         for number in range(3):
             _picture(number).save(directory / "pets" / "train" / label / f"{number}.png")
+    write_folder(directory / "scenes", 320)
     for name in ("cat.png", "dog.png"):
         _picture(7).save(directory / name)
 

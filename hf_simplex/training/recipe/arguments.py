@@ -115,7 +115,10 @@ class DataArguments:
     )
     test_split: str | None = field(default=None, metadata={"help": "Default: test, else validation."})
     image_column: str | None = field(default=None, metadata={"help": "Default: the only image column."})
-    label_column: str | None = field(default=None, metadata={"help": "Default: the only class label column."})
+    label_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of labels, or of lists of labels. Default: the only class label column."},
+    )
     max_train_examples: int | None = field(default=None, metadata={"help": "Maximum number of training images."})
     max_test_examples: int | None = field(default=None, metadata={"help": "Maximum number of test images."})
     data_split_seed: int = field(default=0, metadata={"help": "Seed of subsets and splits, the same for all modes."})

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from ...evaluation.calibration import calibrated_metrics, deep_ensemble_equivalent, fit_temperature, scale_temperature
+from ...evaluation.calibration import deep_ensemble_equivalent
 from ...evaluation.comparison import Prediction, Result, predict_members, predict_parts, results_of
 from ...evaluation.decision_metrics import decision_metrics
 from ...evaluation.inputs import IntArray
+from ...evaluation.label_kinds import label_kind
 from ...evaluation.paired import paired_differences
 from ...model.configuration_simplex import MODE
 from ...model.modeling_simplex import SimplexForImageClassification
@@ -29,7 +30,7 @@ class Assessment:
         results: metrics and cost by part. With validation images, each has `calibrated`; each but the rival itself has
             `differences` to it; `espro` has `decisions` and `deep_ensemble_equivalent`.
         predictions: of each part, at the temperature fitted on validation images if there are any.
-        references: [images] label ids.
+        references: [images] label ids; of several labels an image [images, labels], 0 and 1.
 
     Example::
 
@@ -74,16 +75,16 @@ def assess(
     """
     options: Any = {"given_mode_epochs": given_mode_epochs, "data_collator": data_collator}
     predictions, references = predict_parts(model, test, args, **options)
-    results = results_of(predictions, references)
+    results, kind = results_of(predictions, references), label_kind(references)
     if validation is not None:
         fitted, labels = predict_parts(model, validation, args, **options)
         for part, result in results.items():
-            found = calibrated_metrics(predictions[part].probabilities, references, fitted[part].probabilities, labels)
+            measured, of_validation = predictions[part].probabilities, fitted[part].probabilities
+            found = kind.calibrated_metrics(measured, references, of_validation, labels)
             result["calibrated"] = {name: found[name] for name in ("nll", "ece", "brier", "temperature")}
-            temperature = fit_temperature(fitted[part].probabilities, labels)
-            predictions[part] = predictions[part]._replace(
-                probabilities=scale_temperature(predictions[part].probabilities, temperature)
-            )
+            temperature = kind.fit_temperature(of_validation, labels)
+            scaled = kind.scale_temperature(measured, temperature)
+            predictions[part] = predictions[part]._replace(probabilities=scaled)
     for part, result in results.items():
         result["differences"] = {
             rival: paired_differences(predictions[part].probabilities, predictions[rival].probabilities, references)

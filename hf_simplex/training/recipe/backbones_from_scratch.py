@@ -118,7 +118,12 @@ def _preresnet(blocks: int, num_classes: int) -> ResNetV2:
 
 
 def random_mode(
-    architecture: str, labels: dict[int, str], width: int = 32, image_size: int = SMALL_VIT_IMAGES, **source: Any
+    architecture: str,
+    labels: dict[int, str],
+    width: int = 32,
+    image_size: int = SMALL_VIT_IMAGES,
+    problem_type: str | None = None,
+    **source: Any,
 ) -> SimplexForImageClassification:
     """Build a complex of one vertex with random weights, drawn from torch's global random state.
 
@@ -129,6 +134,7 @@ def random_mode(
         labels: class names by index.
         width: channels of the first stage of `small_resnet`; half the hidden size of `small_vit`.
         image_size: image height and width of `small_vit`, pixels.
+        problem_type: `"multi_label_classification"` for several labels of an image; default: the configuration's.
         source: arguments of `from_pretrained` for a Hub id, such as `revision` and `token`.
 
     Raises:
@@ -188,6 +194,8 @@ def random_mode(
             image_processor = AutoImageProcessor.from_pretrained(architecture, **source)
         except (OSError, ValueError):
             image_processor = ViTImageProcessor()
+    if problem_type is not None:
+        config.problem_type = problem_type
     module: PreTrainedModel = AutoModelForImageClassification.from_config(
         config, trust_remote_code=source.get("trust_remote_code")
     )

@@ -16,6 +16,7 @@ from ...data.image_data import ImageData
 from ...data.image_transforms import resize_image_processor
 from ...model.configuration_simplex import MODE
 from ...model.modeling_simplex import SimplexForImageClassification
+from ...model.problem_types import MULTI_LABEL, is_multi_label, refuse_several
 from ..varied_modes import rotated
 from .arguments import EMBEDDED_BACKBONES, BackboneArguments, DataArguments, EsproArguments, ModeArguments
 from .backbones_from_scratch import SMALL_VIT_IMAGES, random_mode
@@ -26,6 +27,7 @@ __all__ = [
     "SEEDS_A_COMPONENT",
     "check_distinct",
     "check_labels",
+    "check_problem_types",
     "component_arguments",
     "modes_at_start",
     "start_components",
@@ -56,7 +58,7 @@ def start_components(
     Args:
         backbone_args: backbone or modes.
         data_args: image size.
-        data: labels.
+        data: labels. Lists of labels make multi-label components.
         args: number of modes in a component, what they start from, and seed.
 
     Raises:
@@ -102,6 +104,7 @@ def _given_components(
                 f"The mode {mode} has {component.config.num_labels} labels and {data.name} has {len(names)}. "
                 "Give modes that were fine-tuned on this data set."
             )
+        check_problem_types(component, mode, data)
         mode_labels: Any = component.config.id2label
         if mode_labels != names and sorted(mode_labels.values()) == sorted(names.values()):
             raise ValueError(
@@ -127,6 +130,7 @@ def _new_components(
 ) -> list[SimplexForImageClassification]:
     names = dict(enumerate(data.label_names))
     labels: dict[str, Any] = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    problem: dict[str, Any] = {"problem_type": MULTI_LABEL} if data.several_labels else {}
     backbone: Any = backbone_args.backbone
     if backbone in EMBEDDED_BACKBONES and not backbone_args.from_scratch:
         backbone = str(write_efficientnet_lite(Path(args.output_dir) / "backbone", backbone))
@@ -139,16 +143,42 @@ def _new_components(
             # What the first load has said holds for all.
             with _without_warnings() if components or starts else nullcontext():
                 if backbone_args.from_scratch:
-                    start = random_mode(backbone, names, **source)
+                    start = random_mode(backbone, names, **problem, **source)
                 else:
-                    start = SimplexForImageClassification.from_backbone(backbone, fine_tuned=False, **labels, **source)
+                    start = SimplexForImageClassification.from_backbone(
+                        backbone, fine_tuned=False, **labels, **problem, **source
+                    )
             starts.append(start)
         component = starts[0] if len(starts) == 1 else SimplexForImageClassification.simplex_of_modes(starts)
         component.config.provenance["backbone"] = backbone_args.backbone
         if backbone_args.from_scratch:
             component.config.provenance["from_scratch"] = True
+        check_problem_types(component, str(backbone_args.backbone), data)
         components.append(component)
     return components
+
+
+def check_problem_types(model: SimplexForImageClassification, name: str, data: ImageData) -> None:
+    """Check that a model and the data both have one label an image, or both several.
+
+    Args:
+        model: built from a backbone or a mode.
+        name: its name, for the message.
+        data: images.
+
+    Raises:
+        ValueError: only one of them has several.
+
+    Example::
+
+        check_problem_types(mode, "my-mode", load_image_data("digits"))
+    """
+    if is_multi_label(model.config) != data.several_labels:
+        raise ValueError(
+            f"The problem_type of {name} is {model.config.problem_type!r} (None means one label an image), but the "
+            f"images of {data.name} have {'lists of labels' if data.several_labels else 'one label each'}. Give a "
+            "backbone, modes or a label_column that go together."
+        )
 
 
 @contextmanager
@@ -229,7 +259,7 @@ def start_modes(
         args: seed.
 
     Raises:
-        ValueError: a mode does not fit the labels or another mode, or has weights that are not finite.
+        ValueError: a mode does not fit the labels or another mode, is multi-label, or has weights that are not finite.
         OSError: there is no such mode or architecture.
 
     Example::
@@ -239,6 +269,7 @@ def start_modes(
     modes = []
     for name in mode_args.modes or ():
         mode = SimplexForImageClassification.from_backbone(name, fine_tuned=True)
+        refuse_several(mode.config, f"The mode {name} is for a recipe of", "Train with recipes/train_espro.py.")
         check_labels(mode, name, labels)
         if not all(bool(tensor.isfinite().all()) for tensor in mode.weights[0].values()):
             raise ValueError(f"The mode {name} has weights that are not finite.")

@@ -23,16 +23,23 @@ __all__ = [
 _OF_CROP = ("horizontal_flip", "random_erasing")
 
 
-def load_data(data_args: DataArguments, token: str | None = None, validation_fraction: float = 0.0) -> ImageData:
+def load_data(
+    data_args: DataArguments,
+    token: str | None = None,
+    validation_fraction: float = 0.0,
+    *,
+    several_labels: bool = False,
+) -> ImageData:
     """Load the data set that the arguments name.
 
     Args:
         data_args: data set, splits, columns and sizes.
         token: Hub token.
         validation_fraction: fraction of the training images to hold out for validation.
+        several_labels: whether an image may have a list of labels.
 
     Raises:
-        ValueError: an argument does not fit the data set.
+        ValueError: an argument does not fit the data set, or its labels are lists without `several_labels`.
         OSError: there is no such data set.
 
     Example:
@@ -56,13 +63,23 @@ def load_data(data_args: DataArguments, token: str | None = None, validation_fra
         token=token,
         fashion_mnist_dir=data_args.fashion_mnist_dir,
     )
+    if data.several_labels and not several_labels:
+        raise ValueError(
+            f"{data.name} has lists of labels (problem_type 'multi_label_classification'), and this recipe compares "
+            "models of one label an image. Train with recipes/train_espro.py, which takes them, or give another "
+            "label_column."
+        )
     if len(data.label_names) < 2:
         raise ValueError(f"{data.name} has one class, {data.label_names[0]!r}: a classifier needs at least 2.")
     return data
 
 
 def load_data_with_validation(
-    data_args: DataArguments, token: str | None = None, validation_fraction: float = 0.1
+    data_args: DataArguments,
+    token: str | None = None,
+    validation_fraction: float = 0.1,
+    *,
+    several_labels: bool = False,
 ) -> ImageData:
     """Load the data set that the arguments name, with validation images to calibrate on if possible.
 
@@ -72,6 +89,7 @@ def load_data_with_validation(
         data_args: data set, splits, columns and sizes. `data_split_seed` chooses the share.
         token: Hub token.
         validation_fraction: share of the training images, if the data set has no validation split.
+        several_labels: see `load_data`.
 
     Returns:
         The data set. `validation` is None where the share is too small to calibrate on. `record` says where each split
@@ -88,7 +106,8 @@ def load_data_with_validation(
         >>> len(data.train), len(data.validation), len(data.test)
         (800, 200, 797)
     """
-    return with_validation(load_data(data_args, token), validation_fraction, seed=data_args.data_split_seed)
+    data = load_data(data_args, token, several_labels=several_labels)
+    return with_validation(data, validation_fraction, seed=data_args.data_split_seed)
 
 
 def augmentation_arguments(data_args: DataArguments) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...evaluation.calibrate import describe_decisions
-from ...evaluation.comparison import Result
+from ...evaluation.comparison import Result, error_name, error_of
 from ...evaluation.paired import describe_differences
 from ...model.decisions import Decisions
 
@@ -29,16 +29,24 @@ def verdict(results: Mapping[str, Result], decisions: Decisions | None, ensemble
         print("\\n".join(verdict(assessment.results, ensemble.decisions, Path("output/ensemble"))))
     """
     ours = results["espro"]
-    error = f"{100 * (1 - ours['accuracy']):.2f} %"
-    lines = [f"The ensemble ({_passes(ours)} an image) has an error of {error} on test images."]
+    called = error_name(ours)
+    error = f"{100 * error_of(ours):.2f} %"
+    article = "a" if called.startswith("H") else "an"
+    lines = [f"The ensemble ({_passes(ours)} an image) has {article} {called} of {error} on test images."]
+    if "micro_f1" in ours:
+        lines.append(
+            f"Its micro F1 is {ours['micro_f1']:.3f}, its macro F1 {ours['macro_f1']:.3f}, its mean average precision "
+            f"{ours['mean_average_precision']:.3f}, and {100 * ours['exact_match']:.1f} % of the images get exactly "
+            "their labels."
+        )
     for rival, name in _NAMES.items():
         if _distinct(results, "espro", rival) and (rival == "backbone" or _distinct(results, "backbone", rival)):
-            line = describe_differences(ours["differences"][rival])
+            line = describe_differences(ours["differences"][rival], called)
             lines.append(f"Against {name} ({_passes(results[rival])}): {line}.")
     if _same(results, "espro", "deep_ensemble") and _distinct(results, "backbone", "deep_ensemble"):
         lines.append("It predicts as the plain ensemble of the modes does.")
     if _distinct(results, "espro", "centroid") and _distinct(results, "backbone", "centroid"):
-        line = describe_differences(results["centroid"]["differences"]["backbone"])
+        line = describe_differences(results["centroid"]["differences"]["backbone"], called)
         lines.append(f"The centroid, one forward pass, against one model: {line}.")
     if decisions is not None:
         lines += describe_decisions(decisions)
@@ -80,5 +88,6 @@ def _distinct(results: Mapping[str, Result], first: str, second: str) -> bool:
     """Whether two parts exist and are not the same model."""
     if first not in results or second not in results:
         return False
-    same = ("accuracy", "nll", "forward_passes")
-    return any(results[first][name] != results[second][name] for name in same)  # type: ignore[literal-required]
+    same = ("nll", "forward_passes")
+    one, other = results[first], results[second]
+    return error_of(one) != error_of(other) or any(one[name] != other[name] for name in same)  # type: ignore[literal-required]
