@@ -57,12 +57,17 @@ def multi_hot(lists: Sequence[Sequence[int]], num_labels: int) -> npt.NDArray[np
     Returns:
         [images, labels] int64.
 
+    Raises:
+        ValueError: as `wrong_list`, such as -1, which `datasets.ClassLabel` allows for a missing label.
+
     Example:
         >>> from hf_simplex.data.label_lists import multi_hot
         >>> multi_hot([[0, 2], []], 3)
         array([[1, 0, 1],
                [0, 0, 0]])
     """
+    if (wrong := wrong_list(lists, num_labels)) is not None:
+        raise ValueError(f"Image {wrong[0]} {wrong[1]}.")
     table = np.zeros((len(lists), num_labels), dtype=np.int64)
     for row, labels in enumerate(lists):
         table[row, list(labels)] = 1
