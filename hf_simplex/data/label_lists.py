@@ -140,7 +140,14 @@ def number_lists(splits: Mapping[str, Dataset], name: str, label_column: str) ->
         names = [str(place) for place in range(len(lists["train"][0]))]
         lists = {split: _from_multi_hot(own, len(names), name, split, label_column) for split, own in lists.items()}
     else:
-        raise ValueError(f"The column {label_column!r} of {name} holds no lists of labels, but {feature}.")
+        names = []
+        if not (isinstance(inner, Value) and inner.dtype == "null"):
+            raise ValueError(f"The column {label_column!r} of {name} holds no lists of labels, but {feature}.")
+    if not names:
+        raise ValueError(
+            f"All lists of {label_column!r} of {name} are empty, and the column does not name the labels: expected a "
+            "label in some list, or a column List(ClassLabel)."
+        )
     target = List(ClassLabel(names=names))
     return {
         # Casting the column instead would rewrite all images.

@@ -126,6 +126,8 @@ def test_splits_are_numbered_by_name(tmp_path: Path) -> None:
             ([[{"k": 1}]], List({"k": Value("int64")})),
             "no lists",
         ),
+        (([[], []], List(Value("null"))), ([[]], List(Value("null"))), "All lists of 'labels' of .* are empty"),
+        (([[], []], List(Value("string"))), ([[]], List(Value("string"))), "All lists of 'labels' of .* are empty"),
         (([[0]], NAMED), ([0], ClassLabel(names=["a"])), "different columns"),
     ],
 )
