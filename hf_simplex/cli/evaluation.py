@@ -75,7 +75,9 @@ def evaluate(
     if on.as_json:
         known = None if trained is None else len(trained)
         where = {"ensemble": on.ensemble, "data_set": on.data_set}
-        print_json({**where, **results, "held_out": held_out, "trained_images": known})
+        # JSON has no NaN, which F1 and average precision are where no image has a label.
+        finite = {name: None if value != value else value for name, value in results.items()}
+        print_json({**where, **finite, "held_out": held_out, "trained_images": known})
     elif inputs.several:
         # Too many for the columns of a terminal.
         print_table(["", "value"], [[name, value] for name, value in results.items()])
@@ -197,7 +199,8 @@ def _inputs(
     inputs = LabelledInputs(model, loaded.images, loaded.label_names, labels_by_position=labels_by_position)
     warn_of_placeholders(label_names_of(model), "they are matched by position.")
     if (own := len(loaded.label_names)) < (of := len(label_names_of(model))):
-        typer.echo(f"note: the data set has {own} of the ensemble's {of} labels.", err=True)
+        rest = " No image counts as having the others." if inputs.several else ""
+        typer.echo(f"note: the data set has {own} of the ensemble's {of} labels.{rest}", err=True)
     return inputs
 
 

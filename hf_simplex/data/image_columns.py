@@ -8,9 +8,13 @@ import numpy.typing as npt
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
+from .joined_labels import check_no_joined_labels
 from .label_lists import class_names, is_label_list, multi_hot, number_lists
 
 __all__ = ["check_trained_classes", "checked_labels", "labels_of", "two_columns"]
+
+_USUAL: tuple[str, ...] = ("label", "labels")
+"""Usual names of a column of labels."""
 
 
 def two_columns(
@@ -37,7 +41,7 @@ def two_columns(
     """
     features = splits["train"].features
     image_column = _find_column(features, name, "image_column", image_column, Image, ())
-    usual: tuple[str, ...] = ("label", "labels")
+    usual = _USUAL
     if not set(usual) & set(features):
         usual = tuple(column for column, feature in features.items() if isinstance(_inner(feature), ClassLabel))
     label_column = _find_column(features, name, "label_column", label_column, ClassLabel, usual)
@@ -103,6 +107,9 @@ def _find_column(
             raise ValueError(f"{name} has no column {asked!r}; its columns are {_describe(features)}.")
         return asked
     found = [column for column, feature in features.items() if isinstance(feature, kind)]
+    if usual_names == _USUAL and not set(found) & set(_USUAL):
+        # A ClassLabel such as "source" must not win over lists of the usual name without a word.
+        found += [column for column in _USUAL if is_label_list(features.get(column))]
     if not found:
         found = [column for column in usual_names if column in features]
     if len(found) != 1:
@@ -123,6 +130,8 @@ def _name_classes(splits: dict[str, Dataset], name: str, label_column: str) -> d
     if not isinstance(feature, Value) or not feature.dtype.startswith(kinds):
         raise ValueError(f"The column {label_column!r} of {name} holds no class labels, but {feature}.")
     classes = sorted(value for value in splits["train"].unique("label") if value is not None)
+    if feature.dtype.startswith(("string", "large_string")):
+        check_no_joined_labels(classes, name, label_column)
     ids = {value: position for position, value in enumerate(classes)}
     class_label = ClassLabel(names=[str(value) for value in classes])
     named = {}

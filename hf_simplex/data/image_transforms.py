@@ -13,7 +13,7 @@ import PIL.Image
 import timm.data
 import torch
 import torchvision.transforms
-from datasets import Dataset, Image
+from datasets import ClassLabel, Dataset, Image
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import StackDataset
@@ -22,6 +22,7 @@ from transformers import default_data_collator as collate
 
 from ..model.image_pixels import to_rgb
 from .decoding import decode_rgb
+from .image_columns import labels_of
 from .label_lists import class_names, is_label_list, multi_hot
 
 __all__ = [
@@ -283,10 +284,12 @@ def with_pixel_values(
 
     Returns:
         A data set with examples `{"pixel_values": [3, height, width] float32, "labels": int}`: a `datasets.Dataset`
-        if lazy, else a map-style data set of torch. Lists of labels become [labels] float32 tensors of 0 and 1.
+        if lazy, else a map-style data set of torch. Lists of `ClassLabel` become [labels] float32 tensors of 0 and 1;
+        lists of numbers stay.
 
     Raises:
-        ValueError: a column is missing; or, on reading an example, its image file is broken. The message names it.
+        ValueError: a column is missing, or a list of labels is missing, repeats one or has one out of range; or, on
+            reading an example, its image file is broken. The message names it.
         TypeError: `dataset` is None, which `ImageData.validation` may be.
 
     Example:
@@ -312,7 +315,11 @@ def with_pixel_values(
     images = dataset.select_columns(["image", "label"]).cast_column("image", Image(decode=False))
     renamed = images.rename_columns({"image": "pixel_values", "label": "labels"})
     target = dataset.features["label"]
-    num_labels = len(class_names(target)) if is_label_list(target) else None
+    num_labels = None
+    if is_label_list(target) and isinstance(target.feature, ClassLabel):
+        # Here, because a batch does not know the number of an image.
+        num_labels = len(class_names(target))
+        labels_of(dataset)
     lazy = renamed.with_transform(_Decode(Image(mode=feature.mode), transform, num_labels))
     if not materialize or len(dataset) == 0:
         return lazy

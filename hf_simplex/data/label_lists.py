@@ -57,12 +57,17 @@ def multi_hot(lists: Sequence[Sequence[int]], num_labels: int) -> npt.NDArray[np
     Returns:
         [images, labels] int64.
 
+    Raises:
+        ValueError: as `wrong_list`, such as -1, which `datasets.ClassLabel` allows for a missing label.
+
     Example:
         >>> from hf_simplex.data.label_lists import multi_hot
         >>> multi_hot([[0, 2], []], 3)
         array([[1, 0, 1],
                [0, 0, 0]])
     """
+    if (wrong := wrong_list(lists, num_labels)) is not None:
+        raise ValueError(f"Image {wrong[0]} {wrong[1]}.")
     table = np.zeros((len(lists), num_labels), dtype=np.int64)
     for row, labels in enumerate(lists):
         table[row, list(labels)] = 1
@@ -135,7 +140,14 @@ def number_lists(splits: Mapping[str, Dataset], name: str, label_column: str) ->
         names = [str(place) for place in range(len(lists["train"][0]))]
         lists = {split: _from_multi_hot(own, len(names), name, split, label_column) for split, own in lists.items()}
     else:
-        raise ValueError(f"The column {label_column!r} of {name} holds no lists of labels, but {feature}.")
+        names = []
+        if not (isinstance(inner, Value) and inner.dtype == "null"):
+            raise ValueError(f"The column {label_column!r} of {name} holds no lists of labels, but {feature}.")
+    if not names:
+        raise ValueError(
+            f"All lists of {label_column!r} of {name} are empty, and the column does not name the labels: expected a "
+            "label in some list, or a column List(ClassLabel)."
+        )
     target = List(ClassLabel(names=names))
     return {
         # Casting the column instead would rewrite all images.

@@ -458,7 +458,9 @@ def _warn_of_missing_labels(model: SimplexForImageClassification, predicted: Mem
     if missing := sorted(set(range(len(names))) - present):
         shown = ", ".join(str(names[label]) for label in missing[:5])
         several = label_kind(predicted.references).several
-        fitted = "the temperature says" if several else "threshold and prediction sets say"
-        logger.warning(
-            f"{len(missing)} of {len(names)} labels have no validation image ({shown}): {fitted} nothing about them."
+        fitted = (
+            "the temperature rests on images without them"
+            if several
+            else "threshold and prediction sets say nothing about them"
         )
+        logger.warning(f"{len(missing)} of {len(names)} labels have no validation image ({shown}): {fitted}.")

@@ -1,5 +1,6 @@
 """The model-index of a card: its evaluation results, in metadata that the Hub shows and compares."""
 
+import math
 from pathlib import Path
 
 from huggingface_hub import EvalResult
@@ -45,7 +46,7 @@ def eval_results(
         split: of the images, see `evaluated_split`; None if unknown.
 
     Returns:
-        The entries. Without results of the ensemble, an empty list.
+        The entries. Without results of the ensemble, an empty list. A metric that is NaN has none.
 
     Example:
         >>> from hf_simplex.hub.evidence import Evidence
@@ -68,6 +69,9 @@ def eval_results(
             value = result[metric]  # type: ignore[literal-required]
             # A temperature changes no answer, and no order of probabilities.
             what = _RAW if decided and metric in ("nll", "ece") else _PUBLISHED
+        if math.isnan(value):
+            # F1 and average precision where no test image has a label.
+            continue
         entries.append(
             EvalResult(
                 task_type="image-classification",

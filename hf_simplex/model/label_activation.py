@@ -67,7 +67,10 @@ class LabelActivation:
 
         Args:
             logits: [batch, labels], of `ensemble_logits`.
-            labels: [batch] int64; for sigmoids [batch, labels] of 0 and 1, and the mean is over images and labels.
+            labels: [batch] int64; for sigmoids [batch, labels] of 0 to 1, and the mean is over images and labels.
+
+        Raises:
+            ValueError: labels for sigmoids have another shape, or one is not 0 to 1, such as -100.
 
         Example:
             >>> import torch
@@ -84,7 +87,7 @@ class LabelActivation:
             labels: as for `loss`; for sigmoids the loss of an image is the mean over its labels.
 
         Raises:
-            ValueError: the labels have another shape.
+            ValueError: the labels have another shape, or one for sigmoids is not 0 to 1.
 
         Example:
             >>> import torch
@@ -166,11 +169,10 @@ class _Sigmoid(LabelActivation):
         return logits if temperature == 1 else logits / temperature
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return _binary_losses(logits, labels).mean()
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        every = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-        return every.mean(dim=-1)
+        return _binary_losses(logits, labels).mean(dim=-1)
 
     def right(self, logits: Tensor, labels: Tensor) -> Tensor:
         return ((logits >= 0) == (labels >= 0.5)).float().mean(dim=-1)
@@ -180,6 +182,21 @@ class _Sigmoid(LabelActivation):
 
     def entropy(self, probabilities: Tensor) -> Tensor:
         return bernoulli_entropy(probabilities)
+
+
+def _binary_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropies, [batch, labels]. That of a label beyond 0 and 1 would be negative without a bound."""
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"The labels have the shape {list(labels.shape)}, but problem_type is 'multi_label_classification': "
+            f"expected the size of the logits, {list(logits.shape)}, 0 to 1 for each label of an image."
+        )
+    if bad := labels[~((labels >= 0) & (labels <= 1))][:1].tolist():
+        raise ValueError(
+            f"The labels hold {bad[0]:g}, but problem_type is 'multi_label_classification': expected 0 to 1 for each "
+            "label of an image, 1 where it has the label. No number stands for an unknown label: leave the image out."
+        )
+    return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
 
 
 SOFTMAX: LabelActivation = LabelActivation()

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from ..data.random_streams import isolate_rng
-from ..model.problem_types import SINGLE_LABEL
-from .several_labels import check_binary_loss, check_multi_hot
+from .several_labels import check_binary_loss, check_kept_problem_type, check_multi_hot
 
 __all__ = ["dry_step", "len_of", "smallest_batch", "without_traces"]
 
@@ -119,15 +118,10 @@ def dry_step(
         elif "pixel_values" in shapes:
             hint = " Check the size of the images, the labels and the data collator."
         raise ValueError(f"{where}: {error}.{hint} Nothing was trained.") from error
-    # The loss of transformers' models depends on the labels: it notes which one it took.
-    problem = getattr(getattr(module, "config", None), "problem_type", None)
-    if problem != given and problem not in (None, SINGLE_LABEL):
-        shown = {name: f"{value.dtype} {list(value.shape)}" for name, value in batch.items() if "label" in name}
-        raise ValueError(
-            f"{where}: labels of {shown} make the backbone's loss that of {problem}, but its problem_type does not "
-            "say so. Give one integer for each image, a backbone with that problem_type, or a compute_loss_func that "
-            "takes these labels. Nothing was trained."
-        )
+    try:
+        check_kept_problem_type(getattr(module, "config", None), given, batch)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}. Nothing was trained.") from error
     idle = [name for name, weight in module.named_parameters() if weight.requires_grad and weight.grad is None]
     if adapters := [name for name in idle if ".lora_" in name]:
         raise ValueError(

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..model.label_activation import SIGMOID
-from ..model.problem_types import refuse_several
+from ..model.problem_types import SINGLE_LABEL, refuse_several
 from .arguments import SimplexTrainingArguments
 
-__all__ = ["check_arguments", "check_binary_loss", "check_multi_hot"]
+__all__ = ["check_arguments", "check_binary_loss", "check_kept_problem_type", "check_multi_hot"]
 
 # A loss in half precision is rounded.
 _RELATIVE, _ABSOLUTE = 2e-2, 1e-3
@@ -77,6 +77,35 @@ def check_multi_hot(batch: Mapping[str, Any], num_labels: int) -> Tensor:
             "of 0 and 1, 1 where an image has the label"
         )
     return found
+
+
+def check_kept_problem_type(config: Any, given: str | None, batch: Mapping[str, Any]) -> None:
+    """Check that a loss has not made a backbone multi-label.
+
+    The loss of transformers' models depends on the labels where `problem_type` is None: it notes which one it took.
+
+    Args:
+        config: Configuration of the backbone, after the loss; None if it has none.
+        given: Its `problem_type` before, which an error restores.
+        batch: Inputs by name, for the message.
+
+    Raises:
+        ValueError: `problem_type` has become another one than that of one label an image.
+
+    Example:
+        >>> from transformers import ViTConfig
+        >>> from hf_simplex.training.several_labels import check_kept_problem_type
+        >>> check_kept_problem_type(ViTConfig(problem_type="single_label_classification"), None, {})
+    """
+    problem = getattr(config, "problem_type", None)
+    if problem == given or problem in (None, SINGLE_LABEL):
+        return
+    config.problem_type = given
+    shown = {name: f"{value.dtype} {list(value.shape)}" for name, value in batch.items() if "label" in name}
+    raise ValueError(
+        f"labels of {shown} make the backbone's loss that of {problem}, but its problem_type does not say so. Give "
+        "one integer for each image, a backbone with that problem_type, or a compute_loss_func that takes these labels"
+    )
 
 
 def check_binary_loss(loss: Tensor, logits: Tensor, labels: Tensor) -> None:

@@ -39,7 +39,7 @@ from .finite import NonFiniteError, non_finite_error
 from .growth import mean_loss
 from .growth_record import GrowthRecord
 from .preemption import Preemption
-from .several_labels import check_arguments
+from .several_labels import check_arguments, check_kept_problem_type, check_multi_hot
 from .shared_checkpoints import load_without_shared, without_shared
 from .spro import GrowingVertex
 from .stage_checkpoints import StageCheckpoints
@@ -259,7 +259,13 @@ class VertexTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """See `transformers.Trainer.compute_loss`. `ConnectorStep.weighted` weights the loss of a connector."""
+        config, several = self.simplex.backbone.config, self._is_binary and model.training
+        if several and not (self._has_lists and len_of(self.train_dataset)):
+            # No one else has seen these labels: they are of a stream, or of a collate function of one's own.
+            check_multi_hot(inputs, self._num_labels)
+        given = config.problem_type
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        check_kept_problem_type(config, given, inputs)
         if self._connector is not None:
             loss = self._connector.weighted(loss)
         return (loss, outputs) if return_outputs else loss

@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 import torch
 from command import invoke, run, save
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List
 from several_labels import NAMES, several_backbone, several_ensemble, write_folder
 from tiny import PICTURE, ensemble
 
@@ -75,6 +76,19 @@ def test_evaluate_measures_several_labels(saved: Path, tmp_path: Path) -> None:
     assert {name: told[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     table = run("evaluate", saved, tmp_path / "pictures", "--cpu")
     assert "hamming_error" in table and "accuracy" not in table
+
+
+def test_evaluate_without_any_label_is_json(saved: Path, tmp_path: Path) -> None:
+    """F1 and average precision are not defined where no image has a label, and JSON has no NaN."""
+    features = Features({"image": Image(), "labels": List(ClassLabel(names=["tree", "cat"]))})
+    rows = Dataset.from_dict({"image": [PICTURE] * 4, "labels": [[]] * 4}, features)
+    DatasetDict(test=rows).save_to_disk(tmp_path / "pictures")
+    told = invoke("evaluate", saved, tmp_path / "pictures", "--json", "--cpu")
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    assert found["macro_f1"] is found["mean_average_precision"] is None
+    assert found["labels_without_positives"] == 3 and found["nll"] > 0
+    assert "2 of the ensemble's 3 labels. No image counts as having the others." in told.stderr
 
 
 def test_labels_are_matched_by_name(saved: Path, tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def test_splits_are_numbered_by_name(tmp_path: Path) -> None:
             ([[{"k": 1}]], List({"k": Value("int64")})),
             "no lists",
         ),
+        (([[], []], List(Value("null"))), ([[]], List(Value("null"))), "All lists of 'labels' of .* are empty"),
+        (([[], []], List(Value("string"))), ([[]], List(Value("string"))), "All lists of 'labels' of .* are empty"),
         (([[0]], NAMED), ([0], ClassLabel(names=["a"])), "different columns"),
     ],
 )
@@ -164,6 +166,66 @@ def test_the_column_of_lists_is_found(tmp_path: Path) -> None:
     )
     assert not load_image_data(tmp_path / "two").several_labels
     assert load_image_data(tmp_path / "two", label_column="objects").several_labels
+
+
+def test_lists_of_a_data_set_of_ones_own_are_checked_before_they_become_multi_hot() -> None:
+    _, transform = build_transforms(ViTImageProcessor(size={"height": 8, "width": 8}))
+
+    def rows(labels: Any, feature: Any) -> Any:
+        pictures = [Pictures.new("RGB", (8, 8))] * len(labels)
+        features = Features({"image": Image(), "label": feature})
+        return Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+
+    # ClassLabel allows -1, which would be the last label.
+    for labels, message in (
+        ([[0], [-1]], "Image 1 has the label -1; expected 0 to 2"),
+        ([[0], None], "Image 1 has no list"),
+        ([[0], [1, 1]], "Image 1 has the label 1 twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            with_pixel_values(rows(labels, NAMED), transform)
+        with pytest.raises(ValueError, match=message):
+            labels_of(rows(labels, NAMED))
+    # Lists of numbers stay as they are, for a compute_loss_func or as multi-hot labels.
+    soft = with_pixel_values(rows([[0.25, 1.0]] * 2, List(Value("float32"))), transform)
+    torch.testing.assert_close(collate([soft[0], soft[1]])["labels"], torch.tensor([[0.25, 1.0]] * 2))
+
+
+@pytest.mark.parametrize(
+    ("texts", "joined"),
+    [
+        (["cat,dog", "cat", "dog"], "cat,dog"),
+        (["cat; dog", "dog; tree", "cat; tree"], "cat; dog"),
+        (["['cat', 'dog']", "['tree']"], r"\['cat', 'dog'\]"),
+        (["[1 0 1]", "[0 0 1]"], r"\[0 0 1\]"),
+        (["tench, Tinca tinca", "goldfish, Carassius auratus", "[unknown]"], None),
+    ],
+)
+def test_text_that_joins_labels_is_no_class(texts: list[str], joined: str | None, tmp_path: Path) -> None:
+    lines = ["file_name,labels"]
+    for index in range(4 * len(texts)):
+        Pictures.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")
+        lines.append(f'{index}.png,"{texts[index % len(texts)]}"')
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    if joined is None:
+        assert load_image_data(tmp_path).label_names == tuple(sorted(texts))
+        return
+    for load in (load_image_data, load_split):
+        with pytest.raises(ValueError, match=f"'labels' of .* has the text .{joined}., which joins several labels.*"):
+            load(tmp_path, **({} if load is load_image_data else {"split": "train"}))
+
+
+def test_a_class_label_of_another_name_does_not_win_over_lists_without_a_word(tmp_path: Path) -> None:
+    rows = {"image": [Pictures.new("RGB", (8, 8))] * 2, "labels": [[0], [1]], "source": [0, 1]}
+    for name, usual in (("lists", "labels"), ("class", "tags")):
+        features = Features({"image": Image(), usual: NAMED, "source": ClassLabel(names=["web", "lab"])})
+        named = Dataset.from_dict({usual if key == "labels" else key: rows[key] for key in rows}, features)
+        DatasetDict(train=named, test=named).save_to_disk(tmp_path / name)
+    with pytest.raises(ValueError, match="2 candidates for label_column"):
+        load_image_data(tmp_path / "lists")
+    assert load_image_data(tmp_path / "lists", label_column="labels").several_labels
+    assert load_image_data(tmp_path / "lists", label_column="source").label_names == ("web", "lab")
+    assert load_image_data(tmp_path / "class").label_names == ("web", "lab"), "as before"
 
 
 def test_metadata_lines_of_text_stay_one_label(tmp_path: Path) -> None:

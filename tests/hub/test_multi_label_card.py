@@ -46,6 +46,18 @@ def test_a_published_card_measures_what_the_ensemble_returns(
     assert "reliability.png" in hub.files(ID) and "risk_coverage.png" not in hub.files(ID)
 
 
+def test_a_metric_that_is_not_defined_has_no_entry(hub: LoopbackHub, tmp_path: Path) -> None:
+    """The Hub refuses NaN in the metadata of a card."""
+    model, test = several_ensemble(), SeveralImages(20, seed=7)
+    test.labels[:] = 0
+    args = SimplexTrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True, hub_model_id=ID)
+    SimplexTrainer(model=model, args=args, train_dataset=SeveralImages(), eval_dataset=test).push_to_hub()
+    metadata = ModelCard(hub.files(ID)["README.md"].decode()).data
+    values = {result.metric_type: result.metric_value for result in metadata.eval_results}
+    assert {"nll", "ece", "hamming_error"} <= values.keys() and "macro_f1" not in values
+    assert ".nan" not in metadata.to_yaml().lower()
+
+
 def test_the_endpoint_answers_with_each_labels_probability(tmp_path: Path) -> None:
     model = several_ensemble()
     model.save_pretrained(tmp_path, include_code=True)

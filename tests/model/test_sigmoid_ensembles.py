@@ -98,6 +98,17 @@ def test_the_loss_is_that_of_the_backbone_for_one_member() -> None:
         model(pixels, labels=torch.tensor([0, 1, 2, 0]))
 
 
+@pytest.mark.parametrize("bad", [-100.0, 2.0, math.nan])
+def test_a_label_beyond_0_and_1_has_no_loss(bad: float) -> None:
+    """Binary cross-entropy has no label that it leaves out: of -100 it is negative."""
+    model, labels = several_ensemble(), torch.tensor([[1.0, 0, bad], [0, 0.25, 1]])
+    with pytest.raises(ValueError, match=f"The labels hold {bad:g}.*expected 0 to 1"):
+        model(images(2), labels=labels)
+    with pytest.raises(ValueError, match=f"The labels hold {bad:g}"):
+        SIGMOID.losses(torch.zeros(2, 3), labels)
+    assert SIGMOID.loss(torch.zeros(1, 3), labels[1:]).item() == pytest.approx(math.log(2)), "soft labels stay"
+
+
 def test_a_temperature_divides_the_logits_of_the_mean() -> None:
     model, pixels = several_ensemble(), images(3)
     before = model(pixels).logits

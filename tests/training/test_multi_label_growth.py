@@ -1,5 +1,6 @@
 """A growth with several labels an image trains by binary cross-entropy, and refuses what needs one label."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from several_labels import MULTI, SeveralImages, several_backbone
 from tiny import KINDS, backbone, images
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from transformers import TrainingArguments
+from torch.utils.data import IterableDataset
+from transformers import TrainingArguments, default_data_collator
 
 from hf_simplex import SimplexForImageClassification, SimplexTrainer, SimplexTrainingArguments
 from hf_simplex.evaluation.barriers import measure_barriers
@@ -105,6 +107,43 @@ def test_other_labels_are_refused_by_name(labels: Any, message: str, tmp_path: P
     with pytest.raises(ValueError, match=message):
         trainer.grow()
     assert trainer.simplex.config.roles == ["pretrained"]
+
+
+class Stream(IterableDataset):
+    """Images without a length, the second batch of which has other labels."""
+
+    def __init__(self, labels: Any = None) -> None:
+        self.labels = labels
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        images_of = SeveralImages(16)
+        for index in range(16):
+            given = {} if self.labels is None or index < 8 else {"labels": self.labels}
+            yield {**images_of[index], **given}
+
+
+def test_a_stream_of_labels_is_checked_as_it_is_read(tmp_path: Path) -> None:
+    grower(tmp_path, dataset=Stream(), max_steps=2).grow()
+    with pytest.raises(ValueError, match=r"labels of torch.float32 \[8, 3\] from -100 to 1.*expected"):
+        grower(tmp_path, dataset=Stream(torch.tensor([1.0, -100.0, 0.0])), max_steps=2).grow()
+
+
+def test_a_stream_of_multi_hot_labels_makes_no_ensemble_of_one_label_multi_label(tmp_path: Path) -> None:
+    model = SimplexForImageClassification.from_backbone(backbone("vit"), fine_tuned=False)
+    with pytest.raises(ValueError, match="make the backbone's loss that of multi_label_classification"):
+        grower(tmp_path, dataset=Stream(), model=model, max_steps=2).grow()
+    assert model.backbone.config.problem_type is None
+
+
+def test_labels_of_an_own_collate_function_are_checked_in_every_batch(tmp_path: Path) -> None:
+    class Second(SeveralImages):
+        def __getitem__(self, index: int) -> dict[str, Tensor]:
+            row = super().__getitem__(index)
+            return row if index < 8 else {**row, "labels": torch.full((3,), 2.0)}
+
+    trainer = grower(tmp_path, dataset=Second(16), data_collator=lambda rows: default_data_collator(rows))
+    with pytest.raises(ValueError, match=r"from 0 to 2.*expected"):
+        trainer.grow()
 
 
 def test_a_column_of_labels_is_checked_before_training(tmp_path: Path) -> None:
