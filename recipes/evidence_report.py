@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     with atomic_write(arguments.report) as aside:
         write_rows(rows, aside / ROWS)
         (aside / "evidence.md").write_text(text, "utf-8")
-        passes_figure(rows).savefig(aside / "passes.png", dpi=110, pil_kwargs={"optimize": True})
+        passes_figure(rows).savefig(aside / "passes.png", dpi=90, pil_kwargs={"optimize": True})
     print(text)
     return text
 
