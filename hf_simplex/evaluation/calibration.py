@@ -22,6 +22,7 @@ __all__ = [
     "LOWEST_TEMPERATURE",
     "PRIOR_DEVIATION",
     "calibrated_metrics",
+    "check_validation_images",
     "deep_ensemble_equivalent",
     "fit_temperature",
     "scale_temperature",
@@ -143,6 +144,26 @@ def calibrated_metrics(
         >>> round(found["temperature"], 3), round(found["nll"], 3)
         (1.718, 0.531)
     """
+    check_validation_images(probabilities, validation_probabilities)
+    temperature = fit_temperature(validation_probabilities, validation_references)
+    scaled = scale_temperature(probabilities, temperature)
+    return {**classification_metrics(scaled, references), "temperature": temperature}
+
+
+def check_validation_images(probabilities: ArrayLike, validation_probabilities: ArrayLike) -> None:
+    """Checks that test and validation images are not the same, and have as many labels.
+
+    Args:
+        probabilities: [images, labels] of the test images.
+        validation_probabilities: [validation images, labels].
+
+    Raises:
+        ValueError: they are the same, or of another number of labels.
+
+    Example:
+        >>> from hf_simplex.evaluation.calibration import check_validation_images
+        >>> check_validation_images([[0.5, 0.5]], [[0.8, 0.2]])
+    """
     test, validation = np.asarray(probabilities), np.asarray(validation_probabilities)
     if np.array_equal(test, validation):
         raise ValueError(
@@ -151,9 +172,6 @@ def calibrated_metrics(
         )
     if test.ndim == validation.ndim == 2 and test.shape[1] != validation.shape[1]:
         raise ValueError(f"The test images have {test.shape[1]} labels, the validation images {validation.shape[1]}.")
-    temperature = fit_temperature(validation, validation_references)
-    scaled = scale_temperature(test, temperature)
-    return {**classification_metrics(scaled, references), "temperature": temperature}
 
 
 def deep_ensemble_equivalent(log_likelihood: float, deep_ensembles: Mapping[int, float]) -> float:

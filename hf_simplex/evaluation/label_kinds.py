@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .calibration import calibrated_metrics, fit_temperature, scale_temperature
+from .calibration import calibrated_metrics, check_validation_images, fit_temperature, scale_temperature
 from .inputs import FloatArray, IntArray, check_predictions
 from .metrics import SMALLEST_PROBABILITY, classification_metrics
 from .multi_label import SMALLEST_MARGIN, THRESHOLD, check_multi_label, label_decisions, multi_label_metrics
@@ -188,11 +188,7 @@ class _Several(LabelKind):
         validation_probabilities: ArrayLike,
         validation_references: ArrayLike,
     ) -> dict[str, float]:
-        if np.array_equal(np.asarray(probabilities), np.asarray(validation_probabilities)):
-            raise ValueError(
-                "The test and the validation probabilities are the same: a temperature is fitted on validation "
-                "images, never on those that it is tested on."
-            )
+        check_validation_images(probabilities, validation_probabilities)
         temperature = self.fit_temperature(validation_probabilities, validation_references)
         scaled = self.scale_temperature(probabilities, temperature)
         return {**self.metrics(scaled, references), "temperature": temperature}

@@ -121,6 +121,8 @@ def test_one_temperature_is_fitted_by_binary_cross_entropy() -> None:
     assert found["nll"] < multi_label_metrics(sharp[:500], references[:500])["nll"]
     with pytest.raises(ValueError, match="are the same"):
         SEVERAL_LABELS.calibrated_metrics(sharp, references, sharp, references)
+    with pytest.raises(ValueError, match=r"The test images have \d labels, the validation images \d"):
+        SEVERAL_LABELS.calibrated_metrics(sharp[:500], references[:500], sharp[500:, :-1], references[500:, :-1])
 
 
 def test_values_per_image_average_to_the_metrics() -> None:
