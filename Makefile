@@ -8,13 +8,14 @@ quickstart: .venv/installed
 	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml \
 		recipes/train_espro.py recipes/configs/quickstart.yaml $(ARGS)
 
-# The explorer is tested in a real browser, which is a Debian package. Without one, its tests are skipped.
+# The explorer is tested in a real browser, which is a Debian package. Without one, its tests fail.
 browser:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
-		echo "There is no Chromium, and it cannot be installed here: the explorer's browser tests are skipped." \
-			"Install it, for example with: sudo apt-get install chromium"
+		echo "There is no Chromium, and it cannot be installed here: the explorer's browser tests will fail." \
+			"Install it, for example with: sudo apt-get install chromium" \
+			"Or leave them out: make test ARGS='--ignore tests/explorer/test_browser.py'"
 
 # Two processes of one thread each. A file runs in one of them, which makes its fixtures once.
 test: .venv/installed browser
