@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import get_session
+from transformers.utils import logging
 
 try:
     import PIL.Image
@@ -21,6 +22,8 @@ __all__ = ["TRANSPARENCY", "array_to_rgb", "load_rgb", "to_rgb"]
 TRANSPARENCY = {"transparency": "white"}
 """What the settings of a saved image processor say of transparent pixels. transformers ignores it."""
 
+logger = logging.get_logger(__name__)
+
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 """Mode of an image by its number of channels."""
@@ -32,7 +35,8 @@ def to_rgb(image: "PIL.Image.Image") -> "PIL.Image.Image":
     - An image with an EXIF orientation is turned.
     - Transparent pixels are composited on white: `RGBA`, `LA`, and palettes or colors with transparency.
     - 16-bit grey values are divided by 257, so that 65,535 becomes 255. Mode `I` is taken for 16 bits if its file
-      format says so (PNG and PGM), or its largest value is between 256 and 65,535.
+      format says so (PNG and PGM), or its largest value is between 256 and 65,535. An image whose values all fit into
+      12 bits becomes nearly black. The first one logs a warning.
     - Floats between 0 and 1 are multiplied by 255.
 
     Pillow's own conversion makes 16-bit images white, floats black, and shows the hidden colors of transparent pixels.
@@ -211,6 +215,12 @@ def _grey(image: "PIL.Image.Image", image_format: str | None) -> "PIL.Image.Imag
         raise ValueError(
             f"An image of mode {image.mode!r} (integers) has values from {low} to {high}, so that it is unknown which "
             "value is white; expected 8 bits (mode 'L') or 16 bits (mode 'I;16'). Convert it first."
+        )
+    if 255 < high < 4096:
+        # One text for all images, since `warning_once` tells each text once.
+        logger.warning_once(
+            "An image of 16 bits has no value above 4,095, and becomes nearly black, since white is 65,535. If its "
+            "values have 12 bits, multiply them by 16 first, in training and in inference."
         )
     grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     transparent = image.info.get("transparency")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
@@ -86,6 +86,8 @@ SHAPING_ARGUMENTS = (
 # These shape the statistics that a vertex keeps, so they matter only with BatchNorm.
 _BATCH_NORM_ARGUMENTS = ("batch_norm_images", "member_seed")
 
+_DEFAULTS = {field.name: field.default for field in fields(SimplexTrainingArguments)}
+
 
 @dataclass(frozen=True)
 class GrowthRecord:
@@ -120,6 +122,8 @@ class GrowthRecord:
     def differences(self, given: "GrowthRecord") -> list[str]:
         """Compare with the record of the run that would resume this one.
 
+        An argument that the stored record does not know is newer than the record, whose run had its default.
+
         Returns:
             A phrase for each difference: argument, stored value, given value.
 
@@ -131,6 +135,11 @@ class GrowthRecord:
             f"{name} was {value!r} and is {given.arguments[name]!r}"
             for name, value in self.arguments.items()
             if name in given.arguments and given.arguments[name] != value
+        ]
+        found += [
+            f"{name} was not known and is {value!r}"
+            for name, value in given.arguments.items()
+            if name not in self.arguments and name in _DEFAULTS and value != _DEFAULTS[name]
         ]
         if self.processes != given.processes:
             found.append(f"number of processes was {self.processes} and is {given.processes}")

@@ -393,13 +393,14 @@ class VertexTrainer(Trainer):
         for role in roles:
             points = args.points_per_step if role == CONNECTOR and args.point_batches == "split" else 1
             smallest = smallest_batch(epoch, size, points, args.dataloader_drop_last)
-            found += [(role, number) for number in dict.fromkeys((min(size, images), smallest))]
+            found += [(role, number) for number in dict.fromkeys((min(size, epoch), smallest))]
         return found
 
     def _first_examples(self, number: int) -> Any:
         dataset, collate = self._used_columns(self.train_dataset, "training")
         examples = CheckedLabels(dataset, self._num_labels, several=self._has_lists)
-        return collate([examples[index] for index in range(number)])
+        # As accelerate fills a batch of several processes: with the first images again.
+        return collate([examples[index % len(examples)] for index in range(number)])
 
     def _used_columns(self, dataset: Any, description: str) -> tuple[Any, DataCollator]:
         """A data set and its collate function, which together leave out the columns that the model does not take."""

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ def test_16_bit_values_are_scaled_from_black_to_white(kind: str) -> None:
     elif kind != "I;16":
         image = PIL.Image.frombytes(kind, image.size, values.astype(">u2" if kind == "I;16B" else "<u2").tobytes())
     assert np.asarray(to_rgb(image))[0].tolist() == [[grey] * 3 for grey in (0, 1, 128, 255)]
+
+
+@pytest.mark.parametrize(("largest", "warnings"), [(0, 0), (4095, 1), (4096, 0), (65535, 0)])
+def test_values_of_12_bits_in_a_16_bit_image_log_one_warning(
+    largest: int, warnings: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("hf_simplex"), "propagate", True)
+    logging.getLogger("hf_simplex.model.image_pixels").warning_once.cache_clear()
+    for _ in range(2):
+        to_rgb(PIL.Image.fromarray(np.array([[0, largest]], np.uint16)))
+    assert caplog.text.count("no value above 4,095") == warnings
 
 
 def test_a_transparent_16_bit_value_is_white() -> None:

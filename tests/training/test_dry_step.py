@@ -80,6 +80,20 @@ def test_batches_of_several_images_train(arguments: dict[str, Any], tmp_path: Pa
     assert len(trainer(tmp_path, model=one_pixel(), num_vertices=2, **arguments).grow()) == 2
 
 
+def test_fewer_images_than_a_batch_of_several_processes_are_repeated_as_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    run = trainer(tmp_path, number=3)
+    monkeypatch.setattr(SimplexTrainingArguments, "world_size", 2)
+    loss = run._dry_loss
+    monkeypatch.setattr(
+        run, "_dry_loss", lambda module, inputs: (seen.append(len(inputs["labels"])), loss(module, inputs))[1]
+    )
+    run.check_batches(["mode"])
+    assert seen == [8]
+
+
 def test_images_of_another_size_are_refused_before_training(tmp_path: Path, untrained: list[int]) -> None:
     run = trainer(tmp_path, "vit")
     run.train_dataset.pixel_values = torch.zeros(24, 3, 20, 20)  # type: ignore[union-attr]

@@ -61,6 +61,16 @@ def test_another_backbone_and_another_number_of_processes_are_refused(cut: Path,
         trainer(path, **CHECKPOINTED).grow(resume_from_checkpoint=True)
 
 
+def test_an_argument_newer_than_the_record_had_its_default(cut: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(cut, tmp_path / "cut")
+    record = json.loads((path / RECORD).read_text())
+    del record["arguments"]["probe_head"], record["arguments"]["mode_learning_rates"]
+    (path / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"mode_learning_rates was not known and is \[1\.0, 2\.0\]"):
+        trainer(path, mode_learning_rates=[1.0, 2.0], **CHECKPOINTED).grow(resume_from_checkpoint=True)
+    trainer(path, **CHECKPOINTED).grow(resume_from_checkpoint=True)
+
+
 def test_what_does_not_shape_the_weights_may_change(cut: Path, tmp_path: Path) -> None:
     path = shutil.move(shutil.copytree(cut, tmp_path / "cut"), tmp_path / "moved")
     whole = trainer(tmp_path / "whole", **CHECKPOINTED)
