@@ -205,6 +205,8 @@ class _Page:
                     label="Image",
                     type="filepath",
                     sources=["upload", "webcam", "clipboard"],
+                    # By default, Gradio flips photographs from left to right.
+                    webcam_options=gradio.WebcamOptions(mirror=False),
                     height=300,
                     elem_id="image",
                 )

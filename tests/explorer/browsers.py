@@ -16,18 +16,18 @@ __all__ = ["chromium", "serving"]
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """A headless Chromium. Without one, the tests fail and say what to install."""
+def chromium(*arguments: str) -> Iterator[Browser]:
+    """A headless Chromium, with further arguments. Without one, the tests fail and say what to install."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         pytest.fail(
             "The tests of the explorer need Chromium: apt-get install chromium, then run them again. To leave them "
-            "out, ignore tests/explorer/test_browser.py."
+            "out, ignore tests/explorer/test_browser.py and test_image_sources.py there."
         )
     with sync_playwright() as playwright:
         # Root has no sandbox, and containers have little shared memory.
         browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", *arguments]
         )
         yield browser
         browser.close()
