@@ -15,7 +15,7 @@ browser:
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
 		echo "There is no Chromium, and it cannot be installed here: the explorer's browser tests will fail." \
 			"Install it, for example with: sudo apt-get install chromium" \
-			"Or leave them out: make test ARGS='--ignore tests/explorer/test_browser.py --ignore tests/explorer/test_image_sources.py'"
+			"Or leave out tests/explorer/test_browser.py and tests/explorer/test_image_sources.py, with --ignore."
 
 # Two processes of one thread each. A file runs in one of them, which makes its fixtures once.
 test: .venv/installed browser

@@ -1,4 +1,4 @@
-"""Images from a camera and from the clipboard reach the explorer as they are. The camera is Chromium's: a file plays."""
+"""Images from a camera and from the clipboard reach the explorer as they are. The camera plays a file."""
 
 import base64
 import io
