@@ -337,6 +337,19 @@ def test_ten_users_at_once_each_get_their_own_answer(
         assert share == pytest.approx(best["score"], abs=1e-6)
 
 
+@pytest.mark.parametrize("width", [800, 1000])
+def test_no_column_is_squeezed_in_a_narrow_window(open_page: Callable[..., Page], width: int) -> None:
+    page = open_page({"width": width, "height": 900})
+    choose_example(page)
+    facts = [fact.bounding_box()["width"] for fact in page.locator("#asked .sx-facts dd").all()]
+    assert facts and min(facts) >= 160, "pixels; fewer break words"
+    wander(page)
+    for slider in page.locator(".sx-slider").all():
+        name, bar, value = (slider.locator(part).bounding_box() for part in ("span", "input", "output"))
+        assert name["x"] + name["width"] <= bar["x"] and bar["x"] + bar["width"] <= value["x"]
+        assert bar["width"] >= 56
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_a_phone(browser: Browser, address: str, scheme: str) -> None:
     page = browser.new_page(viewport=PHONE, color_scheme=scheme, has_touch=True)
