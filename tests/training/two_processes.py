@@ -18,6 +18,7 @@ from accelerate import FullyShardedDataParallelPlugin, ParallelismConfig
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from growing import trainer
+from several_labels import SeveralImages, several_backbone
 from sharded_weights import (
     each_process_keeps_its_shards_of_frozen_vertices,
     replicas_are_numbered,
@@ -155,6 +156,28 @@ def only_what_differs_between_vertices_is_communicated(rank: int) -> None:
     own = sum(p.numel() * p.element_size() for p in run.simplex.vertices[3].parameters())
     assert watch.bytes == own < sum(p.numel() * p.element_size() for p in run.simplex.shared.parameters()) / 4
     assert_gradient_is_that_of_all_points(*grown(adapted()))
+
+
+def several_labels_take_the_step_of_all_images(rank: int) -> None:
+    data, module = SeveralImages(16), several_backbone("vit").train()
+    logits = module(pixel_values=data.pixel_values).logits
+    nn.functional.binary_cross_entropy_with_logits(logits, data.labels).backward()
+    expected = module.classifier.weight.detach() - 0.1 * module.classifier.weight.grad
+    run = trainer(
+        DIRECTORY / "several",
+        model=SimplexForImageClassification.from_backbone(several_backbone("vit"), fine_tuned=False),
+        num_vertices=1,
+        num_members=1,
+        max_steps=1,
+        learning_rate=0.1,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        save_strategy="no",
+    )
+    run.train_dataset, run.eval_dataset = data, SeveralImages(5)
+    run.grow()
+    torch.testing.assert_close(run.simplex.backbone_at([1.0]).classifier.weight, expected, rtol=1e-3, atol=1e-6)
 
 
 def results_do_not_depend_on_data_loader_workers(rank: int) -> None:
@@ -383,6 +406,7 @@ CLAIMS = [
     averaged_gradient_is_that_of_one_process_given_the_same_points,
     only_the_growing_vertex_is_communicated,
     only_what_differs_between_vertices_is_communicated,
+    several_labels_take_the_step_of_all_images,
     results_do_not_depend_on_data_loader_workers,
     machines_with_a_shared_file_system_move_a_checkpoint_once,
     a_non_finite_loss_in_one_process_ends_both,
