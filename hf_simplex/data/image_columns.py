@@ -258,7 +258,7 @@ def checked_labels(
     if column.null_count:
         missing = np.flatnonzero(column.is_null().to_numpy()).tolist()
         raise ValueError(
-            f"{len(missing)} of {len(dataset)} examples of the {split} split of {name} have no label (an empty "
+            f"{len(missing)} example(s) of the {split} split of {name} have no label (an empty "
             f"cell; in CSV also NA, null or None): {', '.join(image_names(dataset, missing[:_SHOWN]))}"
             f"{', ...' if len(missing) > _SHOWN else ''}. Give them a label, or remove them.{other_split}"
         )

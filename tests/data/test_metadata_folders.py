@@ -59,7 +59,7 @@ def test_an_image_with_two_lines_is_refused(tmp_path: Path) -> None:
     for row in ("0.png,dog", "3.png,cat", "3.png,cat"):
         append(names / "metadata.csv", row)
     for load in (load_image_data, load_split):
-        with pytest.raises(ValueError, match=r"'1.png' in .*lists has .*: line 2 of metadata.jsonl and line 14 of meta"):
+        with pytest.raises(ValueError, match=r"'1.png' in .*lists has .* line 2 of metadata.jsonl and line 14 of met"):
             load(lists)
         with pytest.raises(ValueError, match=r"'0.png' .*: line 2 of metadata.csv and line 10 .*1 other image\. Keep"):
             load(names)
@@ -69,7 +69,7 @@ def test_two_metadata_files_that_name_an_image_are_refused(tmp_path: Path) -> No
     described(tmp_path / "pets" / "more", ["cat", "dog"] * 2, "label")
     described(tmp_path / "pets", ["cat", "dog"] * 2, "label")
     append(tmp_path / "pets" / "metadata.jsonl", '{"file_name": "more/2.png", "label": "dog"}')
-    with pytest.raises(ValueError, match=r"'more/2.png' .*: line 5 of metadata.jsonl and line 3 of more/metadata.jsonl"):
+    with pytest.raises(ValueError, match=r"more/2.png' .* line 5 of metadata.jsonl and line 3 of more/metadata.jsonl"):
         load_image_data(tmp_path / "pets")
 
 
@@ -150,7 +150,7 @@ def test_names_whose_parts_are_labels_are_told_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("cat", "dog"), ("0", "1")], ids=["text", "numbers"])
 def test_empty_cells_are_named(words: tuple[str, str], tmp_path: Path) -> None:
     whole = table(tmp_path / "whole", "label", [*words, "", *words * 3, "NA", "", ""])
-    message = r"4 of 12 examples of the train split of .* have no label \(an empty cell.*2\.png, .*9\.png, .*10\.png, \.\."
+    message = r"4 example.* of the train split of .* no label \(an empty cell.*2\.png, .*9\.png, .*10\.png, \.\.\."
     for load in (load_image_data, load_split):
         with pytest.raises(ValueError, match=message) as caught:
             load(whole)
@@ -165,12 +165,10 @@ def test_missing_labels_of_a_test_split_get_the_advice_to_choose_another(tmp_pat
 
     splits = {"train": images([0, 1, 0]), "validation": images([0, 1]), "test": images([0, 1])}
     for split, labels in (("test", [0, None]), ("test", [-1, -1]), ("validation", [0, -1]), ("train", [0, 1, -1])):
-        DatasetDict({**splits, split: images(labels)}).save_to_disk(tmp_path / f"{split}{labels[-1]}{len(labels)}")
-        folder = tmp_path / f"{split}{labels[-1]}{len(labels)}"
-        advised = split == "test"
-        with pytest.raises(ValueError, match=rf"of the {split} split of .*image 1") if labels[-1] is None else (
-            pytest.raises(ValueError, match=rf"of the {split} split of .*the first is -1")
-        ) as caught:
+        folder, advised = tmp_path / f"{split}{labels[-1]}", split == "test"
+        DatasetDict({**splits, split: images(labels)}).save_to_disk(folder)
+        what = "no label .*: image 1" if labels[-1] is None else "no valid label.* the first is -1"
+        with pytest.raises(ValueError, match=f"of the {split} split of .* {what}") as caught:
             load_image_data(folder)
         assert ("choose another split with test_split" in str(caught.value)) == advised
         with pytest.raises(ValueError, match=f"of the {split} split") as caught:
@@ -242,7 +240,7 @@ def test_columns_of_0_and_1_are_told_how_to_become_lists(form: str, tmp_path: Pa
 def test_a_column_of_another_name_is_named(tmp_path: Path) -> None:
     root = described(tmp_path / "pets", [["cat"], ["dog"], []] * 4, "tags")
     for load in (load_image_data, load_split):
-        with pytest.raises(ValueError, match=r"the columns 'tags' beside .* none is 'label' or 'labels'.*--label_column"):
+        with pytest.raises(ValueError, match=r"columns 'tags' beside .* none is 'label' or 'labels'.*-label_column"):
             load(root)
         with pytest.raises(ValueError, match=r"the columns 'tags' beside the file names, and none is 'tag'\."):
             load(root, label_column="tag")
@@ -254,7 +252,7 @@ def test_columns_of_0_and_1_of_other_data_sets_too(tmp_path: Path) -> None:
     rows = {"image": [Pictures.new("L", (2, 2))] * 3, "cat": [True, False, True], "dog": [0, 1, 1], "age": [3, 1, 0]}
     data = DatasetDict({split: Dataset.from_dict(rows, features) for split in ("train", "test")})
     data.save_to_disk(tmp_path / "pets")
-    with pytest.raises(ValueError, match=r"0 candidates for label_column; its columns are image .*age \(int64\)") as caught:
+    with pytest.raises(ValueError, match=r"0 candidates for label_column.* image .*age \(int64\)") as caught:
         load_image_data(tmp_path / "pets")
     scope = {"dataset": data}
     exec(python_line(str(caught.value)), scope)
