@@ -9,12 +9,18 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from .joined_labels import check_no_joined_labels
+from .label_advice import label_advice
 from .label_lists import class_names, is_label_list, multi_hot, number_lists
+from .message_words import image_names
+from .split_names import role_of
 
 __all__ = ["check_trained_classes", "checked_labels", "labels_of", "two_columns"]
 
 _USUAL: tuple[str, ...] = ("label", "labels")
 """Usual names of a column of labels."""
+
+_SHOWN = 3
+"""Images that a message names."""
 
 
 def two_columns(
@@ -40,11 +46,11 @@ def two_columns(
         splits = two_columns({"train": train, "test": test}, "pets", "img", "species")
     """
     features = splits["train"].features
-    image_column = _find_column(features, name, "image_column", image_column, Image, ())
+    image_column = _find_column(splits["train"], name, "image_column", image_column, Image, ())
     usual = _USUAL
     if not set(usual) & set(features):
         usual = tuple(column for column, feature in features.items() if isinstance(_inner(feature), ClassLabel))
-    label_column = _find_column(features, name, "label_column", label_column, ClassLabel, usual)
+    label_column = _find_column(splits["train"], name, "label_column", label_column, ClassLabel, usual)
     if not isinstance(features[image_column], Image):
         raise ValueError(
             f"The column {image_column!r} of {name} holds no images; its columns are {_describe(features)}."
@@ -100,8 +106,9 @@ def _same_classes(dataset: Dataset, features: Features, name: str, label_column:
 
 
 def _find_column(
-    features: Features, name: str, argument: str, asked: str | None, kind: type, usual_names: tuple[str, ...]
+    dataset: Dataset, name: str, argument: str, asked: str | None, kind: type, usual_names: tuple[str, ...]
 ) -> str:
+    features = dataset.features
     if asked is not None:
         if asked not in features:
             raise ValueError(f"{name} has no column {asked!r}; its columns are {_describe(features)}.")
@@ -113,9 +120,12 @@ def _find_column(
     if not found:
         found = [column for column in usual_names if column in features]
     if len(found) != 1:
+        advice = (
+            f"Choose one with {argument} (--{argument} of a recipe, --{argument.replace('_', '-')} of hf-simplex)."
+        )
         raise ValueError(
-            f"{name} has {len(found)} candidates for {argument}; its columns are {_describe(features)}. Choose one "
-            f"with {argument}."
+            f"{name} has {len(found)} candidates for {argument}; its columns are {_describe(features)}. "
+            f"{label_advice(dataset) if kind is ClassLabel else advice}"
         )
     return found[0]
 
@@ -127,7 +137,7 @@ def _describe(features: Features) -> str:
 def _name_classes(splits: dict[str, Dataset], name: str, label_column: str) -> dict[str, Dataset]:
     feature = splits["train"].features["label"]
     kinds = ("string", "large_string", "int", "uint", "bool")
-    if not isinstance(feature, Value) or not feature.dtype.startswith(kinds):
+    if not (isinstance(feature, Value) and (feature.dtype.startswith(kinds) or _has_gaps(splits["train"]))):
         raise ValueError(f"The column {label_column!r} of {name} holds no class labels, but {feature}.")
     classes = sorted(value for value in splits["train"].unique("label") if value is not None)
     if feature.dtype.startswith(("string", "large_string")):
@@ -145,6 +155,14 @@ def _name_classes(splits: dict[str, Dataset], name: str, label_column: str) -> d
             "label", [ids.get(value) for value in values], feature=class_label
         )
     return named
+
+
+def _has_gaps(dataset: Dataset) -> bool:
+    """Whether a column has missing labels and is of floats for this alone. `checked_labels` names their images."""
+    values = dataset.unique("label")
+    return None in values and all(
+        value is None or (isinstance(value, float) and value.is_integer()) for value in values
+    )
 
 
 def check_trained_classes(labels: Mapping[str, npt.NDArray[np.int64]], label_names: Sequence[str], name: str) -> None:
@@ -231,6 +249,19 @@ def checked_labels(
     if labels.ndim == 2:
         # `number_lists` has checked them.
         return labels
+    other_split = (
+        f" Many test splits on the Hub have no labels: choose another split with {argument} (--{argument})."
+        if role_of(split) == "test"
+        else ""
+    )
+    column: pa.ChunkedArray = dataset.select_columns("label").with_format("arrow")[:]["label"]
+    if column.null_count:
+        missing = np.flatnonzero(column.is_null().to_numpy()).tolist()
+        raise ValueError(
+            f"{len(missing)} example(s) of the {split} split of {name} have no label (an empty "
+            f"cell; in CSV also NA, null or None): {', '.join(image_names(dataset, missing[:_SHOWN]))}"
+            f"{', ...' if len(missing) > _SHOWN else ''}. Give them a label, or remove them.{other_split}"
+        )
     wrong = np.flatnonzero((labels < 0) | (labels >= len(label_names)))
     if len(wrong):
         first = int(wrong[0])
@@ -238,7 +269,6 @@ def checked_labels(
         raise ValueError(
             f"{len(wrong)} example(s) of the {split} split of {name} have no valid label; expected 0 to "
             f"{len(label_names) - 1}, the first is {labels[first]} (-1: missing), of image {first}"
-            f"{f' ({file})' if file else ''}. Many test splits on the Hub have no labels: choose another split with "
-            f"{argument}."
+            f"{f' ({file})' if file else ''}. Correct them, or remove them.{other_split}"
         )
     return labels

@@ -14,7 +14,9 @@ from datasets import Dataset
 from .image_columns import check_trained_classes, checked_labels, labels_of, two_columns
 from .image_folders import read_image_folder
 from .label_lists import class_names, is_label_list, list_note
+from .label_spelling import check_spelling
 from .local_data_sets import DIGITS_TRAIN_EXAMPLES, FASHION_MNIST_DIRECTORY, FASHION_MNIST_LABELS
+from .metadata_folders import metadata_notes
 from .sources import read_source
 from .split_names import choose_splits, role_of
 from .split_records import DataRecord, log_notes, record_split
@@ -165,7 +167,7 @@ def load_image_data(
     )
     name, notes = source.name, list(source.notes)
     if isinstance(source.splits, Path):
-        folder = read_image_folder(source.splits, asked)
+        folder = read_image_folder(source.splits, asked, source.unlabelled)
         chosen, sources = folder.splits, folder.sources
         notes += folder.notes
     else:
@@ -173,6 +175,8 @@ def load_image_data(
         sources = choose_splits(names, name, train_split, validation_split, test_split)
         splits = source.splits.load(sources.values())
         chosen = {role: splits[split] for role, split in sources.items()}
+        if source.splits.metadata is not None:
+            notes += metadata_notes(source.splits.metadata, splits, image_column)
         if unused := sorted(set(names) - set(sources.values())):
             notes.append(f"left out the splits {', '.join(map(repr, unused))}")
     if train_split is None and role_of(sources["train"]) != "train":
@@ -187,6 +191,7 @@ def load_image_data(
     train, train_labels = chosen["train"], labels["train"]
     if train_labels.ndim == 2:
         notes.append(list_note(train_labels, label_names))
+    notes += check_spelling(label_names, train_labels, train, name)
     origins: dict[str, tuple[str, int, float | None]] = {
         role: (split, len(chosen[role]), None) for role, split in sources.items()
     }

@@ -7,20 +7,13 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Features, Image
 
 from .image_walk import ImageFile, Parts, walk_images
-from .split_names import choose_split, choose_splits, role_of, roles_in
+from .message_words import counted, quoted
+from .metadata_folders import METADATA
+from .split_names import as_option, choose_split, choose_splits, role_of, roles_in
 
-__all__ = [
-    "METADATA",
-    "FolderSplit",
-    "ImageFolder",
-    "has_metadata",
-    "read_folder_split",
-    "read_image_folder",
-]
+__all__ = ["FolderSplit", "ImageFolder", "read_folder_split", "read_image_folder"]
 
 _NO_SPLIT = "train"
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""Files that `datasets` reads labels from."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ class FolderSplit:
     notes: tuple[str, ...]
 
 
-def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFolder:
+def read_image_folder(folder: Path, asked: Mapping[str, str | None], unlabelled: str | None = None) -> ImageFolder:
     """Reads a folder of image files.
 
     Splits are folders with a usual name, whatever its case (`split_names.ROLES`), or a given one. They hold class
@@ -76,12 +69,14 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
     Args:
         folder: of the images.
         asked: name of the folder of a split, by the arguments `train_split`, `validation_split` and `test_split`.
+        unlabelled: what metadata files without labels hold, for a message: without class folders, nothing is labelled.
 
     Returns:
         Data sets that refer to the files.
 
     Raises:
-        ValueError: there are no images or no class folders; folders cannot be told apart, such as two test splits, a
+        ValueError: there are no images or no class folders, or one class folder beside metadata files without labels;
+            folders cannot be told apart, such as two test splits, a
             split beside class folders, or a folder with the classes of the training split where a test split is
             missing; or two class folders of a split have the same name.
 
@@ -101,22 +96,23 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
     )
     if unused := sorted(set(found) - set(sources.values())):
         left_out = sum(len(found[name]) for name in unused)
-        notes.append(f"left out {_count(left_out, 'image')} in {_quoted(unused)}: another split is used")
+        notes.append(f"left out {counted(left_out, 'image')} in {quoted(unused)}: another split is used")
     labelled: dict[str, dict[ImageFile, Parts]] = {}
     for role, source in sources.items():
         in_classes = _class_folders(found[source])
-        loose = _count(len(found[source]) - len(in_classes), "image")
+        loose = counted(len(found[source]) - len(in_classes), "image")
         if in_classes:
             labelled[role] = in_classes
             if len(in_classes) < len(found[source]):
                 notes.append(f"left out {loose} beside the class folders of {source!r}")
         elif role == "train" or asked.get(f"{role}_split") is not None:
-            raise ValueError(_no_class_folders(source, folder, others))
+            raise ValueError(_no_class_folders(source, folder, others, unlabelled))
         else:
             notes.append(f"set aside {loose} in {source!r}, which has no class folders")
     if "test" not in labelled and "validation" in labelled and asked.get("validation_split") is None:
         labelled["test"], sources["test"] = labelled.pop("validation"), sources.pop("validation")
     names = _class_names(folder, labelled)
+    _check_not_one_class(names, folder, unlabelled)
     if others:
         known = {names[parts].casefold() for parts in labelled["train"].values()}
         known_train = asked.get("train_split") is not None or role_of(sources["train"]) == "train"
@@ -124,19 +120,24 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None]) -> ImageFol
             other for other in others if not known_train or other.split("/")[-1].casefold() in known
         ):
             raise ValueError(
-                f"{_quoted(beside_splits)} beside {_quoted(sorted(sources.values()))} in {folder} may be a class. Put "
+                f"{quoted(beside_splits)} beside {quoted(sorted(sources.values()))} in {folder} may be a class. Put "
                 "all class folders in folders 'train' and 'test'."
             )
         if "test" not in labelled:
             _check_no_split(folder, others, known, "test_split")
         left_out = sum(map(len, others.values()))
-        notes.append(f"left out {_count(left_out, 'image')} in {_quoted(sorted(others))}: no split")
+        notes.append(f"left out {counted(left_out, 'image')} in {quoted(sorted(others))}: no split")
     splits = {role: _to_dataset(in_classes, names) for role, in_classes in labelled.items()}
     return ImageFolder(splits, {role: sources[role] for role in labelled}, tuple(notes))
 
 
 def read_folder_split(
-    folder: Path, split: str | None = None, roles: Sequence[str] = ("test", "validation"), *, only_split: bool = True
+    folder: Path,
+    split: str | None = None,
+    roles: Sequence[str] = ("test", "validation"),
+    *,
+    only_split: bool = True,
+    unlabelled: str | None = None,
 ) -> FolderSplit:
     """Reads all images of one split of a folder.
 
@@ -147,6 +148,7 @@ def read_folder_split(
         split: name of its folder; default: by `roles`. `"train"` is also the name of class folders in no split.
         roles: roles of the split, in the order in which they are looked for.
         only_split: whether the only split is read, whatever its name.
+        unlabelled: as in `read_image_folder`.
 
     Returns:
         The split.
@@ -163,24 +165,29 @@ def read_folder_split(
     source: str | None = None
     if found == {_NO_SPLIT: files}:
         if split not in (None, _NO_SPLIT):
-            raise ValueError(f"{folder} has no split {split!r}: its class folders are in no split. Give no split.")
+            raise ValueError(
+                f"{folder} has no split {split!r}: its class folders are in no split. Give no split (no --split)."
+            )
         name = _NO_SPLIT
     else:
         usable = [name for name in found if name == split or _class_folders(found[name])]
         if unusable := sorted(set(found) - set(usable)):
-            notes.append(f"set aside {_quoted(unusable)}, which have no class folders")
+            notes.append(f"set aside {quoted(unusable)}, which have no class folders")
         name = source = choose_split(
             usable or list(found), str(folder), split, roles, only_split=only_split, exact=False
         )
     in_classes = _class_folders(found[name])
     if not in_classes:
-        raise ValueError(_no_class_folders(name, folder, others))
+        raise ValueError(_no_class_folders(name, folder, others, unlabelled))
     if len(in_classes) < len(found[name]):
-        loose = _count(len(found[name]) - len(in_classes), "image")
+        loose = counted(len(found[name]) - len(in_classes), "image")
         notes.append(f"left out {loose} beside the class folders of {name!r}")
     if split is None and role_of(name) not in roles:
         _check_no_split(folder, others, {parts[-1].casefold() for parts in in_classes.values()}, "split")
-    return FolderSplit(_to_dataset(in_classes, _class_names(folder, {name: in_classes})), source, tuple(notes))
+    names = _class_names(folder, {name: in_classes})
+    if source is None:
+        _check_not_one_class(names, folder, unlabelled)
+    return FolderSplit(_to_dataset(in_classes, names), source, tuple(notes))
 
 
 def _files_and_notes(folder: Path) -> tuple[list[ImageFile], list[str]]:
@@ -189,7 +196,7 @@ def _files_and_notes(folder: Path) -> tuple[list[ImageFile], list[str]]:
         raise ValueError(
             f"The folder {folder} holds no images. Expected image files in one subfolder per class. Unpack archives."
         )
-    return files, [f"left out {_count(ignored, 'file')} without the extension of an image"] if ignored else []
+    return files, [f"left out {counted(ignored, 'file')} without the extension of an image"] if ignored else []
 
 
 def _check_no_split(folder: Path, others: Mapping[str, Sequence[ImageFile]], classes: set[str], argument: str) -> None:
@@ -198,14 +205,25 @@ def _check_no_split(folder: Path, others: Mapping[str, Sequence[ImageFile]], cla
         if any(part.casefold() in classes for file in files for part in file.parts):
             raise ValueError(
                 f"{other!r} in {folder} has class folders with the names of the classes, so it may be a split. Choose "
-                f"it with {argument}, or put it elsewhere."
+                f"it with {as_option(argument, other)}, or put it elsewhere."
             )
 
 
-def _no_class_folders(split: str, folder: Path, others: Mapping[str, Sequence[ImageFile]]) -> str:
-    beside = f", beside {_quoted(sorted(others))}" if others else ""
+def _check_not_one_class(names: Mapping[Parts, str], folder: Path, unlabelled: str | None) -> None:
+    """Raises ValueError where the images of metadata files without labels are in one folder, which is no class."""
+    if unlabelled is not None and len(names) == 1:
+        raise ValueError(f"{folder} has one class folder, {next(iter(names.values()))!r}. {unlabelled}")
+
+
+def _no_class_folders(
+    split: str, folder: Path, others: Mapping[str, Sequence[ImageFile]], unlabelled: str | None
+) -> str:
+    beside = f", beside {quoted(sorted(others))}" if others else ""
+    holds = f"{split!r} in {folder} holds images, but no class folders{beside}."
+    if unlabelled is not None:
+        return f"{holds} {unlabelled}"
     return (
-        f"{split!r} in {folder} holds images, but no class folders{beside}. Put the images of each class in "
+        f"{holds} Put the images of each class in "
         "a folder of its name, and all class folders in a folder 'train'; or name the label of each file in a "
         f"file {METADATA[0]} in the folder of the split, with the columns file_name and label."
     )
@@ -221,18 +239,6 @@ def _to_dataset(in_classes: Mapping[ImageFile, Parts], names: Mapping[Parts, str
         },
         features=Features({"image": Image(), "label": ClassLabel(names=list(ids))}),
     )
-
-
-def has_metadata(folder: Path) -> bool:
-    """Returns whether a folder or its subfolders hold a file of labels that `datasets` reads.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from hf_simplex.data.image_folders import has_metadata
-        >>> has_metadata(Path("hf_simplex"))
-        False
-    """
-    return any(next(folder.rglob(name), None) is not None for name in METADATA)
 
 
 def _by_split(
@@ -258,8 +264,8 @@ def _by_split(
     inside = depth > 0 and (len(above) > 1 or not any(len(file.parts) > depth + 1 for file in in_split))
     if inside and others:
         raise ValueError(
-            f"Some folders in {folder} hold splits ({_quoted(sorted('/'.join(parts) for parts in above))}) and others "
-            f"do not ({_quoted(sorted(others))}). Put all class folders in folders 'train' and 'test'."
+            f"Some folders in {folder} hold splits ({quoted(sorted('/'.join(parts) for parts in above))}) and others "
+            f"do not ({quoted(sorted(others))}). Put all class folders in folders 'train' and 'test'."
         )
     found: dict[str, list[ImageFile]] = {}
     for file in in_split:
@@ -278,7 +284,7 @@ def _check_split_words(folder: Path, files: Sequence[ImageFile]) -> None:
         everywhere = names is nested or all(roles)
         if everywhere and len(set().union(*roles)) > 1:
             raise ValueError(
-                f"The folders {_quoted(sorted(names))} in {folder} look like splits. Name them 'train', 'validation' "
+                f"The folders {quoted(sorted(names))} in {folder} look like splits. Name them 'train', 'validation' "
                 "and 'test', or choose by name: train_split and test_split, or split. If they are classes, put them "
                 "in a folder 'train'."
             )
@@ -317,12 +323,3 @@ def _class_names(folder: Path, labelled: Mapping[str, Mapping[ImageFile, Parts]]
                 "Rename one, or put their images into one folder."
             )
     return names
-
-
-def _quoted(names: Sequence[str]) -> str:
-    shown = [repr(name) for name in names[:5]]
-    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,13 +1,14 @@
-"""Finds text that joins several labels, such as "cat,dog", which would become a class of its own."""
+"""Finds names that join several labels, such as "cat,dog", which would become a class of its own."""
 
 import ast
 import re
 from collections import Counter
 from collections.abc import Sequence
 
-__all__ = ["check_no_joined_labels", "joined_label"]
+__all__ = ["check_no_joined_labels", "joined_label", "separated_labels"]
 
 _SEPARATORS = ",;|"
+_OTHER_SEPARATORS = " /+-_&"
 _NUMBERS = re.compile(r"\[[\d.\s]+\]")
 
 
@@ -60,6 +61,31 @@ def check_no_joined_labels(texts: Sequence[str], name: str, label_column: str) -
             "give the column the type ClassLabel (datasets.Dataset.class_encode_column), or put the images into class "
             "folders."
         )
+
+
+def separated_labels(names: Sequence[str]) -> list[str]:
+    """Returns the names whose parts are names themselves, without regard to case.
+
+    A space, a slash, a plus, a hyphen, an underscore or an ampersand is between the parts. Such a name may be that of
+    one class, so it is no mistake for sure.
+
+    Args:
+        names: of the classes.
+
+    Example:
+        >>> from hf_simplex.data.joined_labels import separated_labels
+        >>> separated_labels(["cat", "dog", "cat dog", "cat + dog", "hot dog"])
+        ['cat dog', 'cat + dog']
+    """
+    known = {name.strip().casefold() for name in names}
+    found = []
+    for name in names:
+        for separator in _OTHER_SEPARATORS:
+            parts = {part.strip() for part in name.strip().casefold().split(separator)}
+            if len(parts) > 1 and parts <= known and "" not in parts:
+                found.append(name)
+                break
+    return found
 
 
 def _joins(parts: Sequence[str], counts: Counter[str]) -> bool:

@@ -12,6 +12,9 @@ from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
 __all__ = ["class_names", "is_label_list", "list_note", "multi_hot", "name_lists", "number_lists", "wrong_list"]
 
+_SHOWN = 20
+"""Labels that a note names."""
+
 _TEXT = ("string", "large_string")
 _NUMBERS = ("int", "uint", "bool", "float", "double")
 
@@ -200,16 +203,18 @@ def list_note(labels: npt.NDArray[np.int64], names: Sequence[str]) -> str:
     Example:
         >>> import numpy as np
         >>> from hf_simplex.data.label_lists import list_note
-        >>> list_note(np.array([[1, 1], [0, 0]]), ["cat", "dog"])
-        'several labels an image: 1.0 of 2 on average, 1 of 2 training images have none'
+        >>> list_note(np.array([[1, 1], [0, 0]]), ["cat", "dog"]).split("; ")[1]
+        "images with each: 'cat' 1, 'dog' 1"
     """
     counts = labels.sum(axis=1)
     none = int(np.sum(counts == 0))
     places = [str(place) for place in range(len(names))]
     named = "; the lists are 0 and 1 for each label, which is named by its place" if list(names) == places else ""
+    each = [f"{name!r} {count}" for name, count in zip(names, labels.sum(axis=0).tolist(), strict=True)]
+    more = f" and {len(each) - _SHOWN} more" if len(each) > _SHOWN else ""
     return (
         f"several labels an image: {counts.mean():.1f} of {labels.shape[1]} on average, {none} of {len(labels)} "
-        f"training images have none{named}"
+        f"training images have none; images with each: {', '.join(each[:_SHOWN])}{more}{named}"
     )
 
 

@@ -3,21 +3,23 @@
 import json
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import datasets.config
 import pyarrow as pa
-from datasets import DatasetDict, load_dataset, load_dataset_builder, load_from_disk
+from datasets import DatasetDict, Image, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..model.local_paths import looks_like_path
-from .image_folders import METADATA, has_metadata
+from .label_advice import label_advice
 from .local_data_sets import FASHION_MNIST_DIRECTORY, read_digits, read_fashion_mnist
+from .message_words import quoted
+from .metadata_folders import METADATA, MetadataFolder, has_metadata, metadata_files
 from .split_names import role_of, roles_in
 
 __all__ = ["Source", "SourceOptions", "StoredSplits", "read_source"]
@@ -69,6 +71,7 @@ class StoredSplits:
         load: reads some of them, with all their columns. Other splits are neither downloaded nor converted, unless
             the data set is one of the Hub in class folders without features in its card.
         revision: commit of a data set on the Hub; None for any other, and offline.
+        metadata: the folder of images that metadata files describe; None for any other data set.
 
     Example:
         >>> from hf_simplex.data.sources import read_source
@@ -79,6 +82,18 @@ class StoredSplits:
     names: tuple[str, ...]
     load: Callable[[Collection[str]], DatasetDict]
     revision: str | None = None
+    metadata: MetadataFolder | None = None
+
+    @property
+    def undivided(self) -> bool:
+        """Whether the images are in no split. They have the name `train`.
+
+        Example:
+            >>> from hf_simplex.data.sources import read_source
+            >>> read_source("digits").splits.undivided
+            False
+        """
+        return self.metadata is not None and not self.metadata.splits
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class Source:
         name: of the data set, without the prefix `hf://datasets/`.
         splits: the splits; or the path of a folder of image files, which `image_folders` divides into splits.
         notes: what was left out, a sentence each.
+        unlabelled: what the metadata files of a folder hold, if they hold no labels, for a message.
 
     Example:
         >>> from hf_simplex.data.sources import read_source
@@ -99,6 +115,7 @@ class Source:
     name: str
     splits: StoredSplits | Path
     notes: tuple[str, ...]
+    unlabelled: str | None = None
 
 
 def read_source(
@@ -140,6 +157,7 @@ def read_source(
     cache = None if cache_dir is None else os.fspath(cache_dir)
     notes: list[str] = []
     splits: StoredSplits | Path
+    unlabelled: str | None = None
     is_folder = Path(name).expanduser().is_dir()
     if name in _LOCAL_NAMES or is_folder:
         _check_not_given("revision", options.get("revision"), name)
@@ -150,7 +168,7 @@ def read_source(
     elif name == "fashion_mnist":
         splits = _in_memory(read_fashion_mnist(Path(options.get("fashion_mnist_dir", FASHION_MNIST_DIRECTORY))))
     elif is_folder:
-        splits = _local_folder(
+        splits, unlabelled = _local_folder(
             Path(name).expanduser().resolve(), asked, label_column, options.get("config_name"), cache, notes
         )
     else:
@@ -165,7 +183,7 @@ def read_source(
             token=options.get("token"),
             cache_dir=cache,
         )
-    return Source(name, splits, tuple(notes))
+    return Source(name, splits, tuple(notes), unlabelled)
 
 
 def _in_memory(splits: DatasetDict) -> StoredSplits:
@@ -183,10 +201,11 @@ def _local_folder(
     config_name: str | None,
     cache: str | None,
     notes: list[str],
-) -> Path | StoredSplits:
+) -> tuple[Path | StoredSplits, str | None]:
+    """The data set, and what metadata files without labels hold."""
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         _check_not_given("config_name", config_name, str(folder))
-        return _saved_splits(folder)
+        return _saved_splits(folder), None
     tables = [file for pattern in _TABLES for file in folder.glob(pattern) if file.name not in METADATA]
     if tables:
         splits = _splits_of_files(str(folder), config_name, cache_dir=cache)
@@ -197,7 +216,7 @@ def _local_folder(
                 f"The files in {folder} have names of splits ({', '.join(sorted(said))}), but `datasets` reads them "
                 f"as one split {splits.names[0]!r}. Use lower case, such as train.parquet and test.parquet."
             )
-        return splits
+        return splits, None
     _check_not_given("config_name", config_name, str(folder))
     subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir())
     metadata = has_metadata(folder)
@@ -211,11 +230,22 @@ def _local_folder(
             # others.
             patterns = {split: f"{split}/**" for split in described} or {"train": "**"}
             loaded = _load("imagefolder", None, data_dir=str(folder), data_files=patterns, cache_dir=cache)
-            if {label_column, "label", "labels"} & set(next(iter(loaded.values())).column_names):
+            first = next(iter(loaded.values()))
+            if {label_column, "label", "labels"} & set(first.column_names):
                 if described and (others := sorted(set(subfolders) - set(described))):
                     notes.append(f"left out the folders {', '.join(map(repr, others))}, which have no metadata file")
-                return _in_memory(loaded)
-    return folder
+                return replace(_in_memory(loaded), metadata=MetadataFolder(folder, tuple(described))), None
+            file = metadata_files(folder / described[0] if described else folder)[0]
+            columns = quoted([column for column, kind in first.features.items() if not isinstance(kind, Image)])
+            wanted = "'label' or 'labels'" if label_column is None else repr(label_column)
+            unlabelled = (
+                f"{file} has {f'the columns {columns}' if columns else 'no column'} beside the file names, and none "
+                f"is {wanted}. {label_advice(first, file)}"
+            )
+            if label_column not in (None, "label"):
+                raise ValueError(unlabelled)
+            return folder, unlabelled
+    return folder, None
 
 
 def _saved_splits(folder: Path) -> StoredSplits:

@@ -1,9 +1,10 @@
 """Which split of a data set is for training, validation and test, by the usual names."""
 
 import re
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["ROLES", "choose_split", "choose_splits", "role_of", "roles_in"]
+__all__ = ["ROLES", "as_option", "choose_split", "choose_splits", "role_of", "roles_in"]
 
 ROLES = {
     "train": ("train", "training"),
@@ -50,6 +51,21 @@ def roles_in(name: str) -> set[str]:
     return {role for role, names in ROLES.items() if any(word in names for word in words)}
 
 
+def as_option(argument: str, split: str) -> str:
+    """Says how to choose a split, in Python and on the command line.
+
+    Args:
+        argument: that takes a split.
+        split: such as there is.
+
+    Example:
+        >>> from hf_simplex.data.split_names import as_option
+        >>> as_option("split", "train")
+        "split='train' (--split train on the command line)"
+    """
+    return f"{argument}={split!r} (--{argument} {shlex.quote(split)} on the command line)"
+
+
 def choose_splits(
     names: Collection[str],
     data_set: str,
@@ -94,7 +110,8 @@ def choose_splits(
         found = _split_for("train", names, data_set, exact)
         if found is None and len(names) > 1:
             raise ValueError(
-                f"{data_set} has no split 'train'; its splits are {sorted(names)}. Choose one with train_split."
+                f"{data_set} has no split 'train'; its splits are {sorted(names)}. Choose one with "
+                f"{as_option('train_split', min(names))}."
             )
         chosen["train"] = found if found is not None else next(iter(names))
     for first, second in (("train", "test"), ("train", "validation"), ("validation", "test")):
@@ -151,7 +168,8 @@ def choose_split(
     if only_split and len(names) == 1:
         return next(iter(names))
     raise ValueError(
-        f"{data_set} has no {' or '.join(roles)} split; its splits are {sorted(names)}. Choose one with split."
+        f"{data_set} has no {' or '.join(roles)} split; its splits are {sorted(names)}. Choose one with "
+        f"{as_option('split', min(names))}."
     )
 
 
@@ -163,6 +181,6 @@ def _split_for(role: str, names: Iterable[str], data_set: str, exact: bool, argu
     if len(found) > 1:
         raise ValueError(
             f"{data_set} has {len(found)} splits that may be the {role} split: {', '.join(map(repr, sorted(found)))}. "
-            f"Choose one with {argument or f'{role}_split'}, or rename the others."
+            f"Choose one with {as_option(argument or f'{role}_split', min(found))}, or rename the others."
         )
     return found[0] if found else None

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-from datasets import Dataset, Image
+from datasets import Dataset
 
 from .image_columns import checked_labels, labels_of, two_columns
 from .image_folders import read_folder_split
 from .label_lists import class_names
+from .label_spelling import check_spelling
+from .message_words import image_names
+from .metadata_folders import metadata_notes
 from .sources import SourceOptions, read_source
 from .split_names import choose_split
 from .split_records import log_notes
@@ -25,7 +28,7 @@ class ImageSplit:
 
     Args:
         name: of the data set.
-        split: name of the split; None for a folder of class folders in no split.
+        split: name of the split; None for a folder of images in no split.
         label_names: names of the classes, by label.
         images: with the columns `image` (`datasets.Image`) and `label` (`datasets.ClassLabel` or lists of it).
         of: number of images of the split, of which `images` may be a subset.
@@ -57,8 +60,7 @@ class ImageSplit:
             >>> load_split("digits").files([0, 5])
             ['image 0', 'image 5']
         """
-        stored = self.images.select(rows).select_columns("image").cast_column("image", Image(decode=False))
-        return [example["image"]["path"] or f"image {row}" for row, example in zip(rows, stored, strict=True)]
+        return image_names(self.images, rows)
 
 
 def load_split(
@@ -79,8 +81,8 @@ def load_split(
         name: as in `image_data.load_image_data`.
         split: name of the split, any of them; default: by `roles`.
         roles: roles of the split, in the order in which they are looked for (`split_names.ROLES`).
-        only_split: whether the only split of a data set is loaded, whatever its name. A folder of class folders in no
-            split is always loaded.
+        only_split: whether the only split of a data set is loaded, whatever its name. A folder of class folders, or of
+            images with metadata files, in no split is always loaded.
         image_column: column of images; default: the only `datasets.Image` column.
         label_column: column of labels; default as for images, or `label` or `labels`. Values become class names. Lists
             of labels are read as by `load_image_data`.
@@ -109,16 +111,27 @@ def load_split(
     notes = source.notes
     own: str | None
     if isinstance(source.splits, Path):
-        folder = read_folder_split(source.splits, split, roles, only_split=only_split)
+        folder = read_folder_split(source.splits, split, roles, only_split=only_split, unlabelled=source.unlabelled)
         own, images, notes = folder.source, folder.images, (*notes, *folder.notes)
     else:
-        own = choose_split(source.splits.names, source.name, split, roles, only_split=only_split)
-        images = source.splits.load([own])[own]
+        if not source.splits.undivided:
+            own = choose_split(source.splits.names, source.name, split, roles, only_split=only_split)
+        elif split in (None, *source.splits.names):
+            own = None
+        else:
+            raise ValueError(
+                f"{source.name} has no split {split!r}: its images are in no split. Give no split (no --split)."
+            )
+        found = source.splits.load(source.splits.names if own is None else [own])
+        images = next(iter(found.values()))
+        if source.splits.metadata is not None:
+            notes = (*notes, *metadata_notes(source.splits.metadata, found, image_column))
     log_notes(source.name, notes)
     shown = own or "train"
     images = two_columns({"train": images}, source.name, image_column, label_column)["train"]
     label_names = tuple(class_names(images.features["label"]))
-    checked_labels(images, label_names, source.name, shown, argument="split")
+    labels = checked_labels(images, label_names, source.name, shown, argument="split")
+    log_notes(source.name, check_spelling(label_names, labels, images, source.name))
     return ImageSplit(source.name, own, label_names, at_most_of(images, max_examples, seed), len(images))
 
 

@@ -211,7 +211,7 @@ def test_folders_that_cannot_be_told_apart_are_an_error(tmp_path: Path, files: l
 def test_a_folder_with_the_same_classes_may_be_the_test_split(tmp_path: Path, name: str) -> None:
     root = tree(tmp_path, "train/cat/*5", "train/dog/*5", f"{name}/Cat/*2", "figures/*3")
     for load, argument in ((load_image_data, "test_split"), (load_split, "split")):
-        with pytest.raises(ValueError, match=rf"'{name}' in .* may be a split\. Choose it with {argument}, or put it"):
+        with pytest.raises(ValueError, match=rf"'{name}' in .* may be a split\. Choose it with {argument}=.*, or put"):
             load(root)
     assert folders(load_split(root, name).images, root) == {f"{name}/Cat"}
     assert folders(load_split(root, "train").images, root) == {"train/cat", "train/dog"}
