@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from hf_simplex import SimplexForImageClassification
+    from hf_simplex import SimplexConfig, SimplexForImageClassification
 
-__all__ = ["check_free", "check_place", "load", "warn_of_placeholders"]
+__all__ = ["check_free", "check_place", "load", "load_config", "warn_of_placeholders"]
 
 
 def check_free(directory: Path) -> None:
@@ -67,6 +67,25 @@ def load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForI
         ensemble, revision=revision, token=token
     )
     return model
+
+
+def load_config(ensemble: str, revision: str | None, token: str | None) -> "SimplexConfig":
+    """Load the configuration of an ensemble, which takes a moment even where the weights take minutes.
+
+    Args:
+        ensemble, revision, token: see `load`.
+
+    Raises:
+        OSError: there is no such ensemble.
+
+    Example::
+
+        load_config("me/resnet50-simplex", None, None).problem_type
+    """
+    from hf_simplex import SimplexConfig
+
+    check_place(ensemble)
+    return SimplexConfig.from_pretrained(ensemble, revision=revision or "main", token=token)
 
 
 def warn_of_placeholders(labels: Sequence[str], consequence: str = "") -> None:
