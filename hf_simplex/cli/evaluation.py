@@ -114,8 +114,6 @@ def calibrate(
 
     Example: hf-simplex calibrate me/pets-simplex me/pets --target-error 0.02 --output calibrated/
     """
-    from click.core import ParameterSource
-
     from hf_simplex.data.image_transforms import collate
     from hf_simplex.data.trained_images import copy_trained_images
     from hf_simplex.evaluation.calibrate import check_rates, describe_decisions
@@ -127,7 +125,9 @@ def calibrate(
     if output is not None:
         check_free(output)
     rates = {"target_error": target_error, "coverage": coverage}
-    given = [name for name in rates if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    # By its name, because some versions of typer bring a click of their own.
+    sources = {name: context.get_parameter_source(name) for name in rates}
+    given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
     check_rates(load_config(on.ensemble, on.revision, on.token), rates, given=given)
     model = load(on.ensemble, on.revision, on.token)
     role = "validation" if held_out else None

@@ -24,7 +24,7 @@ from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.problem_types import refuse_several
 from ..model.uncertainty import mutual_information
 from .comparison import MemberPredictions, predict_members
-from .data_sets import LabelledInputs, evaluated_labels
+from .data_sets import evaluated_labels
 from .inputs import FloatArray, IntArray
 from .label_kinds import label_kind
 from .member_selection import GREEDY, choose_members, cross_fitted
@@ -180,7 +180,7 @@ def calibrate(
         [predicted.probabilities[:, point] for point in points.centroids],
         labels=labels,
         selection=selection,
-        fitted_on={"data_set": data_set, "images": number, **_left_out(validation)},
+        fitted_on={"data_set": data_set, "images": number, **_left_out(model, labels)},
         **rates,
     )
     # Only now: a mistake in the arguments leaves the model as it was.
@@ -464,10 +464,10 @@ def _percentiles(values: FloatArray) -> list[float]:
     return [float(value) for value in np.quantile(values, np.linspace(0, 1, PERCENTILES))]
 
 
-def _left_out(validation: Any) -> dict[str, list[str]]:
-    """The labels that the fit leaves out, for its record."""
-    left_out = validation.left_out if isinstance(validation, LabelledInputs) else []
-    return {"labels_left_out": left_out} if left_out else {}
+def _left_out(model: SimplexForImageClassification, labels: Sequence[int] | None) -> dict[str, list[str]]:
+    """The names of the labels that the fit leaves out, for its record."""
+    names: Any = model.config.id2label
+    return {} if labels is None else {"labels_left_out": [names[label] for label in names if label not in labels]}
 
 
 def _warn_of_missing_labels(

@@ -125,12 +125,14 @@ def evaluated_labels(dataset: Any) -> list[int] | None:
         dataset: images with labels.
 
     Returns:
-        Label ids in ascending order; None for all labels, as of any data set but `LabelledInputs`.
+        Label ids in ascending order; None for all labels, as of any data set but `LabelledInputs` or a part of it.
 
     Example:
         >>> from hf_simplex.evaluation.data_sets import evaluated_labels
         >>> evaluated_labels([{"labels": [0, 1]}])
     """
+    while isinstance(dataset, torch.utils.data.Subset):
+        dataset = dataset.dataset
     if not isinstance(dataset, LabelledInputs) or not dataset.left_out:
         return None
     left_out = dataset.left_out

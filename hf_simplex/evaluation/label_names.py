@@ -24,8 +24,8 @@ def match_labels(of_model: Sequence[str], of_data: Sequence[str], *, by_position
         The ensemble's label of each label of the data set.
 
     Raises:
-        ValueError: the data set names no label, the ensemble lacks a name, several labels have the same name, or labels
-            that are matched by position differ in number.
+        ValueError: the data set names no label, the ensemble lacks a name, several labels have the same name, or
+            labels that are matched by position differ in number.
 
     Example:
         >>> from hf_simplex.evaluation.label_names import match_labels
