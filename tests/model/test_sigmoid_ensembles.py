@@ -154,7 +154,7 @@ def test_multi_hot_labels_never_meet_a_softmax() -> None:
 def test_both_pipelines_give_each_label_its_own_probability(tmp_path: Path) -> None:
     model = several_ensemble()
     model.config.id2label, model.config.label2id = {0: "a", 1: "b", 2: "c"}, {"a": 0, "b": 1, "c": 2}
-    # As 0.2.0 fitted them: the joint energy ranks images by the number of their labels.
+    # As earlier files hold them: the joint energy ranks images by the number of their labels.
     quantiles = {name: [i / 100 - 3 for i in range(101)] for name in ("mutual_information", "energy")}
     model.decisions = Decisions(temperature=0.5, uncertainty_quantiles=quantiles)
     model.save_pretrained(tmp_path)
