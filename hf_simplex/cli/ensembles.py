@@ -76,16 +76,25 @@ def load_config(ensemble: str, revision: str | None, token: str | None) -> "Simp
         ensemble, revision, token: see `load`.
 
     Raises:
-        OSError: there is no such ensemble.
+        OSError, ValueError: as `load`.
 
     Example::
 
         load_config("me/resnet50-simplex", None, None).problem_type
     """
+    from transformers.utils import CONFIG_NAME
+
     from hf_simplex import SimplexConfig
+    from hf_simplex.model.checkpoint import locate
+    from hf_simplex.model.json_files import read_json
 
     check_place(ensemble)
-    return SimplexConfig.from_pretrained(ensemble, revision=revision or "main", token=token)
+    file = locate(ensemble, CONFIG_NAME, revision=revision, token=token)
+    if file is None or read_json(file).get("model_type") != SimplexConfig.model_type:
+        # It says what is missing.
+        return load(ensemble, revision, token).config
+    config: SimplexConfig = SimplexConfig.from_pretrained(file.parent)
+    return config
 
 
 def warn_of_placeholders(labels: Sequence[str], consequence: str = "") -> None:

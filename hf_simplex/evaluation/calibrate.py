@@ -426,7 +426,7 @@ def describe_decisions(decisions: Decisions) -> list[str]:
         lines.append(f"The temperature is {shown}: how sure the members are says next to nothing.")
     else:
         lines.append(f"The temperature is {shown}" + ("." if shown == "1" else f": the members alone are {tendency}."))
-    if left_out := decisions.fitted_on.get("labels_left_out"):
+    if isinstance(left_out := decisions.fitted_on.get("labels_left_out"), list):
         lines.append(f"The validation data does not name all labels: fitted without {_listed(left_out)}.")
     if (abstention := decisions.abstention) is not None:
         goal = (
@@ -450,8 +450,8 @@ def describe_decisions(decisions: Decisions) -> list[str]:
     return lines
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+def _listed(names: Sequence[Any]) -> str:
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def _share(share: float) -> str:
@@ -484,7 +484,7 @@ def _warn_of_missing_labels(
         )
     known = set(range(len(names))) if labels is None else set(labels)
     if missing := sorted(known - present):
-        shown = _listed([str(names[label]) for label in missing])
+        shown = _listed([names[label] for label in missing])
         several = label_kind(predicted.references).several
         verb, them = ("has", "it") if len(missing) == 1 else ("have", "them")
         fitted = (
