@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .ensembles import check_place, load
+from .ensembles import load, load_config
 from .options import (
     DataConfig,
     DataRevision,
@@ -67,11 +67,14 @@ def demo(
 
     Example: hf-simplex demo output/quickstart/ensemble --push me/digits-explorer --private
     """
+    from hf_simplex.explorer.answers import NOT_SHOWN
     from hf_simplex.explorer.exploration import find_exploration
+    from hf_simplex.model.problem_types import refuse_several
 
     if compute and data_set is None:
         raise ValueError("--compute needs --data-set, the images to compute on.")
-    check_place(ensemble)
+    # Before anything is computed or written: the Space of such an ensemble would end at its start.
+    refuse_several(load_config(ensemble, revision, token), *NOT_SHOWN)
 
     def explored(progress: Any) -> "Exploration":
         from hf_simplex.explorer.precompute import explore_data_set
@@ -135,13 +138,8 @@ def _make_space(
     revision: str | None,
     token: str | None,
 ) -> None:
-    from hf_simplex import SimplexConfig
-    from hf_simplex.explorer.answers import NOT_SHOWN
     from hf_simplex.explorer.space import publish_space, write_space
-    from hf_simplex.model.problem_types import refuse_several
 
-    # Before anything is written: the Space of an ensemble on the Hub would end at its start.
-    refuse_several(SimplexConfig.from_pretrained(ensemble, revision=revision or "main", token=token), *NOT_SHOWN)
     if exploration is None:
         typer.echo(
             "note: the ensemble has no explorer/ folder, so the Space shows no loss surfaces. --data-set NAME "

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from hf_simplex import SimplexForImageClassification
+    from hf_simplex import SimplexConfig, SimplexForImageClassification
 
-__all__ = ["check_free", "check_place", "load", "warn_of_placeholders"]
+__all__ = ["check_free", "check_place", "load", "load_config", "warn_of_placeholders"]
 
 
 def check_free(directory: Path) -> None:
@@ -67,6 +67,34 @@ def load(ensemble: str, revision: str | None, token: str | None) -> "SimplexForI
         ensemble, revision=revision, token=token
     )
     return model
+
+
+def load_config(ensemble: str, revision: str | None, token: str | None) -> "SimplexConfig":
+    """Load the configuration of an ensemble, which takes a moment even where the weights take minutes.
+
+    Args:
+        ensemble, revision, token: see `load`.
+
+    Raises:
+        OSError, ValueError: as `load`.
+
+    Example::
+
+        load_config("me/resnet50-simplex", None, None).problem_type
+    """
+    from transformers.utils import CONFIG_NAME
+
+    from hf_simplex import SimplexConfig
+    from hf_simplex.model.checkpoint import locate
+    from hf_simplex.model.json_files import read_json
+
+    check_place(ensemble)
+    file = locate(ensemble, CONFIG_NAME, revision=revision, token=token)
+    if file is None or read_json(file).get("model_type") != SimplexConfig.model_type:
+        # It says what is missing.
+        return load(ensemble, revision, token).config
+    config: SimplexConfig = SimplexConfig.from_pretrained(file.parent)
+    return config
 
 
 def warn_of_placeholders(labels: Sequence[str], consequence: str = "") -> None:

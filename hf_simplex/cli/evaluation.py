@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .ensembles import check_free, load, warn_of_placeholders
+from .ensembles import check_free, load, load_config, warn_of_placeholders
 from .options import OnImages, with_image_options
 from .printing import print_json, print_table
 
@@ -42,7 +42,8 @@ def evaluate(
     """Evaluate an ensemble on one whole split of a data set: accuracy, NLL (nats), ECE and Brier score.
 
     A folder with one subfolder per class is evaluated whole. Labels are matched by name. A multi-label ensemble needs
-    lists of labels, and gets F1, mean average precision, exact match and Hamming error in place of accuracy.
+    lists of labels, and gets F1, mean average precision, exact match and Hamming error in place of accuracy, over the
+    labels that the data set names.
 
     Example: hf-simplex evaluate output/quickstart/ensemble digits
 
@@ -64,9 +65,10 @@ def evaluate(
         typer.echo(f"warning: {_say_trained(loaded, trained, share)}: the results are too good.", err=True)
     said = None if held_out else describe_split_off(model.config.provenance, on.data_set, loaded.split)
     if said is not None:
+        number = len(loaded.images)
+        counted = f"all {number} images" if number == loaded.of else f"{number} of its {loaded.of} images"
         typer.echo(
-            f"note: {said}, and these results are of {len(loaded.images)} of all {loaded.of}. --held-out takes the "
-            "images for testing alone.",
+            f"note: {said}, and these results are of {counted}. --held-out takes the images for testing alone.",
             err=True,
         )
     with _evaluation_arguments(on) as args:
@@ -77,7 +79,8 @@ def evaluate(
         where = {"ensemble": on.ensemble, "data_set": on.data_set}
         # JSON has no NaN, which F1 and average precision are where no image has a label.
         finite = {name: None if value != value else value for name, value in results.items()}
-        print_json({**where, **finite, "held_out": held_out, "trained_images": known})
+        left_out = {"labels_left_out": inputs.left_out} if inputs.several else {}
+        print_json({**where, **finite, **left_out, "held_out": held_out, "trained_images": known})
     elif inputs.several:
         # Too many for the columns of a terminal.
         print_table(["", "value"], [[name, value] for name, value in results.items()])
@@ -88,6 +91,7 @@ def evaluate(
 @with_image_options
 def calibrate(
     on: OnImages,
+    context: typer.Context,
     split: Annotated[str | None, typer.Option(help="Split to fit on; default: validation.")] = None,
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Fit on the validation images of the run that trained the ensemble.")
@@ -101,7 +105,8 @@ def calibrate(
     """Fit members, temperature, abstention threshold and prediction sets on validation images.
 
     The images must be new to the ensemble, and must not be its test images. config.json keeps what was fitted. A
-    multi-label ensemble gets members and temperature alone.
+    multi-label ensemble gets members and temperature alone, and --target-error and --coverage are refused. Labels that
+    the data set does not name are left out.
 
     Example: hf-simplex calibrate output/pets/ensemble pictures/ --split validation
 
@@ -111,7 +116,7 @@ def calibrate(
     """
     from hf_simplex.data.image_transforms import collate
     from hf_simplex.data.trained_images import copy_trained_images
-    from hf_simplex.evaluation.calibrate import describe_decisions
+    from hf_simplex.evaluation.calibrate import check_rates, describe_decisions
     from hf_simplex.hub.existing_card import renew_card
 
     target = Path(on.ensemble) if output is None else output
@@ -119,6 +124,11 @@ def calibrate(
         raise ValueError(f"{on.ensemble} is not a folder, so give --output, the folder to write the ensemble to.")
     if output is not None:
         check_free(output)
+    rates = {"target_error": target_error, "coverage": coverage}
+    # By its name, because some versions of typer bring a click of their own.
+    sources = {name: context.get_parameter_source(name) for name in rates}
+    given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+    check_rates(load_config(on.ensemble, on.revision, on.token), rates, given=given)
     model = load(on.ensemble, on.revision, on.token)
     role = "validation" if held_out else None
     loaded = _images(on, model, split, role, roles=("validation",), only_split=False)
@@ -137,9 +147,8 @@ def calibrate(
             data_collator=collate,
             choose=not keep_members,
             max_forward_passes=max_forward_passes,
-            target_error=target_error,
-            coverage=coverage,
             data_set=loaded.name,
+            **rates,
         )
     if decisions is None:
         raise ValueError(f"There are {len(inputs)} validation images, too few to fit anything.")
@@ -198,9 +207,9 @@ def _inputs(
 
     inputs = LabelledInputs(model, loaded.images, loaded.label_names, labels_by_position=labels_by_position)
     warn_of_placeholders(label_names_of(model), "they are matched by position.")
-    if (own := len(loaded.label_names)) < (of := len(label_names_of(model))):
-        rest = " No image counts as having the others." if inputs.several else ""
-        typer.echo(f"note: the data set has {own} of the ensemble's {of} labels.{rest}", err=True)
+    # Of several labels, what evaluates or calibrates says which ones it leaves out.
+    if not inputs.several and (own := len(loaded.label_names)) < (of := len(label_names_of(model))):
+        typer.echo(f"note: the data set has {own} of the ensemble's {of} labels.", err=True)
     return inputs
 
 

@@ -71,7 +71,8 @@ def predict(
         elif result is not None:
             _print(image, result, model.decisions, several=several, top_k=top_k)
     if model.decisions is None:
-        typer.echo("Not calibrated: hf-simplex calibrate ID DATASET fits temperature and threshold.", err=True)
+        fitted = "members and temperature" if several else "temperature and threshold"
+        typer.echo(f"Not calibrated: hf-simplex calibrate ID DATASET fits {fitted}.", err=True)
     if bad:
         named = ", ".join(bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
         typer.echo(f"{len(bad)} of {len(found)} images could not be classified: {named}", err=True)

@@ -119,8 +119,8 @@ def number_lists(splits: Mapping[str, Dataset], name: str, label_column: str) ->
         The splits by role.
 
     Raises:
-        ValueError: the lists hold something else, an image has a label twice or a missing one, the splits differ, or a
-            split has a label that the training split lacks.
+        ValueError: the lists hold something else, an image has a label twice or a missing one, the splits differ, a
+            split has a label that the training split lacks, or a column of names lacks one of the training split.
 
     Example:
         >>> from datasets import Dataset
@@ -247,6 +247,11 @@ def _renumbered(dataset: Dataset, lists: list[Any], names: list[str], name: str,
         raise ValueError(f"Image {wrong[0]} of the {split} split of {name}{_file(dataset, wrong[0])} {wrong[1]}.")
     if own.feature.names == names:
         return lists
+    if unnamed := [label for label in names if label not in own.feature.names]:
+        raise ValueError(
+            f"The {split} split of {name} does not name the label {unnamed[0]!r} of the train split, and so does not "
+            "say whether its images have it. Give both splits the same labels."
+        )
     if len(set(own.feature.names)) < len(own.feature.names) or len(set(names)) < len(names):
         raise ValueError(
             f"The {split} split of {name} orders its labels unlike the train split, and several have the same name: "

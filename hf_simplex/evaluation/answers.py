@@ -29,6 +29,8 @@ def answer_line(result: Mapping[str, Any], target_error: float | None = None, *,
         'dog 93 %, sure'
         >>> answer_line({"labels": labels}, several=True)
         'no label reaches 50 %: dog 41 % is the most probable'
+        >>> answer_line({"labels": [{"label": "dog", "score": 0.004}]}, several=True)
+        'no label reaches 50 %: dog below 1 % is the most probable'
     """
     named = [f"{entry['label']} {_percent(entry['score'])}" for entry in result["labels"]]
     if several:
@@ -59,14 +61,18 @@ def answer_bars(labels: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     width = max((len(str(entry["label"])) for entry in labels), default=0)
     return [
-        f"{entry['label']!s:<{width}}  {'█' * round(BAR * entry['score']):<{BAR}}  {_percent(entry['score']):>4} "
-        f"(members ± {100 * entry['standard_deviation']:.0f} points)"
+        f"{entry['label']!s:<{width}}  {'█' * round(BAR * entry['score']):<{BAR}}  "
+        f"{_percent(entry['score'], '<1 %'):>4} (members ± {100 * entry['standard_deviation']:.0f} points)"
         for entry in labels
     ]
 
 
-def _percent(score: float) -> str:
-    # 99.6 % is not certainty.
-    if 0.995 <= score < 1:
-        return f"{min(100 * score, 99.9):.1f} %"
+def _percent(score: float, least: str = "below 1 %") -> str:
+    if score < 0.01:
+        # 0 % would say that it is impossible.
+        return least
+    # 99.6 % is not certainty, and 49.8 % is no half.
+    for bound in (0.5, 1.0):
+        if bound - 0.005 <= score < bound:
+            return f"{min(100 * score, 100 * bound - 0.1):.1f} %"
     return f"{100 * score:.0f} %"

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.problem_types import refuse_several
 from ..model.uncertainty import mutual_information
 from .comparison import MemberPredictions, predict_members
+from .data_sets import evaluated_labels
 from .inputs import FloatArray, IntArray
 from .label_kinds import label_kind
 from .member_selection import GREEDY, choose_members, cross_fitted
@@ -97,7 +98,8 @@ def calibrate(
     was fitted on other images.
 
     A multi-label ensemble gets members and one temperature, by binary cross-entropy. Threshold and prediction sets
-    rest on one label an image: they are not fitted, and a warning says so.
+    rest on one label an image: they are not fitted, and a warning says so. Labels that `data_sets.LabelledInputs`
+    leaves out count neither for the members nor for the temperature, which scales them nevertheless.
 
     Args:
         model: an ensemble whose members are drawn. Members and `decisions` change in place.
@@ -144,6 +146,7 @@ def calibrate(
             "temperature, abstention and prediction sets are not fitted."
         )
         return None
+    labels = evaluated_labels(validation)
     points = candidate_points(model, batches if choose else None, present_only=not choose)
     with tempfile.TemporaryDirectory() as directory:
         if args is None:
@@ -157,13 +160,14 @@ def calibrate(
             )
         on_points = model.with_members(points.coordinates, points.statistics)
         predicted = predict_members(on_points, validation, args, data_collator)
-    _warn_of_missing_labels(model, predicted)
+    _warn_of_missing_labels(model, predicted, labels)
     if not choose:
         chosen, selection = points.rules[PRESENT], {"name": PRESENT}
     else:
+        known = predicted if labels is None else predicted.of_labels(labels)
         selected = choose_members(
-            predicted.probabilities,
-            predicted.references,
+            known.probabilities,
+            known.references,
             points.rules,
             points.modes,
             max_forward_passes=max_forward_passes,
@@ -174,8 +178,9 @@ def calibrate(
             predicted.probabilities[:, list(chosen)], predicted.energies[:, list(chosen)], predicted.references
         ),
         [predicted.probabilities[:, point] for point in points.centroids],
+        labels=labels,
         selection=selection,
-        fitted_on={"data_set": data_set, "images": number},
+        fitted_on={"data_set": data_set, "images": number, **_left_out(model, labels)},
         **rates,
     )
     # Only now: a mistake in the arguments leaves the model as it was.
@@ -188,15 +193,16 @@ def calibrate(
     return decisions
 
 
-def check_rates(config: Any, rates: Mapping[str, Any]) -> None:
+def check_rates(config: Any, rates: Mapping[str, Any], *, given: Collection[str] = ()) -> None:
     """Checks that a multi-label ensemble is not asked for a threshold or prediction sets.
 
     Args:
         config: of the ensemble.
-        rates: some of `RATES` by name. The default of one asks for nothing.
+        rates: some of `RATES` by name. The default of one asks for nothing, unless it is `given`.
+        given: names of rates that a user asks for, whatever their value.
 
     Raises:
-        ValueError: the ensemble is multi-label, and a rate is not the default.
+        ValueError: the ensemble is multi-label, and a rate is given or is not the default.
 
     Example:
         >>> from hf_simplex.evaluation.calibrate import check_rates
@@ -204,7 +210,7 @@ def check_rates(config: Any, rates: Mapping[str, Any]) -> None:
         >>> check_rates(SimplexConfig(problem_type="multi_label_classification"), {"coverage": 0.9})
     """
     for name, value in rates.items():
-        if value != RATES[name]:
+        if name in given or value != RATES[name]:
             refuse_several(
                 config,
                 f"{name} is {value!r}, for abstention and prediction sets, which rest on",
@@ -300,6 +306,7 @@ def fit_decisions(
     predicted: MemberPredictions,
     centroids: Sequence[FloatArray] = (),
     *,
+    labels: Sequence[int] | None = None,
     target_error: float = 0.05,
     confidence_level: float = 0.95,
     coverage: float = 0.9,
@@ -312,6 +319,7 @@ def fit_decisions(
     Args:
         predicted: of the chosen members.
         centroids: [simplexes] probabilities [images, labels] of each centroid.
+        labels: ids of a multi-label ensemble's labels that the references speak of; default: all.
         target_error, confidence_level, coverage, set_method: see `calibrate`.
         selection: how the members were chosen, as JSON values.
         fitted_on: data set and settings, as JSON values.
@@ -334,7 +342,8 @@ def fit_decisions(
         >>> round(fit_decisions(predicted).temperature, 3)
         1.718
     """
-    mean, references = predicted.probabilities.mean(axis=1), predicted.references
+    known = predicted if labels is None else predicted.of_labels(labels)
+    mean, references = known.probabilities.mean(axis=1), known.references
     kind = label_kind(references)
     if not kind.errors(mean, references).any():
         logger.warning(
@@ -349,15 +358,19 @@ def fit_decisions(
         abstention = _abstention(scaled, references, target_error, confidence_level)
         quantile = conformal_quantile(conformity_scores(scaled, references, method=set_method), coverage)
         prediction_sets = PredictionSets(set_method, coverage, quantile if math.isfinite(quantile) else None)
-    uncertainties = {"energy": predicted.energies.mean(axis=1)}
+    # An image of few labels has a high joint energy by nature: its rank would say nothing else.
+    uncertainties = {} if kind.several else {"energy": predicted.energies.mean(axis=1)}
     if predicted.probabilities.shape[1] > 1:
-        # A single member cannot disagree: no image would look more uncertain than another.
+        # A single member cannot disagree: no image would look more uncertain than another. All labels count here.
         members = torch.from_numpy(predicted.probabilities)
         information = mutual_information(members, independent=kind.several).numpy()
         uncertainties = {"mutual_information": information, **uncertainties}
     return Decisions(
         temperature=kind.fit_temperature(mean, references),
-        centroid_temperatures=[kind.fit_temperature(probabilities, references) for probabilities in centroids],
+        centroid_temperatures=[
+            kind.fit_temperature(of_centroid if labels is None else of_centroid[:, list(labels)], references)
+            for of_centroid in centroids
+        ],
         abstention=abstention,
         prediction_sets=prediction_sets,
         uncertainty_quantiles={name: _percentiles(values) for name, values in uncertainties.items()},
@@ -413,6 +426,8 @@ def describe_decisions(decisions: Decisions) -> list[str]:
         lines.append(f"The temperature is {shown}: how sure the members are says next to nothing.")
     else:
         lines.append(f"The temperature is {shown}" + ("." if shown == "1" else f": the members alone are {tendency}."))
+    if isinstance(left_out := decisions.fitted_on.get("labels_left_out"), list):
+        lines.append(f"The validation data does not name all labels: fitted without {_listed(left_out)}.")
     if (abstention := decisions.abstention) is not None:
         goal = (
             f"an error below {100 * abstention.target_error:.1f} % at a confidence level of "
@@ -435,6 +450,10 @@ def describe_decisions(decisions: Decisions) -> list[str]:
     return lines
 
 
+def _listed(names: Sequence[Any]) -> str:
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
 def _share(share: float) -> str:
     """A share in percent; 99.5 % of the images are not shown as all of them."""
     digits = 0 if round(100 * share) not in (0, 100) or share in (0, 1) else 1
@@ -445,7 +464,15 @@ def _percentiles(values: FloatArray) -> list[float]:
     return [float(value) for value in np.quantile(values, np.linspace(0, 1, PERCENTILES))]
 
 
-def _warn_of_missing_labels(model: SimplexForImageClassification, predicted: MemberPredictions) -> None:
+def _left_out(model: SimplexForImageClassification, labels: Sequence[int] | None) -> dict[str, list[str]]:
+    """The names of the labels that the fit leaves out, for its record."""
+    names: Any = model.config.id2label
+    return {} if labels is None else {"labels_left_out": [names[label] for label in names if label not in labels]}
+
+
+def _warn_of_missing_labels(
+    model: SimplexForImageClassification, predicted: MemberPredictions, labels: Sequence[int] | None
+) -> None:
     names: Any = model.config.id2label
     if label_kind(predicted.references).several:
         present = set(np.flatnonzero(predicted.references.any(axis=0)).tolist())
@@ -455,12 +482,14 @@ def _warn_of_missing_labels(model: SimplexForImageClassification, predicted: Mem
         raise ValueError(
             f"The validation images have the label {unknown[0]}; expected 0 to {len(names) - 1}, the model's labels."
         )
-    if missing := sorted(set(range(len(names))) - present):
-        shown = ", ".join(str(names[label]) for label in missing[:5])
+    known = set(range(len(names))) if labels is None else set(labels)
+    if missing := sorted(known - present):
+        shown = _listed([names[label] for label in missing])
         several = label_kind(predicted.references).several
+        verb, them = ("has", "it") if len(missing) == 1 else ("have", "them")
         fitted = (
-            "the temperature rests on images without them"
+            f"the temperature rests on images without {them}"
             if several
-            else "threshold and prediction sets say nothing about them"
+            else f"threshold and prediction sets say nothing about {them}"
         )
-        logger.warning(f"{len(missing)} of {len(names)} labels have no validation image ({shown}): {fitted}.")
+        logger.warning(f"{len(missing)} of {len(known)} labels {verb} no validation image ({shown}): {fitted}.")

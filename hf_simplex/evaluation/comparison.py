@@ -1,8 +1,8 @@
 """Compares an ensemble with its parts: a single model, a deep ensemble of its modes, and the centroid."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NotRequired, Self, TypedDict
 
 import numpy as np
 from scipy.special import expit
@@ -39,7 +39,7 @@ class Result(TypedDict):
         accuracy: 0 to 1. For several labels an image, `micro_f1` to `labels_without_positives` take its place.
         nll: negative log-likelihood in nats.
         ece: expected calibration error over 15 bins of equal width, 0 to 1.
-        brier: Brier score, 0 to 2.
+        brier: Brier score, 0 to 2. For several labels an image, see `multi_label.binary_brier_score`.
         training_epochs: total epochs of the vertices that the method needs.
         forward_passes: of the backbone, an image.
         calibrated: `nll`, `ece` and `brier` at the `temperature` fitted on validation images.
@@ -132,6 +132,22 @@ class MemberPredictions(NamedTuple):
     probabilities: FloatArray
     energies: FloatArray
     references: IntArray
+
+    def of_labels(self, labels: Sequence[int]) -> Self:
+        """Returns the probabilities and references of some labels of a multi-label ensemble.
+
+        Args:
+            labels: their ids.
+
+        Example:
+            >>> import numpy as np
+            >>> from hf_simplex.evaluation.comparison import MemberPredictions
+            >>> predicted = MemberPredictions(np.array([[[0.9, 0.2]]]), np.zeros((1, 1)), np.array([[1, 0]]))
+            >>> predicted.of_labels([0]).references
+            array([[1]])
+        """
+        columns = list(labels)
+        return self._replace(probabilities=self.probabilities[:, :, columns], references=self.references[:, columns])
 
 
 def results_of(predictions: Mapping[str, Prediction], references: IntArray) -> dict[str, Result]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from ..data.image_transforms import build_transforms, collate, with_pixel_values
 from ..data.label_lists import is_label_list
@@ -16,7 +17,12 @@ from .comparison import predict_members
 from .label_kinds import label_kind
 from .label_names import label_names_of, match_labels
 
-__all__ = ["LabelledInputs", "check_labels_fit", "evaluate_images"]
+__all__ = ["LabelledInputs", "check_labels_fit", "evaluate_images", "evaluated_labels"]
+
+logger = logging.get_logger(__name__)
+
+_SHOWN = 10
+"""Number of labels that a line names."""
 
 
 class LabelledInputs(torch.utils.data.Dataset):
@@ -31,6 +37,8 @@ class LabelledInputs(torch.utils.data.Dataset):
     Attributes:
         order: the ensemble's label of each label of the data set.
         several: whether an image has several labels.
+        left_out: names of a multi-label ensemble's labels that the data set does not name. Whether an image has them
+            is unknown, so that `evaluate_images` and `calibrate` leave them out.
 
     Raises:
         ValueError: the ensemble has no image processor; it gives images one label and the data set several, or the
@@ -55,8 +63,11 @@ class LabelledInputs(torch.utils.data.Dataset):
             raise ValueError("The ensemble has no image processor. Save it with one: set `model.image_processor`.")
         self.several = is_multi_label(model.config)
         check_labels_fit(model.config, images)
-        self._num_labels = len(label_names_of(model))
-        self.order = match_labels(label_names_of(model), label_names, by_position=labels_by_position)
+        names = label_names_of(model)
+        self._num_labels = len(names)
+        self.order = match_labels(names, label_names, by_position=labels_by_position)
+        known = set(self.order) if self.several else set(range(len(names)))
+        self.left_out = [name for label, name in enumerate(names) if label not in known]
         _, transform = build_transforms(model.image_processor)
         self._inputs: Any = with_pixel_values(images, transform)
 
@@ -87,7 +98,7 @@ def evaluate_images(
 
     Returns:
         `accuracy`, `nll` (nats), `ece` and `brier`, over all labels of the ensemble; of a multi-label ensemble those
-        of `multi_label.multi_label_metrics`.
+        of `multi_label.multi_label_metrics`, over the labels that the data set names. A warning names the others.
 
     Raises:
         ValueError: an image cannot be read.
@@ -96,12 +107,42 @@ def evaluate_images(
 
         evaluate_images(model, LabelledInputs(model, loaded.images, loaded.label_names), args)["accuracy"]
     """
+    labels = evaluated_labels(inputs)
     predicted = predict_members(model, inputs, args, collate)
+    if labels is not None:
+        predicted = predicted.of_labels(labels)
     kind = label_kind(predicted.references)
     probabilities = predicted.probabilities.mean(axis=1)
     if (decisions := model.decisions) is not None:
         probabilities = kind.scale_temperature(probabilities, decisions.temperature)
     return kind.metrics(probabilities, predicted.references)
+
+
+def evaluated_labels(dataset: Any) -> list[int] | None:
+    """Returns the labels of a multi-label ensemble that a data set speaks of, and warns of the others.
+
+    Args:
+        dataset: images with labels.
+
+    Returns:
+        Label ids in ascending order; None for all labels, as of any data set but `LabelledInputs` or a part of it.
+
+    Example:
+        >>> from hf_simplex.evaluation.data_sets import evaluated_labels
+        >>> evaluated_labels([{"labels": [0, 1]}])
+    """
+    while isinstance(dataset, torch.utils.data.Subset):
+        dataset = dataset.dataset
+    if not isinstance(dataset, LabelledInputs) or not dataset.left_out:
+        return None
+    left_out = dataset.left_out
+    shown = ", ".join(left_out[:_SHOWN]) + (", ..." if len(left_out) > _SHOWN else "")
+    of = len(dataset.order) + len(left_out)
+    logger.warning(
+        f"The data set does not name {len(left_out)} of the ensemble's {of} labels ({shown}), and so does not say "
+        "whether its images have them: they are left out."
+    )
+    return sorted(dataset.order)
 
 
 def check_labels_fit(config: SimplexConfig, images: Dataset) -> None:

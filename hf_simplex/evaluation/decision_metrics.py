@@ -51,7 +51,8 @@ def decision_metrics(
         - with prediction sets: `set_coverage`, the share of the images whose set holds the true label, and
           `mean_set_size`;
         - of several labels an image, none of the above, which rest on one answer an image;
-        - with unfamiliar images: `ood_auroc_mutual_information` and `ood_auroc_energy`, 0 to 1.
+        - with unfamiliar images: `ood_auroc_mutual_information` and, of one label an image, `ood_auroc_energy`, 0 to
+          1.
 
     Raises:
         ValueError: as `metrics.accuracy`.
@@ -98,7 +99,8 @@ def unfamiliarity(predicted: MemberPredictions) -> dict[str, FloatArray]:
         predicted: of the members.
 
     Returns:
-        `mutual_information` and `energy`, each [images] float64 in nats.
+        `mutual_information` and `energy`, each [images] float64 in nats. Of several labels an image,
+        `mutual_information` alone: an image of few labels has a high energy by nature.
 
     Source: Houlsby et al. 2011 (mutual information); Liu et al. 2020, Energy-based Out-of-distribution Detection.
 
@@ -109,9 +111,6 @@ def unfamiliarity(predicted: MemberPredictions) -> dict[str, FloatArray]:
         >>> unfamiliarity(MemberPredictions(np.array([[[0.5, 0.5]]]), np.array([[-1.5]]), np.array([0])))["energy"]
         array([-1.5])
     """
-    return {
-        "mutual_information": mutual_information(
-            torch.from_numpy(predicted.probabilities), independent=label_kind(predicted.references).several
-        ).numpy(),
-        "energy": predicted.energies.mean(axis=1),
-    }
+    several = label_kind(predicted.references).several
+    information = mutual_information(torch.from_numpy(predicted.probabilities), independent=several).numpy()
+    return {"mutual_information": information, **({} if several else {"energy": predicted.energies.mean(axis=1)})}

@@ -121,7 +121,7 @@ class LabelKind:
         return losses
 
     def brier_scores(self, probabilities: ArrayLike, references: ArrayLike) -> FloatArray:
-        """Returns the Brier score of each image, [images], 0 to 2; the mean over its labels, if several.
+        """Returns the Brier score of each image, [images]: if several, the mean of 2 (p - y)^2 over its labels.
 
         Example:
             >>> from hf_simplex.evaluation.label_kinds import ONE_LABEL

@@ -24,14 +24,16 @@ def match_labels(of_model: Sequence[str], of_data: Sequence[str], *, by_position
         The ensemble's label of each label of the data set.
 
     Raises:
-        ValueError: the ensemble lacks a name, several labels have the same name, or labels that are matched by
-            position differ in number.
+        ValueError: the data set names no label, the ensemble lacks a name, several labels have the same name, or
+            labels that are matched by position differ in number.
 
     Example:
         >>> from hf_simplex.evaluation.label_names import match_labels
         >>> match_labels(["ant", "bee", "cat"], ["cat", "ant"])
         [2, 0]
     """
+    if not of_data:
+        raise ValueError(f"The data set names no label, and the ensemble {_describe(of_model)}: they share none.")
     identity = list(range(len(of_data)))
     if list(of_model) == list(of_data):
         return identity

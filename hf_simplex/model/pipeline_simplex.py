@@ -47,7 +47,8 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
     A multi-label ensemble gives each label a probability of its own, and the scores of an image need not sum to 1.
     Entropy and mutual information are sums over the labels, entropy 0 to labels times ln 2; `vote_share` is the share
     of the members that give exactly the ensemble's labels, those of at least 0.5; `abstain` and `prediction_set` are
-    None.
+    None; `more_uncertain_than` is by `mutual_information` alone, because an image of few labels has a high energy by
+    nature.
 
     `uncertainty` and `decisions` have the formulas and their sources.
 
@@ -206,11 +207,12 @@ class SimplexImageClassificationPipeline(ImageClassificationPipeline):
         if decisions is None:
             return {"calibrated": False, "abstain": None, "prediction_set": None, "more_uncertain_than": None}
         names, labels = model.config.id2label, decisions.prediction_set(scores)
-        information = mutual_information(members, independent=is_multi_label(model.config)).item()
-        shares = {
-            "mutual_information": decisions.more_uncertain_than("mutual_information", information),
-            "energy": decisions.more_uncertain_than("energy", energies.double().mean().item()),
-        }
+        several = is_multi_label(model.config)
+        information = mutual_information(members, independent=several).item()
+        shares = {"mutual_information": decisions.more_uncertain_than("mutual_information", information)}
+        if not several:
+            # The joint energy of independent labels ranks images by the number of their labels. Older files hold it.
+            shares["energy"] = decisions.more_uncertain_than("energy", energies.double().mean().item())
         return {
             "calibrated": True,
             "abstain": decisions.abstains(scores),

@@ -125,7 +125,8 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
     ) -> None:
         """Save one safetensors file for each vertex, the standard index, config.json and the image processor.
 
-        All files are written to a temporary folder and then renamed. An unchanged vertex gets the same bytes.
+        All files are written to a temporary folder and then renamed. An unchanged vertex gets the same bytes. There is
+        no model card among them: `hub.model_card.write_card` writes one, and so does publishing.
 
         Args:
             save_directory: created if it does not exist.
@@ -195,7 +196,8 @@ class SimplexPreTrainedModel(ComplexOfBackbones):
     def calibrate(self, validation: Any, *, batches: Any = None, **kwargs: Any) -> Any:
         """Choose the members and fit temperature, abstention and prediction sets on validation images.
 
-        `decisions` keeps what was fitted, and `save_pretrained` writes it to config.json.
+        `decisions` keeps what was fitted, and `save_pretrained` writes it to config.json. `hub.model_card.write_card`
+        writes a card that tells of it.
 
         Args:
             validation: images with labels that were not trained on, as the trainer takes them.

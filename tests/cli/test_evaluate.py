@@ -159,7 +159,13 @@ def test_what_the_run_split_off_is_said(tmp_path: Path) -> None:
     run_on_pets = ensemble(tmp_path / "run", "ant", "bee", "cat", data_set="pets", images=record)
     warning, note = invoke("evaluate", run_on_pets, root, "--cpu").stderr.splitlines()
     assert note.startswith("note: the run split off 3 of 15 images of 'train' for testing (share 0.2, seed 0)")
-    assert "--held-out takes the images for testing alone" in note
+    assert "and these results are of all 15 images. --held-out takes the images for testing alone" in note
+    (note,) = (
+        line
+        for line in invoke("evaluate", run_on_pets, root, "--cpu", "--max-examples", 6).stderr.splitlines()
+        if line.startswith("note")
+    )
+    assert "these results are of 6 of its 15 images." in note
     # No hashes are needed: the record tells which images the run took.
     assert warning.startswith("warning: 12 of 15 images were trained on (")
     others = tree(tmp_path / "others", ant=2, bee=2, cat=2)

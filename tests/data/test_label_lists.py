@@ -96,10 +96,17 @@ def test_every_form_of_lists(labels: Any, feature: Any, names: Any, expected: An
 
 
 def test_splits_are_numbered_by_name(tmp_path: Path) -> None:
-    other = List(ClassLabel(names=["c", "a"]))
+    other = List(ClassLabel(names=["c", "a", "b"]))
     stored(tmp_path / "data", train=([[0], [1, 2]], NAMED), test=([[0, 1], []], other))
     data = load_image_data(tmp_path / "data")
     assert labels_of(data.test).tolist() == [[1, 0, 1], [0, 0, 0]]
+
+
+def test_a_split_that_does_not_name_a_label_says_nothing_of_it(tmp_path: Path) -> None:
+    fewer = List(ClassLabel(names=["c", "a"]))
+    stored(tmp_path / "data", train=([[0], [1, 2]], NAMED), test=([[0, 1], []], fewer))
+    with pytest.raises(ValueError, match=r"The test split of .* does not name the label 'b' of the train split"):
+        load_image_data(tmp_path / "data")
 
 
 @pytest.mark.parametrize(

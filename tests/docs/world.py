@@ -63,6 +63,7 @@ def furnish(hub: LoopbackHub, directory: Path) -> None:
         for number in range(3):
             _picture(number).save(directory / "pets" / "train" / label / f"{number}.png")
     write_folder(directory / "scenes", 320)
+    write_folder(directory / "new-scenes", 60, seed=1)
     for name in ("cat.png", "dog.png"):
         _picture(7).save(directory / name)
 

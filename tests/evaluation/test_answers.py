@@ -32,6 +32,17 @@ def test_nearly_certain_is_not_certain() -> None:
     assert answer_line({"labels": [{"label": "dog", "score": 1.0}], "abstain": None}) == "dog 100 %"
 
 
+def test_almost_nothing_is_not_zero_and_almost_a_half_is_no_half() -> None:
+    def line(score: float) -> str:
+        return answer_line({"labels": [{"label": "dog", "score": score}]}, several=True)
+
+    assert line(0.0004) == line(0.009) == "no label reaches 50 %: dog below 1 % is the most probable"
+    assert line(0.011) == "no label reaches 50 %: dog 1 % is the most probable"
+    assert line(0.4999) == "no label reaches 50 %: dog 49.9 % is the most probable" and line(0.5) == "dog 50 %"
+    (bar,) = answer_bars([{"label": "dog", "score": 0.0004, "standard_deviation": 0.0}])
+    assert "<1 % (members" in bar
+
+
 def test_bars_are_as_long_as_probabilities() -> None:
     labels = [
         {"label": name, "score": score, "standard_deviation": 0.0} for name, score in (("a", 1.0), ("bcd", 0.25))

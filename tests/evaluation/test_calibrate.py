@@ -128,7 +128,10 @@ def test_too_few_images_fit_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_missing_label_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert calibrate(ensemble("vit"), Noise(60, labels=LABELS - 1)) is not None
-    assert "1 of 3 labels have no validation image (LABEL_2)" in caplog.text
+    assert (
+        "1 of 3 labels has no validation image (LABEL_2): threshold and prediction sets say nothing about it"
+        in caplog.text
+    )
 
 
 def test_a_label_that_the_model_does_not_know_is_refused() -> None:

@@ -99,3 +99,11 @@ def test_unfamiliar_images_are_told_apart_as_well_as_their_scores_tell() -> None
     assert found["ood_auroc_mutual_information"] == pytest.approx(roc_auc_score(outside, both))
     assert unfamiliarity(familiar)["mutual_information"] == pytest.approx(disagreement(familiar))
     assert not any(name.startswith("ood") for name in decision_metrics(Decisions(), familiar))
+
+
+def test_the_energy_of_several_labels_tells_how_many_there_are_and_is_left_out() -> None:
+    familiar, strange = (
+        found._replace(references=np.eye(4, dtype=np.int64)[found.references])
+        for found in (random_members(0, 3.0), random_members(1, 1.5))
+    )
+    assert set(decision_metrics(Decisions(), familiar, strange)) == {"ood_auroc_mutual_information"}

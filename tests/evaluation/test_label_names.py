@@ -30,6 +30,11 @@ def test_placeholders_are_matched_by_position() -> None:
         match_labels(placeholders, ("ant", "bee"))
 
 
+def test_a_data_set_without_names_shares_no_label() -> None:
+    with pytest.raises(ValueError, match=r"names no label, and the ensemble has 2 labels \(ant, bee\)"):
+        match_labels(["ant", "bee"], ())
+
+
 def test_unknown_names_are_told() -> None:
     with pytest.raises(ValueError, match=r"The ensemble has no 'dog'.*--labels-by-position"):
         match_labels(["ant", "bee"], ("ant", "dog"))

@@ -42,6 +42,7 @@ def test_a_published_card_measures_what_the_ensemble_returns(
     rows = [line for line in card.text.splitlines() if line.startswith(("| |", "|---|---|", "| ESPRO"))][:3]
     assert len({row.count("|") for row in rows}) == 1 and "| micro F1 | macro F1 | mAP |" in rows[0]
     assert f"| {expected['micro_f1']:.4f} |" in rows[2]
+    assert "sum of the squared errors of yes and no, which is twice the mean of (p - y)^2: 0 to 2" in card.text
     assert "decisions at each confidence" in card.text and "risk_coverage" not in card.text
     assert "reliability.png" in hub.files(ID) and "risk_coverage.png" not in hub.files(ID)
 

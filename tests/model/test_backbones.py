@@ -139,6 +139,8 @@ def test_unusable_backbones_are_refused(tmp_path: Path) -> None:
     for name in ("no/such", "timm/no_such.model", tmp_path / "no" / "such"):
         with pytest.raises(OSError, match=r"The backbone '.*such.*' could not be loaded"):
             SimplexForImageClassification.from_backbone(name)
+    with pytest.raises(OSError, match=r"The recipes alone know 'efficientnet_lite0'.*write_efficientnet_lite writes"):
+        SimplexForImageClassification.from_backbone("efficientnet_lite0")
     with pytest.raises(TypeError, match="is a ResNet; expected a Hub id"):
         SimplexForImageClassification.from_backbone(timm.create_model("test_resnet"))
     with pytest.raises(ValueError, match="ViTModel takes no labels"):

@@ -187,6 +187,17 @@ def test_the_percentile_of_an_uncertainty() -> None:
     assert decisions.more_uncertain_than("mutual_information", 0.0) is None
 
 
+def test_decisions_print_in_short() -> None:
+    sets = PredictionSets("lac", 0.9, 0.5)
+    quantiles = {name: [0.0] * PERCENTILES for name in ("mutual_information", "energy")}
+    decisions = Decisions(temperature=1.5, prediction_sets=sets, uncertainty_quantiles=quantiles)
+    assert repr(decisions) == (
+        f"Decisions(temperature=1.5, abstention=None, prediction_sets={sets!r}, "
+        "uncertainty_quantiles=<101 of mutual_information, 101 of energy>)"
+    )
+    assert Decisions.from_json(decisions.to_json()) == decisions and "<none>" in repr(Decisions())
+
+
 def test_a_probability_of_zero_stays_zero() -> None:
     scaled = scale_log_probabilities(torch.tensor([1.0, 0.0]).log(), 3.0)
     assert scaled.exp().tolist() == [1.0, 0.0]

@@ -230,9 +230,7 @@ def test_calibration_chooses_members_and_one_temperature(tmp_path: Path, caplog:
     decisions = trainer.calibrate(validation)
     assert decisions is not None and decisions.abstention is None and decisions.prediction_sets is None
     assert decisions.selection["candidates"][0]["nll"] <= decisions.selection["candidates"][-1]["nll"]
-    assert set(decisions.uncertainty_quantiles) <= {"mutual_information", "energy"} and len(
-        decisions.centroid_temperatures
-    )
+    assert set(decisions.uncertainty_quantiles) <= {"mutual_information"} and len(decisions.centroid_temperatures)
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", dataloader_pin_memory=False)
     predicted = predict_members(model, validation, args)
     before = multi_label_metrics(predicted.probabilities.mean(axis=1), predicted.references)["nll"]
