@@ -13,7 +13,7 @@ from comparison.tables import tables
 
 RESULTS = Path(compare_ensembles.__file__).parent / "results"
 REPORTS = sorted(file.parent for file in RESULTS.rglob("results.parquet"))
-EVIDENCE = RESULTS / "evidence" / "evidence.md"
+EVIDENCE = sorted(file.parent for file in RESULTS.rglob("rows.parquet"))
 STUDIES = sorted(file.parent for file in RESULTS.rglob("study.parquet"))
 
 
@@ -27,13 +27,15 @@ def test_the_tables_of_a_study_are_those_of_its_parquet_file(report: Path) -> No
     assert study_tables(read_study(report / "study.parquet")) == (report / "study.md").read_text("utf-8")
 
 
-def test_the_tables_of_the_evidence_are_those_of_its_parquet_file() -> None:
-    assert report_text(read_rows(RESULTS / "evidence" / "rows.parquet")) == EVIDENCE.read_text("utf-8")
+@pytest.mark.parametrize("report", EVIDENCE, ids=lambda report: report.name)
+def test_the_tables_of_the_evidence_are_those_of_its_parquet_file(report: Path) -> None:
+    assert report_text(read_rows(report / "rows.parquet")) == (report / "evidence.md").read_text("utf-8")
 
 
 def test_all_tables_have_their_data() -> None:
     assert len(REPORTS) == len(list(RESULTS.rglob("tables.md"))) > 0
     assert len(STUDIES) == len(list(RESULTS.rglob("study.md"))) > 0
+    assert len(EVIDENCE) == len(list(RESULTS.rglob("evidence.md"))) > 0
 
 
 def test_data_stay_below_2_megabytes_and_a_picture_below_300_kilobytes() -> None:
