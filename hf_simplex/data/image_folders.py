@@ -212,7 +212,11 @@ def _check_no_split(folder: Path, others: Mapping[str, Sequence[ImageFile]], cla
 def _check_not_one_class(names: Mapping[Parts, str], folder: Path, unlabelled: str | None) -> None:
     """Raises ValueError where the images of metadata files without labels are in one folder, which is no class."""
     if unlabelled is not None and len(names) == 1:
-        raise ValueError(f"{folder} has one class folder, {next(iter(names.values()))!r}. {unlabelled}")
+        name = next(iter(names.values()))
+        raise ValueError(
+            f"{folder} has one class folder, {name!r}. {unlabelled} If {name!r} is a class, move the metadata file "
+            "out of the folder."
+        )
 
 
 def _no_class_folders(

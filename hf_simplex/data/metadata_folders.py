@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,10 @@ from .image_walk import walk_images
 from .message_words import counted, quoted
 
 __all__ = ["METADATA", "MetadataFolder", "has_metadata", "metadata_files", "metadata_notes"]
+
+logger = logging.getLogger(__name__)
+
+_LINES = 3
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Files that `datasets` reads labels from."""
@@ -67,7 +72,9 @@ def metadata_files(folder: Path) -> list[Path]:
 
 
 def metadata_notes(found: MetadataFolder, splits: Mapping[str, Dataset], image_column: str | None = None) -> list[str]:
-    """Checks that no image has two lines, and says which images have none.
+    """Checks that no image has two lines, and says how many images have none.
+
+    The log names the first of them. What is returned is published with an ensemble, and names no image.
 
     Args:
         found: the folder.
@@ -102,10 +109,12 @@ def metadata_notes(found: MetadataFolder, splits: Mapping[str, Dataset], image_c
         ]
         if unnamed:
             lines = f"line of {described[0]}" if len(described) == 1 else "line of a metadata file"
-            notes.append(f"left out {counted(len(unnamed), 'image')} that no {lines} names: {quoted(unnamed)}")
+            notes.append(f"left out {counted(len(unnamed), 'image')} that no {lines} names")
+            logger.warning("%s: images that no %s names: %s.", found.folder, lines, quoted(unnamed))
     beside = [_relative(file.path, found.folder) for file in files if found.splits and not file.parts]
     if beside:
-        notes.append(f"left out {counted(len(beside), 'image')} beside the folders of the splits: {quoted(beside)}")
+        notes.append(f"left out {counted(len(beside), 'image')} beside the folders of the splits")
+        logger.warning("%s: images beside the folders of the splits: %s.", found.folder, quoted(beside))
     return notes
 
 
@@ -129,12 +138,14 @@ def _check_named_once(paths: Sequence[str], column: str, folder: Path, root: Pat
         f"line {line} of {_relative(file, root)}"
         for file in metadata_files(folder)
         for line, name in _named(file, keys)
-        if os.path.normpath(file.parent / name) == repeated[0]
+        if os.path.normpath(file.parent / name.replace("\\", "/")) == repeated[0]
     ]
+    if len(lines) > _LINES:
+        lines = [*lines[:_LINES], f"{len(lines) - _LINES} more"]
+    where = ": " + " and ".join([", ".join(lines[:-1]), lines[-1]]) if len(lines) > 1 else ""
     more = f", and so have {counted(len(repeated) - 1, 'other image')}" if len(repeated) > 1 else ""
     raise ValueError(
-        f"The image {first!r} in {root} has several lines of metadata: {' and '.join(lines)}{more}. Keep one line for "
-        "each image."
+        f"The image {first!r} in {root} has several lines of metadata{where}{more}. Keep one line for each image."
     )
 
 
@@ -150,11 +161,14 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if file.suffix == ".parquet":
         yield from enumerate(pq.read_table(file).to_pylist(), 1)
     elif file.suffix == ".jsonl":
-        for line, text in enumerate(file.read_text("utf-8").splitlines(), 1):
+        # A string of JSON may hold other characters that `splitlines` takes for the end of a line.
+        for line, text in enumerate(file.read_text("utf-8").split("\n"), 1):
             if text.strip():
                 yield line, json.loads(text)
     else:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
+            reader, line = csv.DictReader(stream), 2
             for row in reader:
-                yield reader.line_num, row
+                yield line, row
+                # A cell in quotes may have several lines.
+                line = reader.line_num + 1

@@ -167,9 +167,11 @@ def choose_split(
             return found
     if only_split and len(names) == 1:
         return next(iter(names))
+    # A split of another role is no advice, unless there is nothing else.
+    free = [name for name in names if role_of(name) is None] or (names if len(names) == 1 else ["NAME"])
     raise ValueError(
         f"{data_set} has no {' or '.join(roles)} split; its splits are {sorted(names)}. Choose one with "
-        f"{as_option('split', min(names))}."
+        f"{as_option('split', min(free))}."
     )
 
 

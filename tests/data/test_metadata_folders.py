@@ -1,6 +1,7 @@
 """Folders of images with metadata files: nothing is read twice, left out or misread without a word."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ def test_an_image_with_two_lines_is_refused(tmp_path: Path) -> None:
             load(names)
 
 
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    """Other ends of lines in a string, Windows' separators, cells of several lines, and many lines of one image."""
+    described(tmp_path / "json", ["cat", "dog"] * 3, "label")
+    append(tmp_path / "json" / "metadata.jsonl", '{"file_name": "2.png", "label": "dog\u2028"}')
+    with pytest.raises(ValueError, match=r"'2.png' in .*: line 3 of metadata.jsonl and line 7 of metadata.jsonl"):
+        load_image_data(tmp_path / "json")
+    pictures(tmp_path / "csv" / "more", 3)
+    (tmp_path / "csv" / "metadata.csv").write_text(
+        'file_name,label,text\nmore/0.png,cat,"two\nlines"\nmore\\1.png,dog,one\nmore/2.png,cat,a\n'
+        + "more/1.png,dog,one\n" * 5
+    )
+    with pytest.raises(
+        ValueError, match=r"lines of metadata: line 4 of metadata.csv, line 6 of .*, line 7 of .* and 3 more\. Keep"
+    ):
+        load_image_data(tmp_path / "csv")
+
+
 def test_two_metadata_files_that_name_an_image_are_refused(tmp_path: Path) -> None:
     described(tmp_path / "pets" / "more", ["cat", "dog"] * 2, "label")
     described(tmp_path / "pets", ["cat", "dog"] * 2, "label")
@@ -73,22 +91,26 @@ def test_two_metadata_files_that_name_an_image_are_refused(tmp_path: Path) -> No
         load_image_data(tmp_path / "pets")
 
 
-def test_images_without_a_line_are_counted_and_named(tmp_path: Path) -> None:
+def test_images_without_a_line_are_counted_and_the_log_names_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("hf_simplex"), "propagate", True)
     whole = pictures(described(tmp_path / "whole", [["cat"], ["dog"], []] * 4), 19)
     data = load_image_data(whole)
     assert len(data.train) + len(data.test) == 12
-    (note,) = notes(data, "no line")
-    assert note.startswith("left out 7 images that no line of metadata.jsonl names: '12.png', '13.png', ")
-    assert note.endswith("'16.png' and 2 more")
+    # The notes are published with an ensemble.
+    assert notes(data, "no line") == ["left out 7 images that no line of metadata.jsonl names"]
+    assert "'12.png', '13.png', '14.png', '15.png', '16.png' and 2 more" in caplog.text
     for split in ("train", "test"):
         table(tmp_path / "split" / split, "label", ["cat", "dog"] * 3)
     pictures(tmp_path / "split" / "test", 7)
     pictures(tmp_path / "split", 1)
     data = load_image_data(tmp_path / "split")
     assert notes(data, "left out") == [
-        "left out 1 image that no line of test/metadata.csv names: 'test/6.png'",
-        "left out 1 image beside the folders of the splits: '0.png'",
+        "left out 1 image that no line of test/metadata.csv names",
+        "left out 1 image beside the folders of the splits",
     ]
+    assert "names: 'test/6.png'" in caplog.text and "splits: '0.png'" in caplog.text
     assert not notes(load_image_data(described(tmp_path / "all", ["cat", "dog"] * 4)), "left out")
 
 
@@ -229,6 +251,7 @@ def test_columns_of_0_and_1_are_told_how_to_become_lists(form: str, tmp_path: Pa
     message = str(caught.value)
     assert "label_column (--label_column of a recipe, --label-column of hf-simplex)" in message
     assert "The 2 columns 'cat', 'dog' hold 0 and 1" in message
+    assert ("If 'images' is a class, move the metadata file out" in message) == (form == "folder")
     exec(python_line(message), {})
     if form != "jsonl":
         assert "Then remove metadata." in message
