@@ -76,9 +76,9 @@ def read_image_folder(folder: Path, asked: Mapping[str, str | None], unlabelled:
 
     Raises:
         ValueError: there are no images or no class folders, or one class folder beside metadata files without labels;
-            folders cannot be told apart, such as two test splits, a
-            split beside class folders, or a folder with the classes of the training split where a test split is
-            missing; or two class folders of a split have the same name.
+            folders cannot be told apart, such as two test splits, a split beside class folders, or a folder with the
+            classes of the training split where a test split is missing; or two class folders of a split have the same
+            name.
 
     Example::
 

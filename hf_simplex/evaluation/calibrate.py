@@ -27,6 +27,7 @@ from .comparison import MemberPredictions, predict_members
 from .data_sets import evaluated_labels
 from .inputs import FloatArray, IntArray
 from .label_kinds import label_kind
+from .label_names import listed
 from .member_selection import GREEDY, choose_members, cross_fitted
 from .prediction_sets import conformal_quantile, conformity_scores
 from .selective import guaranteed_threshold
@@ -427,7 +428,7 @@ def describe_decisions(decisions: Decisions) -> list[str]:
     else:
         lines.append(f"The temperature is {shown}" + ("." if shown == "1" else f": the members alone are {tendency}."))
     if isinstance(left_out := decisions.fitted_on.get("labels_left_out"), list):
-        lines.append(f"The validation data does not name all labels: fitted without {_listed(left_out)}.")
+        lines.append(f"The validation data does not name all labels: fitted without {listed(left_out)}.")
     if (abstention := decisions.abstention) is not None:
         goal = (
             f"an error below {100 * abstention.target_error:.1f} % at a confidence level of "
@@ -448,10 +449,6 @@ def describe_decisions(decisions: Decisions) -> list[str]:
         )
         lines.append(f"Prediction sets {what}.")
     return lines
-
-
-def _listed(names: Sequence[Any]) -> str:
-    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def _share(share: float) -> str:
@@ -484,7 +481,7 @@ def _warn_of_missing_labels(
         )
     known = set(range(len(names))) if labels is None else set(labels)
     if missing := sorted(known - present):
-        shown = _listed([names[label] for label in missing])
+        shown = listed([names[label] for label in missing])
         several = label_kind(predicted.references).several
         verb, them = ("has", "it") if len(missing) == 1 else ("have", "them")
         fitted = (

@@ -15,14 +15,11 @@ from ..model.modeling_simplex import SimplexForImageClassification
 from ..model.problem_types import is_multi_label
 from .comparison import predict_members
 from .label_kinds import label_kind
-from .label_names import label_names_of, match_labels
+from .label_names import label_names_of, listed, match_labels
 
 __all__ = ["LabelledInputs", "check_labels_fit", "evaluate_images", "evaluated_labels"]
 
 logger = logging.get_logger(__name__)
-
-_SHOWN = 10
-"""Number of labels that a line names."""
 
 
 class LabelledInputs(torch.utils.data.Dataset):
@@ -38,7 +35,7 @@ class LabelledInputs(torch.utils.data.Dataset):
         order: the ensemble's label of each label of the data set.
         several: whether an image has several labels.
         left_out: names of a multi-label ensemble's labels that the data set does not name. Whether an image has them
-            is unknown, so that `evaluate_images` and `calibrate` leave them out.
+            is unknown, so `evaluate_images` and `calibrate` leave them out.
 
     Raises:
         ValueError: the ensemble has no image processor; it gives images one label and the data set several, or the
@@ -136,11 +133,10 @@ def evaluated_labels(dataset: Any) -> list[int] | None:
     if not isinstance(dataset, LabelledInputs) or not dataset.left_out:
         return None
     left_out = dataset.left_out
-    shown = ", ".join(left_out[:_SHOWN]) + (", ..." if len(left_out) > _SHOWN else "")
     of = len(dataset.order) + len(left_out)
     logger.warning(
-        f"The data set does not name {len(left_out)} of the ensemble's {of} labels ({shown}), and so does not say "
-        "whether its images have them: they are left out."
+        f"The data set does not name {len(left_out)} of the ensemble's {of} labels ({listed(left_out)}), and so does "
+        "not say whether its images have them: they are left out."
     )
     return sorted(dataset.order)
 

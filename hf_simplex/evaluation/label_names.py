@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..model.modeling_simplex import SimplexForImageClassification
 
-__all__ = ["are_placeholders", "label_names_of", "match_labels"]
+__all__ = ["are_placeholders", "label_names_of", "listed", "match_labels"]
 
 
 def match_labels(of_model: Sequence[str], of_data: Sequence[str], *, by_position: bool = False) -> list[int]:
@@ -73,7 +73,7 @@ def are_placeholders(names: Sequence[str]) -> bool:
 
 
 def _describe(names: Sequence[str]) -> str:
-    return f"has {len(names)} labels ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+    return f"has {len(names)} labels ({listed(names)})"
 
 
 def label_names_of(model: "SimplexForImageClassification") -> list[str]:
@@ -85,3 +85,14 @@ def label_names_of(model: "SimplexForImageClassification") -> list[str]:
     """
     names: Any = model.config.id2label
     return [names[label] for label in sorted(names)]
+
+
+def listed(names: Sequence[object]) -> str:
+    """Returns the first five names of labels, for a line.
+
+    Example:
+        >>> from hf_simplex.evaluation.label_names import listed
+        >>> listed(["ant", "bee"]), listed("abcdefg")
+        ('ant, bee', 'a, b, c, d, e, ...')
+    """
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
