@@ -111,7 +111,7 @@ def choose_splits(
         if found is None and len(names) > 1:
             raise ValueError(
                 f"{data_set} has no split 'train'; its splits are {sorted(names)}. Choose one with "
-                f"{as_option('train_split', min(names))}."
+                f"{as_option('train_split', _advised(names))}."
             )
         chosen["train"] = found if found is not None else next(iter(names))
     for first, second in (("train", "test"), ("train", "validation"), ("validation", "test")):
@@ -167,12 +167,16 @@ def choose_split(
             return found
     if only_split and len(names) == 1:
         return next(iter(names))
-    # A split of another role is no advice, unless there is nothing else.
-    free = [name for name in names if role_of(name) is None] or (names if len(names) == 1 else ["NAME"])
     raise ValueError(
         f"{data_set} has no {' or '.join(roles)} split; its splits are {sorted(names)}. Choose one with "
-        f"{as_option('split', min(free))}."
+        f"{as_option('split', _advised(names))}."
     )
+
+
+def _advised(names: Collection[str]) -> str:
+    """The split that a message proposes. One of another role is no advice, unless there is nothing else."""
+    free = [name for name in names if role_of(name) is None]
+    return min(free or (names if len(names) == 1 else ["NAME"]))
 
 
 def _split_for(role: str, names: Iterable[str], data_set: str, exact: bool, argument: str | None = None) -> str | None:
